@@ -1,0 +1,54 @@
+"""prunebench: know whether a pruned language model is still good."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from .api import Method, Metric, Target
+from .errors import CaseError, PrunebenchError
+from .plan import DropBlocks, DropSublayers, Plan, Step
+from .record import Measurement, Record, Tolerance
+
+if TYPE_CHECKING:
+    from .models import CausalLM, load_model
+    from .tools import apply, choose, perplexity
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "CaseError",
+    "CausalLM",
+    "DropBlocks",
+    "DropSublayers",
+    "Measurement",
+    "Method",
+    "Metric",
+    "Plan",
+    "PrunebenchError",
+    "Record",
+    "Step",
+    "Target",
+    "Tolerance",
+    "__version__",
+    "apply",
+    "choose",
+    "load_model",
+    "perplexity",
+]
+
+# These need torch, which takes seconds to import; they arrive when first asked for.
+_LATE = {
+    "CausalLM": "models",
+    "load_model": "models",
+    "apply": "tools",
+    "choose": "tools",
+    "perplexity": "tools",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATE:
+        from importlib import import_module
+
+        return getattr(import_module(f".{_LATE[name]}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,142 @@
+"""What a finished answer is known by: hashes of everything its numbers depend on, never names."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import sys
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from . import reference, texts
+from .case import Case, ModelSpec
+
+#: Libraries whose version can move a number.
+PACKAGES = ("prunebench", "torch", "transformers", "lm_eval", "datasets", "tokenizers")
+
+#: Files of a checkpoint that decide what the model computes.
+_WEIGHTS = ("*.safetensors", "*.json", "*.model", "*.txt")
+
+
+def key(case: Case, device: str) -> str | None:
+    """The content hash of a case's answer, or None where the model is not at hand yet.
+
+    Covers weights, tokenizer, calibration and evaluation text, task files, protocol, options, our
+    own code, library versions, device and thread count is left out: results are compared across
+    machines by baselines, not by the cache.
+    """
+    weights = model_hash(case.model)
+    if weights is None:
+        return None
+    parts = {
+        "asked": case.asked,
+        "model": weights,
+        "data": sorted({texts.fingerprint(name) for name in _datasets(case)}),
+        "tasks": sorted({_folder_hash(folder) for folder in _task_folders(case)}),
+        "code": _code_hash(),
+        "plugins": sorted({_source_hash(type(p)) for p in (case.method, *case.metrics)}),
+        "packages": packages(),
+        "device": device_name(device),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def model_hash(spec: ModelSpec) -> str | None:
+    """A hash of a model's files; the hub's own file hashes where it comes from the hub cache."""
+    folder = _model_folder(spec)
+    if folder is None or not folder.is_dir():
+        return None
+    files = sorted({p for pattern in _WEIGHTS for p in folder.glob(pattern)})
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.name}:{_file_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def packages() -> dict[str, str]:
+    """Versions of the libraries that matter."""
+    return {name: found for name in PACKAGES if (found := _version(name))}
+
+
+@cache
+def device_name(device: str) -> str:
+    """``cpu``, or the GPU's product name as a folder name: ``nvidia-h200``."""
+    if not device.startswith("cuda"):
+        return device
+    import torch
+
+    return str(torch.cuda.get_device_name(device)).lower().replace(" ", "-").replace("/", "-")
+
+
+def _model_folder(spec: ModelSpec) -> Path | None:
+    if spec.id == reference.MODEL_ID:
+        return reference.MODEL
+    if spec.id.startswith((".", "/")):
+        return Path(spec.id)
+    from huggingface_hub import try_to_load_from_cache
+
+    config = try_to_load_from_cache(spec.id, "config.json", revision=spec.revision)
+    return Path(config).parent if isinstance(config, str) else None
+
+
+def _file_hash(file: Path) -> str:
+    # The hub cache links a snapshot's file to a blob that is named by the hash of its content.
+    if file.is_symlink() and file.resolve().parent.name == "blobs":
+        return file.resolve().name
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+@cache
+def _folder_hash(folder: str) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
+        if "__pycache__" not in file.parts:
+            digest.update(f"{file.relative_to(folder)}:{_file_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+@cache
+def _code_hash() -> str:
+    """Our own code: all of it, because deciding what matters would be guessing."""
+    root = Path(__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted([*root.rglob("*.py"), *root.rglob("*.yaml")]):
+        digest.update(f"{file.relative_to(root)}:{_file_hash(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def _source_hash(cls: type) -> str:
+    """The file a method or metric comes from, for those that are not ours."""
+    module = sys.modules.get(cls.__module__)
+    try:
+        source = inspect.getsource(module) if module else ""
+    except (OSError, TypeError):
+        source = ""
+    return hashlib.sha256(f"{cls.__module__}:{cls.__qualname__}:{source}".encode()).hexdigest()
+
+
+def _datasets(case: Case) -> list[str]:
+    names = [case.calibration.dataset] if case.method.calibrated else []
+    return names + [d for m in case.metrics if (d := getattr(m, "dataset", None))]
+
+
+def _task_folders(case: Case) -> list[str]:
+    folders = []
+    for metric in case.metrics:
+        if not hasattr(metric, "tasks_folder"):
+            continue
+        local = set(getattr(metric, "tasks", ())) <= set(reference.TASK_NAMES)
+        folder = metric.tasks_folder or (str(reference.TASKS) if local else None)
+        folders += [folder] if folder and Path(folder).is_dir() else []
+    return folders
+
+
+@cache
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,170 @@
+"""Case: one question to a pruned model, as frozen data."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from .api import Count, Fraction, Method, Metric, Target, tag
+from .record import Tolerance
+from .schema import found
+from .verdict import Outcome
+
+AMOUNTS = ("sparsity", "blocks", "sublayers", "slicing")
+
+Dtype = Literal["auto", "float32", "float16", "bfloat16"]
+
+
+class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Which model: a hub id, a folder (starts with ``.`` or ``/``) or ``prunebench/reference``."""
+
+    id: str
+    revision: str | None = None
+    dtype: Dtype = "auto"
+
+
+class CalibrationSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Which tokens a method may look at: *nsamples* windows of *seqlen* tokens."""
+
+    dataset: str = "wikitext2"
+    nsamples: Count = 128
+    seqlen: Annotated[int, Meta(ge=2)] = 2048
+    seed: Annotated[int, Meta(ge=0)] = 0
+
+
+class Needs(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """What the machine must have; otherwise the case is skipped with the reason."""
+
+    device: Literal["cpu", "cuda"] | None = None
+    gpu_memory: Annotated[str, Meta(pattern=r"^\d+(\.\d+)? ?(GiB|GB)$")] | None = None
+
+
+class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """The keys of a case file. Only ``model``, ``method`` and ``metrics`` must end up given."""
+
+    protocol: str | None = None
+    extends: str | None = None
+    defaults: dict[str, Any] | None = None
+    model: ModelSpec | None = None
+    method: dict[str, Any] | None = None
+    sparsity: Fraction | None = None
+    blocks: Count | None = None
+    sublayers: Count | None = None
+    slicing: Fraction | None = None
+    calibration: CalibrationSpec | None = None
+    metrics: list[dict[str, Any]] | None = None
+    tolerance: dict[str, Tolerance] | None = None
+    fail_on: list[Outcome] | None = None
+    marks: list[Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*$")]] | None = None
+    needs: Needs | None = None
+    matrix: dict[str, list[Any]] | None = None
+    include: list[dict[str, Any]] | None = None
+    exclude: list[dict[str, Any]] | None = None
+
+
+class Case(Struct, frozen=True):
+    """One method at one amount on one model, with what is to be measured.
+
+    *asked* is the question as plain JSON, with paths as the user wrote them; a baseline answers
+    exactly this. Tolerances and what fails are policy and not part of the question.
+    """
+
+    id: str
+    file: Path
+    line: int
+    asked: dict[str, Any]
+    model: ModelSpec
+    method: Method
+    target: Target
+    calibration: CalibrationSpec
+    metrics: tuple[Metric, ...]
+    tolerance: dict[str, Tolerance]
+    fail_on: tuple[Outcome, ...]
+    marks: tuple[str, ...] = ()
+    needs: Needs = Needs()
+
+    @property
+    def dense(self) -> bool:
+        """Whether nothing is removed."""
+        return self.method.unit == "none"
+
+    @property
+    def reproduce(self) -> str:
+        """The command that runs this case alone."""
+        return f"prunebench run {self.file} -k '{self.label}'"
+
+    @property
+    def label(self) -> str:
+        """The id without its folder and file."""
+        return self.id.rsplit("/", 1)[-1]
+
+    def tolerance_for(self, metric: str) -> Tolerance:
+        """The tolerance of a measurement: its own name's, its family's, or the metric's default."""
+        family = metric.split("/")[0]
+        for name in (metric, family):
+            if name in self.tolerance:
+                return self.tolerance[name]
+        for own in self.metrics:
+            if tag(own) == family:
+                return own.tolerance
+        return Tolerance()
+
+
+def question(
+    protocol: str | None,
+    model: ModelSpec,
+    method: Method,
+    target: Target,
+    calibration: CalibrationSpec,
+    metrics: tuple[Metric, ...],
+) -> dict[str, Any]:
+    """The question as plain JSON data, round-tripped so that a stored one compares equal."""
+    parts = {
+        "protocol": protocol,
+        "model": model,
+        "method": method,
+        "amount": target,
+        "calibration": calibration if method.calibrated else None,
+        "metrics": metrics,
+    }
+    return json.loads(msgspec.json.encode(parts))  # type: ignore[no-any-return]
+
+
+def method_label(method: Method, target: Target) -> str:
+    """``<method>[-<non-default options>]-<amount>``."""
+    options = msgspec.to_builtins(method)
+    parts = [tag(method)]
+    for key, value in options.items():
+        if key != "name":
+            parts.append(_option_label(key, value))
+    amounts = {"sparsity": "{:g}", "blocks": "{}blocks", "sublayers": "{}sublayers"}
+    for key in AMOUNTS:
+        value = getattr(target, key)
+        if value is not None:
+            parts.append(amounts.get(key, "slicing{:g}").format(value))
+    return "-".join(parts)
+
+
+def _option_label(key: str, value: object) -> str:
+    if isinstance(value, bool):
+        return key if value else f"no-{key}"
+    if isinstance(value, str):
+        return slug(value)
+    return slug(f"{key}{value:g}" if isinstance(value, float) else f"{key}{value}")
+
+
+def axis_label(key: str, value: object) -> str:
+    """What a matrix axis other than method and amount adds to the id."""
+    if isinstance(value, dict):
+        return "-".join(axis_label(str(k), v) for k, v in value.items())
+    return _option_label(key, value) if not isinstance(value, list) else slug(found(value))
+
+
+def slug(text: str) -> str:
+    """*text* reduced to what may stand in one part of a file name, on any system."""
+    return re.sub(r"[^A-Za-z0-9._=+-]+", "-", text).strip("-.") or "x"

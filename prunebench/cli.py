@@ -1,0 +1,318 @@
+"""The command line: parse, call one function, print, exit code."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from . import __version__, casefile, report, select
+from .baseline import Baselines
+from .case import Case
+from .errors import PrunebenchError, did_you_mean
+from .files import write_json
+from .progress import Display
+from .session import (
+    CRASHED,
+    INTERRUPTED,
+    NOTHING,
+    OK,
+    USAGE,
+    Result,
+    Session,
+    accepted,
+    exit_code,
+)
+from .store import Store
+from .verdict import Outcome
+
+app = typer.Typer(
+    help="Benchmark and regression harness for structured LLM pruning.",
+    no_args_is_help=True,
+    rich_markup_mode=None,  # plain help and plain usage errors: they are read by scripts and logs
+    pretty_exceptions_enable=False,
+)
+
+Paths = Annotated[
+    list[Path] | None,
+    typer.Argument(help="Case files or folders; default cases/smoke.", show_default=False),
+]
+Keyword = Annotated[
+    str, typer.Option("-k", metavar="EXPR", help="Only cases whose id matches, as in pytest.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override any case key, e.g. model.id=..."),
+]
+Limit = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="At most N questions per task.")
+]
+StoreDir = Annotated[Path, typer.Option("--store", help="Results folder.")]
+BaselineDir = Annotated[
+    Path | None,
+    typer.Option("--baselines", help="Baselines folder; default baselines/.", show_default=False),
+]
+Device = Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, ...")]
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON too.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Because = Annotated[str, typer.Option(metavar="TEXT", help="Why the new values are right.")]
+
+DEFAULT_STORE = Path(".prunebench")
+
+
+@app.command()
+def run(  # one parameter per option of the contract
+    paths: Paths = None,
+    keyword: Keyword = "",
+    settings: Settings = None,
+    accept: Annotated[bool, typer.Option("--accept", help="Make the records baselines.")] = False,
+    because: Because = "",
+    device: Device = None,
+    limit: Limit = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore stored results.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would run.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Unsure, new and not comparable fail too.")
+    ] = False,
+    json_file: JsonFile = None,
+    fail_on: Annotated[
+        str, typer.Option(metavar="EXPR", help="Outcomes that fail, e.g. worse,changed_plan.")
+    ] = "",
+    baselines: BaselineDir = None,
+    store: StoreDir = DEFAULT_STORE,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress display.")] = False,
+) -> None:
+    """Run cases and compare them with their baselines; a regression exits 1."""
+    cases = _cases(paths, keyword, settings, limit)
+    if accept and not because.strip():
+        raise PrunebenchError("--accept needs --because TEXT: a baseline changes for a reason")
+    if accept and limit:
+        raise PrunebenchError("--accept and --limit exclude each other: that run is partial")
+    outcomes = _outcomes(fail_on)
+    if dry_run:
+        _list(cases, as_json=False)
+        return
+    roots = Baselines(baselines or default_baselines())
+    results: list[Result] = []
+    interrupted = False
+    with Display(len(cases), quiet=quiet) as display:
+        session = Session(
+            cases,
+            Store(store),
+            roots,
+            device,
+            fresh=fresh,
+            fail_on=outcomes,
+            progress=display.step,
+        )
+        try:
+            for case in cases:
+                results.append(session.answer(case))
+                display.done(results[-1])
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            if json_file:
+                write_json(json_file, report.to_json(results))
+    report.table(results, Console())
+    if interrupted:
+        left = len(cases) - len(results)
+        _say(f"interrupted with {left} of {len(cases)} cases left; run the same command to go on")
+        raise typer.Exit(INTERRUPTED)
+    if accept:
+        _accept([r for r in results if r.record], roots, because)
+        crashed = any(r.verdict.error for r in results)
+        raise typer.Exit(CRASHED if crashed else OK)
+    raise typer.Exit(exit_code([r.verdict for r in results], strict=strict))
+
+
+@app.command(name="list")
+def list_cases(
+    paths: Paths = None,
+    keyword: Keyword = "",
+    settings: Settings = None,
+    as_json: AsJson = False,
+) -> None:
+    """List cases without running them."""
+    _list(_cases(paths, keyword, settings), as_json=as_json)
+
+
+@app.command()
+def check(paths: Paths = None, as_json: AsJson = False) -> None:
+    """Check case files: every problem at once, as file:line:column."""
+    files = casefile.find(_paths(paths))
+    cases = casefile.load(files)
+    if as_json:
+        _print_json({"files": [str(f) for f in files], "cases": [c.id for c in cases]})
+    else:
+        print(f"{len(cases)} cases in {len(files)} files: ok")  # noqa: T201
+
+
+@app.command()
+def accept(
+    paths: Paths = None,
+    keyword: Keyword = "",
+    because: Because = "",
+    device: Device = None,
+    baselines: BaselineDir = None,
+    store: StoreDir = DEFAULT_STORE,
+) -> None:
+    """Make the newest stored records the baselines, with a reason."""
+    if not because.strip():
+        raise PrunebenchError("accept needs --because TEXT: a baseline changes for a reason")
+    cases = _cases(paths, keyword)
+    roots = Baselines(baselines or default_baselines())
+    session = Session(cases, Store(store), roots, device)
+    results = []
+    for case in cases:
+        record = session.store.latest(case.id)
+        if record is None:
+            _say(f"{case.id}: no stored record; run it first")
+        elif record.asked != case.asked:
+            _say(f"{case.id}: the stored record answers an older version of the case; run it again")
+        else:
+            results.append(Result(case, session.judge(case, record), record, cached=True))
+    _accept(results, roots, because)
+    raise typer.Exit(OK if len(results) == len(cases) else CRASHED)
+
+
+@app.command()
+def show(
+    case_id: Annotated[str, typer.Argument(help="A case id, or the end of one.")],
+    as_json: AsJson = False,
+    baselines: BaselineDir = None,
+    store: StoreDir = DEFAULT_STORE,
+) -> None:
+    """Show the newest record of a case beside its baseline."""
+    from . import verdict
+
+    records = Store(store)
+    ids = records.case_ids()
+    matches = [i for i in ids if i == case_id] or [i for i in ids if i.endswith(case_id)]
+    if not matches:
+        raise PrunebenchError(f"no record of {case_id!r}; {did_you_mean(case_id, ids)}")
+    record = records.latest(matches[0])
+    if len(matches) > 1 or record is None:
+        many = f"{len(matches)} cases end in {case_id!r}: {', '.join(matches)}"
+        damaged = f"the records of {matches[0]!r} are damaged; run it again"
+        raise PrunebenchError(many if len(matches) > 1 else damaged)
+    was = Baselines(baselines or default_baselines()).load(record.case_id, record.environment.device)
+    case = next((c for c in casefile.load(_all_cases()) if c.id == record.case_id), None)
+    tolerance = case.tolerance_for if case else casefile.default_tolerance
+    judged = verdict.compare(record, was, tolerance)
+    if as_json:
+        _print_json({"record": record, "baseline": was, "verdict": judged})
+    else:
+        report.record_table(record, judged, Console())
+
+
+def _version(value: bool) -> None:
+    if value:
+        print(f"prunebench {__version__}")  # noqa: T201
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    del version
+
+
+def main() -> NoReturn:
+    """The console entry point; raises SystemExit.
+
+    Bad input ends as one plain line per problem on standard error and exit code 2.
+    """
+    try:
+        app(standalone_mode=True)
+    except PrunebenchError as error:
+        _say(str(error))
+        sys.exit(USAGE)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader went away; Python would complain once more at exit
+        sys.exit(OK)
+    sys.exit(OK)
+
+
+def _paths(paths: list[Path] | None) -> list[Path]:
+    if paths:
+        return paths
+    smoke = Path("cases/smoke")
+    return [smoke if smoke.is_dir() else _shipped("cases/smoke")]
+
+
+def _all_cases() -> list[Path]:
+    """Where a case of any record may be defined."""
+    return [Path("cases")] if Path("cases").is_dir() else [_shipped("cases/smoke")]
+
+
+def default_baselines() -> Path:
+    """``baselines/`` here, or the shipped ones where the shipped cases are used."""
+    own = Path("baselines")
+    return own if own.is_dir() or Path("cases").is_dir() else _shipped("baselines")
+
+
+def _shipped(part: str) -> Path:
+    """A folder that the wheel carries, or the repository's when run from a checkout."""
+    package = Path(__file__).parent
+    inside = package / "_shipped" / part
+    return inside if inside.is_dir() else package.parent / part
+
+
+def _cases(
+    paths: list[Path] | None,
+    keyword: str = "",
+    settings: list[str] | None = None,
+    limit: int | None = None,
+) -> list[Case]:
+    matches = select.matcher(keyword)
+    cases = casefile.load(_paths(paths), settings or (), limit)
+    chosen = [case for case in cases if matches(case.id)]
+    if not chosen:
+        where = ", ".join(map(str, _paths(paths)))
+        _say(f"no cases selected: {len(cases)} in {where}" + (f", none match -k {keyword!r}" if keyword else ""))
+        raise typer.Exit(NOTHING)
+    return chosen
+
+
+def _list(cases: list[Case], *, as_json: bool) -> None:
+    if as_json:
+        _print_json([{"id": c.id, "file": str(c.file), "line": c.line, **c.asked} for c in cases])
+        return
+    for case in cases:
+        print(case.id)  # noqa: T201
+
+
+def _outcomes(text: str) -> tuple[Outcome, ...] | None:
+    if not text:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    unknown = [word for word in words if word not in list(Outcome)]
+    if unknown:
+        allowed = ", ".join(Outcome)
+        raise PrunebenchError(f"--fail-on: unknown outcome {unknown[0]!r}; allowed: {allowed}")
+    return tuple(Outcome(word) for word in words)
+
+
+def _accept(results: list[Result], baselines: Baselines, because: str) -> None:
+    stamp = accepted(because.strip())
+    for result in results:
+        assert result.record is not None  # noqa: S101 -- the caller passes records only
+        for path in baselines.save(result.record, stamp):
+            print(f"accepted {path}")  # noqa: T201
+
+
+def _print_json(data: object) -> None:
+    import msgspec
+
+    print(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())  # noqa: T201
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201

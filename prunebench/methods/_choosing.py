@@ -1,0 +1,40 @@
+"""How methods pick from scores: the tie rule, the margin to the runner-up, refusals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from ..errors import PrunebenchError
+from ..models import CausalLM
+
+
+def lowest(scores: Mapping[int, float]) -> tuple[int, float | None]:
+    """The candidate with the lowest score, and its distance to the runner-up.
+
+    Ties go to the lowest block; a score that is not finite is never chosen.
+
+    Raises:
+        PrunebenchError: if no score is finite.
+    """
+    finite = sorted((score, block) for block, score in scores.items() if math.isfinite(score))
+    if not finite:
+        raise PrunebenchError("no candidate has a finite score; is the model sound in this dtype?")
+    margin = finite[1][0] - finite[0][0] if len(finite) > 1 else None
+    return finite[0][1], margin
+
+
+def removable(lm: CausalLM, count: int, keep_first: int, keep_last: int) -> range:
+    """The blocks that may go, if *count* of them may.
+
+    Raises:
+        PrunebenchError: if fewer may.
+    """
+    total = len(lm.blocks)
+    candidates = range(keep_first, total - keep_last)
+    if count > len(candidates):
+        raise PrunebenchError(
+            f"{count} of {total} blocks are to go, but at most {len(candidates)} may: "
+            f"the first {keep_first} and the last {keep_last} are kept"
+        )
+    return candidates

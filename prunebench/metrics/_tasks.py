@@ -1,0 +1,90 @@
+"""Runs lm-eval tasks on the model in memory: what accuracy and generation share."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from .. import reference
+from ..errors import PrunebenchError, did_you_mean
+from ..models import CausalLM
+
+
+def answers(
+    lm: CausalLM,
+    tasks: Sequence[str],
+    folder: str | None,
+    limit: int | None,
+    num_fewshot: int | None,
+    batch_size: int,
+) -> dict[str, list[dict[str, Any]]]:
+    """Task to its per-question samples, in question order, as lm-eval logs them.
+
+    Raises:
+        PrunebenchError: if a task is unknown or its data cannot be had.
+    """
+    _quieten()
+    import lm_eval
+    from lm_eval.models.huggingface import HFLM
+
+    if lm.tokenizer is None:
+        raise PrunebenchError("the model has no tokenizer, which tasks need")
+    manager = _manager(folder)
+    unknown = [task for task in tasks if task not in manager.all_tasks]
+    if unknown:
+        hint = did_you_mean(unknown[0], manager.all_tasks) if folder else "see 'lm-eval ls tasks'"
+        raise PrunebenchError(f"unknown lm-eval task {unknown[0]!r}; {hint}"[:400])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about lm-eval's own internals
+        loaded = _load(manager, tasks)
+        if num_fewshot is not None:
+            for task in loaded["tasks"].values():
+                task.set_config(key="num_fewshot", value=num_fewshot)
+        scorer = HFLM(pretrained=lm.hf, tokenizer=lm.tokenizer, batch_size=batch_size)
+        results = lm_eval.evaluate(scorer, loaded, limit=limit, bootstrap_iters=0)
+    samples = results["samples"]
+    return {task: sorted(samples[task], key=lambda s: s["doc_id"]) for task in loaded["tasks"]}
+
+
+def task_folder(folder: str | None, tasks: Sequence[str]) -> str | None:
+    """Where the YAML files of *tasks* are; None means lm-eval's own.
+
+    Raises:
+        PrunebenchError: if the folder does not exist.
+    """
+    if folder is not None and not Path(folder).is_dir():
+        raise PrunebenchError(f"no such task folder: {folder!r}")
+    if folder is None and set(tasks) <= set(reference.TASK_NAMES):
+        return str(reference.TASKS)
+    return folder
+
+
+def _load(manager: Any, tasks: Sequence[str]) -> Any:
+    try:
+        return manager.load(list(tasks))
+    except Exception as error:  # a data set can fail in as many ways as there are loaders
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise PrunebenchError(f"tasks {', '.join(tasks)} cannot be loaded: {reason}") from error
+
+
+@lru_cache(maxsize=4)
+def _manager(folder: str | None) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    # Indexing lm-eval's thousands of own tasks takes seconds, and a local folder needs none.
+    return TaskManager(include_path=folder, include_defaults=folder is None)
+
+
+def _quieten() -> None:
+    import os
+
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name in ("lm_eval", "lm-eval", "lm_eval.evaluator", "datasets", "httpx"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    import datasets
+
+    datasets.disable_progress_bars()

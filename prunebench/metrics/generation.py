@@ -1,0 +1,47 @@
+"""Exact match of generated text, through lm-eval: layer pruning keeps choices and loses this."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, ClassVar
+
+from msgspec import Meta
+
+from ..api import Count, Metric
+from ..record import Direction, Measurement, Tolerance
+
+if TYPE_CHECKING:
+    from ..models import CausalLM
+
+
+class Generation(Metric, frozen=True, tag="generation"):
+    """Fraction of answers that match exactly, decoded greedily as the task says.
+
+    *metric* is the task's own name for its exact match. Samples are 1 for a match, 0 otherwise.
+    """
+
+    unit: ClassVar[str] = "match"
+    better: ClassVar[Direction] = "higher"
+    tolerance: ClassVar[Tolerance] = Tolerance(abs=0.02)
+
+    tasks: Annotated[tuple[str, ...], Meta(min_length=1)]
+    metric: str = "exact_match"
+    tasks_folder: str | None = None
+    limit: Count | None = None
+    num_fewshot: Annotated[int, Meta(ge=0)] | None = None
+    batch_size: Count = 64
+
+    def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:  # noqa: ARG002
+        """``generation/<task>`` for each task."""
+        from ..errors import PrunebenchError
+        from ._tasks import answers, task_folder
+
+        folder = task_folder(self.tasks_folder, self.tasks)
+        results = answers(
+            lm, self.tasks, folder, self.limit, self.num_fewshot, self.batch_size
+        )
+        for task, samples in results.items():
+            if self.metric not in samples[0]:
+                raise PrunebenchError(f"task {task!r} has no metric {self.metric!r}")
+            right = [float(sample[self.metric]) for sample in samples]
+            yield self.measured(task, sum(right) / len(right), right)

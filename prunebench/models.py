@@ -1,0 +1,231 @@
+"""CausalLM: a Hugging Face causal language model with the verbs pruning needs."""
+
+from __future__ import annotations
+
+import copy
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from . import reference
+from .errors import PrunebenchError
+
+#: model_type -> where its decoder blocks are. An architecture is one line here.
+BLOCKS = {
+    "gemma": "model.layers",
+    "llama": "model.layers",
+    "mistral": "model.layers",
+    "opt": "model.decoder.layers",
+    "qwen2": "model.layers",
+    "qwen3": "model.layers",
+}
+
+DTYPES = {
+    "auto": "auto",
+    "float32": torch.float32,
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+}
+
+#: Evaluation batches hold about this many tokens: enough to fill a core, little enough for logits.
+BATCH_TOKENS = 8192
+
+
+class CausalLM:
+    """A model and its tokenizer.
+
+    Args:
+        hf: a transformers causal language model of a known family.
+        tokenizer: its tokenizer, or None if only token ids will be used.
+
+    Raises:
+        PrunebenchError: if the family is unknown.
+    """
+
+    def __init__(self, hf: Any, tokenizer: Any = None) -> None:
+        family = hf.config.model_type
+        if family not in BLOCKS:
+            known = ", ".join(sorted(BLOCKS))
+            raise PrunebenchError(f"model family {family!r} is not supported; known: {known}")
+        self.hf = hf
+        self.tokenizer = tokenizer
+        parent, _, self._attribute = BLOCKS[family].rpartition(".")
+        self._stack = parent
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The decoder blocks, first to last."""
+        return getattr(self.hf.get_submodule(self._stack), self._attribute)  # type: ignore[no-any-return]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs go."""
+        return self.hf.device  # type: ignore[no-any-return]
+
+    @property
+    def num_parameters(self) -> int:
+        """Unique parameters: tied ones count once, embeddings are included."""
+        return sum(p.numel() for p in self.hf.parameters())
+
+    @property
+    def block_parameters(self) -> list[int]:
+        """Unique parameters of each block."""
+        return [sum(p.numel() for p in block.parameters()) for block in self.blocks]
+
+    @property
+    def max_length(self) -> int | None:
+        """The context length, where the config states one."""
+        return getattr(self.hf.config, "max_position_embeddings", None)
+
+    def share(self) -> CausalLM:
+        """A second model of the same weights: its structure can change, no tensor is copied."""
+        tensors = [*self.hf.parameters(), *self.hf.buffers()]
+        return CausalLM(copy.deepcopy(self.hf, {id(t): t for t in tensors}), self.tokenizer)
+
+    def keep(self, blocks: Sequence[int]) -> None:
+        """Drop every block that is not listed, and renumber the rest.
+
+        ``layer_idx`` (the key/value cache's index), ``num_hidden_layers`` and ``layer_types`` (the
+        mask of each position) stay in step; out of step, decoding goes wrong without any error.
+        """
+        self._install([self.blocks[i] for i in blocks], blocks)
+
+    @contextmanager
+    def skipping(self, blocks: Iterable[int]) -> Iterator[None]:
+        """Run as if *blocks* were not there; nothing is copied, everything is put back."""
+        gone = set(blocks)
+        before, config = self.blocks, self.hf.config
+        types = getattr(config, "layer_types", None)
+        try:
+            self.keep([i for i in range(len(before)) if i not in gone])
+            yield
+        finally:
+            self._install(list(before), None)
+            if types is not None:
+                config.layer_types = types
+
+    @contextmanager
+    def replaced(self, module: nn.Module) -> Iterator[None]:
+        """Run with *module* in place of the whole stack of blocks."""
+        stack, before = self.hf.get_submodule(self._stack), self.blocks
+        try:
+            setattr(stack, self._attribute, nn.ModuleList([module]))
+            yield
+        finally:
+            setattr(stack, self._attribute, before)
+
+    def window_nll(self, windows: Tensor, batch_size: int | None = None) -> Tensor:
+        """Mean next-token cross entropy of each window.
+
+        Args:
+            windows: token ids, (windows, length).
+            batch_size: windows per forward; by default as many as make 8,192 tokens.
+
+        Returns:
+            Nats per predicted token, (windows,), float64. Losses are computed in float32 whatever
+            the model's dtype, for half precision makes ties of near losses.
+        """
+        results = []
+        with torch.no_grad():
+            for batch in windows.split(batch_size or batch_of(windows)):
+                ids = batch.to(self.device)
+                results.append(nll_of(self.hf(ids, use_cache=False).logits, ids))
+        return torch.cat(results)
+
+    def nll(self, windows: Tensor) -> float:
+        """Mean over *windows* of their mean next-token cross entropy, in nats."""
+        return self.window_nll(windows).mean().item()
+
+    def _install(self, blocks: Sequence[nn.Module], origin: Sequence[int] | None) -> None:
+        config = self.hf.config
+        types = getattr(config, "layer_types", None)
+        setattr(self.hf.get_submodule(self._stack), self._attribute, nn.ModuleList(blocks))
+        for index, block in enumerate(blocks):
+            for module in block.modules():
+                if hasattr(module, "layer_idx"):
+                    module.layer_idx = index  # type: ignore[assignment]
+        if types is not None and origin is not None:
+            config.layer_types = [types[i] for i in origin]
+        config.num_hidden_layers = len(blocks)
+
+
+def batch_of(windows: Tensor) -> int:
+    """How many of these windows make one batch."""
+    return max(1, BATCH_TOKENS // windows.shape[1])
+
+
+def nll_of(logits: Tensor, ids: Tensor) -> Tensor:
+    """Mean next-token cross entropy per window: (windows, length, vocabulary) -> (windows,)."""
+    flat = logits[:, :-1].float().flatten(0, 1)
+    losses = F.cross_entropy(flat, ids[:, 1:].flatten(), reduction="none")
+    return losses.view(len(ids), -1).double().mean(1)
+
+
+def folder_of(model_id: str) -> Path | None:
+    """The folder of a model that is no hub id."""
+    if model_id == reference.MODEL_ID:
+        return reference.MODEL
+    return Path(model_id) if model_id.startswith((".", "/")) else None
+
+
+def load_model(
+    model_id: str | Path,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "cpu",
+) -> CausalLM:
+    """Load a model and its tokenizer for evaluation.
+
+    Args:
+        model_id: a folder, a hub id, or ``prunebench/reference``.
+        revision: the hub revision to pin.
+        dtype: ``auto`` (the checkpoint's), ``float32``, ``float16`` or ``bfloat16``.
+        device: a torch device.
+
+    Raises:
+        PrunebenchError: if it is not there, not safetensors, or of an unknown family.
+    """
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    name = str(model_id)
+    source = str(folder_of(name) or name)
+    options = {"revision": revision, "trust_remote_code": False}
+    if Path(source).is_dir():
+        options = {"trust_remote_code": False}
+    try:
+        # Pickled weights can run code when opened, so only safetensors are.
+        hf = transformers.AutoModelForCausalLM.from_pretrained(
+            source, dtype=DTYPES[dtype], use_safetensors=True, **options
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise PrunebenchError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
+    except Exception as error:  # safetensors raises its own kind for a damaged file
+        if type(error).__module__.split(".")[0] not in ("safetensors", "safetensors_rust"):
+            raise
+        raise PrunebenchError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
+    hf.requires_grad_(False)
+    return CausalLM(hf.to(device).eval(), _tokenizer(source, options))
+
+
+def _tokenizer(source: str, options: dict[str, Any]) -> Any:
+    import transformers
+
+    try:
+        return transformers.AutoTokenizer.from_pretrained(source, **options)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None  # token ids can still be scored
+
+
+def _first_line(error: Exception) -> str:
+    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    offline = os.environ.get("HF_HUB_OFFLINE", "")
+    return f"{text.strip()} (HF_HUB_OFFLINE={offline})" if offline else text.strip()

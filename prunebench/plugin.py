@@ -1,0 +1,161 @@
+"""The pytest plugin: every case is a test item.
+
+Loaded into every pytest run of its environment, so it imports only pytest at the top and collects
+only below the folders that the ini key ``prunebench_cases`` names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from .case import Case
+    from .session import Result, Session
+
+MARKERS = (
+    "prunebench: a pruning case collected from a case file",
+    "gpu: needs a GPU",
+    "slow: takes minutes",
+    "nightly: for nightly runs",
+    "paper: checked against a published row",
+)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options start with ``--prunebench-``."""
+    group = parser.getgroup("prunebench", "pruning benchmark cases")
+    add = group.addoption
+    add("--prunebench-store", default=".prunebench", metavar="DIR", help="results folder")
+    add("--prunebench-baselines", default=None, metavar="DIR", help="baselines folder")
+    add("--prunebench-device", default=None, metavar="D", help="cpu, cuda, ...")
+    add("--prunebench-limit", default=None, type=int, metavar="N", help="N questions per task")
+    add("--prunebench-fresh", action="store_true", help="ignore stored results")
+    add("--prunebench-set", action="append", default=[], metavar="KEY=VALUE", help="override a key")
+    add("--prunebench-accept", action="store_true", help="make the records baselines")
+    add("--prunebench-because", default="", metavar="TEXT", help="why, with --prunebench-accept")
+    parser.addini("prunebench_cases", "folders whose YAML files are cases", "paths", default=[])
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Register the markers and refuse options that cannot go together."""
+    for marker in MARKERS:
+        config.addinivalue_line("markers", marker)
+    accept = config.getoption("--prunebench-accept")
+    if accept and not config.getoption("--prunebench-because").strip():
+        raise pytest.UsageError("--prunebench-accept needs --prunebench-because TEXT")
+    if accept and config.getoption("--prunebench-limit"):
+        raise pytest.UsageError("--prunebench-accept and --prunebench-limit exclude each other")
+
+
+def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
+    """Case files below the folders of ``prunebench_cases``, and nothing else."""
+    if file_path.suffix not in (".yaml", ".yml"):
+        return None
+    folders = parent.config.getini("prunebench_cases")
+    if not any(file_path.is_relative_to(folder) for folder in folders):
+        return None
+    return CaseFileCollector.from_parent(parent, path=file_path)
+
+
+class CaseFileCollector(pytest.File):
+    """One case file."""
+
+    def collect(self) -> Iterator[pytest.Item]:
+        """An item per case."""
+        from . import casefile
+        from .errors import CaseError
+
+        config = self.config
+        try:
+            shown = self.path.relative_to(config.invocation_params.dir)
+        except ValueError:
+            shown = self.path
+        settings = config.getoption("--prunebench-set")
+        limit = config.getoption("--prunebench-limit")
+        try:
+            cases = casefile.load([shown if shown.is_file() else self.path], settings, limit)
+        except CaseError as error:
+            raise self.CollectError(str(error)) from None
+        for case in cases:
+            yield CaseItem.from_parent(self, name=case.label, case=case)
+
+
+class CaseItem(pytest.Item):
+    """One case: passes, or fails with its findings."""
+
+    def __init__(self, *, case: Case, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.case = case
+        self.add_marker("prunebench")
+        for mark in case.marks:
+            self.add_marker(mark)
+
+    def runtest(self) -> None:
+        """Answer and judge the case."""
+        session = _session(self)
+        result = session.answer(self.case)
+        verdict = result.verdict
+        if verdict.skipped:
+            pytest.skip(verdict.skipped)
+        self._properties(result)
+        if self.config.getoption("--prunebench-accept") and result.record:
+            from .session import accepted
+
+            because = self.config.getoption("--prunebench-because").strip()
+            session.baselines.save(result.record, accepted(because))
+        elif not verdict.ok:
+            raise CaseFailure(result)
+
+    def repr_failure(
+        self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None
+    ) -> str | Any:
+        """The findings as plain lines; a traceback only for our own bugs."""
+        if isinstance(excinfo.value, CaseFailure):
+            return str(excinfo.value)
+        return super().repr_failure(excinfo, style)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        """The place in the case file."""
+        return self.path, self.case.line - 1, self.case.id
+
+    def _properties(self, result: Result) -> None:
+        for measurement in result.record.measurements if result.record else ():
+            self.user_properties.append((measurement.metric, measurement.value))
+
+
+class CaseFailure(Exception):
+    """A case whose findings fail it."""
+
+    def __init__(self, result: Result) -> None:
+        from .report import lines
+
+        again = f"reproduce: {result.case.reproduce}"
+        super().__init__("\n".join([*lines(result.verdict), again]))
+
+
+_SESSION = pytest.StashKey["Session"]()
+
+
+def _session(item: CaseItem) -> Session:
+    """One session per process, so that models and searches are shared between items."""
+    stash = item.session.stash
+    if _SESSION not in stash:
+        from .baseline import Baselines
+        from .cli import default_baselines
+        from .session import Session
+        from .store import Store
+
+        option = item.config.getoption
+        folder = option("--prunebench-baselines")
+        stash[_SESSION] = Session(
+            [i.case for i in item.session.items if isinstance(i, CaseItem)],
+            Store(Path(option("--prunebench-store"))),
+            Baselines(Path(folder) if folder else default_baselines()),
+            option("--prunebench-device"),
+            fresh=option("--prunebench-fresh"),
+        )
+    return stash[_SESSION]

@@ -1,0 +1,101 @@
+"""What one run produced: measurements, the plan, and where they come from."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from .plan import AnyEdit, Step
+
+Direction = Literal["lower", "higher"]
+
+#: A metric whose value varies between identical runs has one of these words in its name.
+VARYING = (
+    "latency",
+    "prefill",
+    "decode",
+    "throughput",
+    "speedup",
+    "memory",
+    "time",
+    "ttft",
+    "tpot",
+    "energy",
+)
+
+SCHEMA = 1
+
+
+class Measurement(Struct, frozen=True, omit_defaults=True):
+    """One number of one metric.
+
+    *samples* are what the value is the mean of: right (1) or wrong (0) per question, nats per
+    window, seconds per round. With *paired*, sample i is the same question in every run.
+    *value* is None where the number is not finite: a broken model has no perplexity.
+    """
+
+    metric: str
+    value: float | None
+    unit: str
+    better: Direction
+    samples: tuple[float, ...] = ()
+    paired: bool = False
+
+    @property
+    def varies(self) -> bool:
+        """Whether identical runs give other values (timings, memory)."""
+        return any(word in self.metric for word in VARYING)
+
+
+class Environment(Struct, frozen=True):
+    """Where a record was made."""
+
+    device: str
+    python: str
+    platform: str
+    threads: int
+    packages: dict[str, str]
+    commit: str | None = None
+
+
+class Record(Struct, frozen=True):
+    """The answer to a case.
+
+    *asked* is the question itself as plain JSON data; *model_hash* names the exact weights. *cost*
+    is what the search took: seconds, block-forwards, calibration tokens.
+    """
+
+    case_id: str
+    asked: dict[str, Any]
+    plan: tuple[AnyEdit, ...]
+    trace: tuple[Step, ...]
+    parameters: int
+    dense_parameters: int
+    measurements: tuple[Measurement, ...]
+    cost: dict[str, float]
+    environment: Environment
+    model_hash: str
+    created: str
+    key: str = ""
+    schema: int = SCHEMA
+
+    @property
+    def sparsity(self) -> float:
+        """The achieved fraction of the dense model's parameters that is gone."""
+        return 1 - self.parameters / self.dense_parameters
+
+    def find(self, metric: str) -> Measurement | None:
+        """The measurement of that name, if there is one."""
+        return next((m for m in self.measurements if m.metric == metric), None)
+
+
+class Tolerance(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """How much worse than the baseline is still fine: ``max(abs, rel * |baseline|)``."""
+
+    abs: float = 0.0
+    rel: float = 0.0
+
+    def allowed(self, was: float) -> float:
+        """The largest loss that passes, in the metric's unit."""
+        return max(self.abs, self.rel * abs(was))

@@ -1,0 +1,174 @@
+"""Verdicts in words: the table on the terminal, the lines below it, the JSON file. Decides nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+from typing import Any
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from .plan import describe
+from .record import Measurement, Record
+from .session import Result
+from .verdict import Finding, Verdict
+
+COLOURS = {
+    "better": "green",
+    "same": "green",
+    "new": "cyan",
+    "skipped": "dim",
+    "unsure": "yellow",
+    "changed_plan": "yellow",
+    "not_comparable": "magenta",
+    "worse": "bold red",
+    "gone": "bold red",
+    "crashed": "bold red",
+}
+
+#: Column heading, and how to find its measurement: the first name that a record has.
+COLUMNS = (
+    ("ppl", ("perplexity/",)),
+    ("accuracy", ("accuracy/mean", "accuracy/")),
+    ("exact match", ("generation/",)),
+    ("weights", ("memory/weights",)),
+    ("prefill", ("latency/speedup-prefill", "latency/prefill")),
+    ("decode", ("latency/speedup-decode", "latency/decode")),
+)
+
+
+def table(results: Sequence[Result], console: Console) -> None:
+    """Print a table per case file, then every finding that is not *same*."""
+    for file, group in groupby(results, key=lambda r: r.case.id.rsplit("/", 1)[0]):
+        console.print(_table(file, list(group)))
+    for result in results:
+        for line in lines(result.verdict):
+            style = COLOURS.get(result.verdict.outcome, "")
+            console.print(Text(line, style=style), soft_wrap=True)
+        if not result.verdict.ok:
+            console.print(Text(f"  run it again: {result.case.reproduce}"), soft_wrap=True)
+    console.print(Text(summary(results)), soft_wrap=True)
+
+
+def lines(verdict: Verdict) -> list[str]:
+    """A plain line for everything about a case that is not *same* or merely *new*."""
+    if verdict.error:
+        return [f"{verdict.case_id}: crashed: {verdict.error}"]
+    if verdict.skipped:
+        return [f"{verdict.case_id}: skipped: {verdict.skipped}"]
+    quiet = ("same", "new")
+    return [f"{verdict.case_id}: {sentence(f)}" for f in verdict.findings if f.outcome not in quiet]
+
+
+def sentence(finding: Finding) -> str:
+    """One finding with the numbers it rests on."""
+    text = f"{finding.outcome} {finding.what}"
+    if finding.now is not None:
+        text += f": {number(finding.now)}"
+    if finding.was is not None:
+        text += f", was {number(finding.was)}" if finding.now is not None else ""
+        if finding.now is not None:
+            text += f" ({finding.now - finding.was:+.4g})"
+    if finding.allowed is not None:
+        text += f", allowed {number(finding.allowed)}"
+    if finding.p is not None:
+        text += f", p = {finding.p:.2g}"
+    return f"{text}: {finding.note}" if finding.note else text
+
+
+def summary(results: Sequence[Result]) -> str:
+    """``11 cases: 10 same, 1 worse``."""
+    counts: dict[str, int] = {}
+    for result in results:
+        word = result.verdict.outcome
+        counts[word] = counts.get(word, 0) + 1
+    words = ", ".join(f"{n} {word}" for word, n in sorted(counts.items()))
+    cached = sum(r.cached for r in results)
+    reused = f" ({cached} reused from the results folder; --fresh measures again)" if cached else ""
+    return f"{len(results)} case{'s' * (len(results) != 1)}: {words or 'none'}{reused}"
+
+
+def number(value: float) -> str:
+    """A number with as many digits as a reader can use."""
+    return f"{value:.4f}" if 0.001 <= abs(value) < 10 else f"{value:.4g}"
+
+
+def to_json(results: Sequence[Result]) -> dict[str, Any]:
+    """What ``run --json`` writes."""
+    return {
+        "records": [msgspec.to_builtins(r.record) for r in results if r.record],
+        "verdicts": [msgspec.to_builtins(r.verdict) for r in results],
+    }
+
+
+def record_table(record: Record, verdict: Verdict, console: Console) -> None:
+    """Everything about one record: plan, cost, and each measurement with its finding."""
+    console.print(Text(record.case_id, style="bold"))
+    console.print(f"  {describe(record.plan)}; sparsity {record.sparsity:.2%}", highlight=False)
+    cost = ", ".join(f"{k} {v:.4g}" for k, v in record.cost.items())
+    console.print(f"  {cost}; {record.environment.device}, {record.created}", highlight=False)
+    grid = Table(box=None, pad_edge=False)
+    for name in ("metric", "now", "unit", "baseline", "allowed", "outcome"):
+        grid.add_column(name, justify="left" if name in ("metric", "outcome") else "right")
+    findings = {f.what: f for f in verdict.findings}
+    for measurement in record.measurements:
+        finding = findings.get(measurement.metric)
+        word = str(finding.outcome) if finding else "reported"
+        grid.add_row(
+            measurement.metric,
+            "not finite" if measurement.value is None else number(measurement.value),
+            measurement.unit,
+            number(finding.was) if finding and finding.was is not None else "",
+            number(finding.allowed) if finding and finding.allowed is not None else "",
+            Text(word, style=COLOURS.get(word, "dim")),
+        )
+    console.print(grid)
+    for line in lines(verdict):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _table(file: str, results: list[Result]) -> Table:
+    records = [r.record for r in results if r.record]
+    columns = [(h, names) for h, names in COLUMNS if any(_pick(r, names) for r in records)]
+    model = next((r.asked["model"]["id"] for r in records), "")
+    protocol = next((r.asked.get("protocol") or "own settings" for r in records), "")
+    device = next((r.environment.device for r in records), "")
+    caption = " · ".join(part for part in (model, protocol, device) if part)
+    grid = Table(title=file, caption=caption, title_justify="left", caption_justify="left")
+    grid.add_column("case", overflow="fold")
+    grid.add_column("sparsity", justify="right")
+    for heading, _ in columns:
+        grid.add_column(heading, justify="right")
+    grid.add_column("verdict")
+    for result in results:
+        word = result.verdict.outcome
+        cells = [_cell(_pick(result.record, names)) for _, names in columns]
+        sparsity = f"{result.record.sparsity:.1%}" if result.record else ""
+        verdict = Text(word.replace("_", " "), style=COLOURS[word])
+        grid.add_row(result.case.label, sparsity, *cells, verdict)
+    return grid
+
+
+def _pick(record: Record | None, names: tuple[str, ...]) -> Measurement | None:
+    for name in names if record else ():
+        for measurement in record.measurements if record else ():
+            whole = measurement.metric == name
+            if whole or (name.endswith("/") and measurement.metric.startswith(name)):
+                return measurement
+    return None
+
+
+def _cell(measurement: Measurement | None) -> str:
+    if measurement is None:
+        return ""
+    value, unit = measurement.value, measurement.unit
+    if value is None:
+        return "not finite"
+    if unit in ("acc", "match"):
+        return f"{value:.1%}"
+    if unit == "x":
+        return f"{value:.2f}x"
+    return f"{value:.3f}" if unit == "ppl" and value < 100 else f"{value:.1f} {unit}"

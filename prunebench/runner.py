@@ -1,0 +1,204 @@
+"""Runs a case: load, choose, apply, measure. Compares nothing and writes nothing."""
+
+from __future__ import annotations
+
+import gc
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+
+from . import cache, surgery
+from .api import Method, Target, tag
+from .calibration import Calibration
+from .case import CalibrationSpec, Case, ModelSpec
+from .errors import PrunebenchError
+from .models import CausalLM, load_model
+from .plan import Plan
+from .record import Environment, Measurement, Record
+
+#: Told what is being done: the case, and the step in words.
+Progress = Callable[[Case, str], None]
+
+
+def _silent(case: Case, step: str) -> None:
+    """No progress display."""
+
+
+class Worker:
+    """Runs cases one after the other, sharing dense models and searches between them.
+
+    Args:
+        device: a torch device; by default a GPU if there is one.
+        progress: told of every step.
+        upcoming: the cases that will follow, so that a nested method is searched once, for the
+            largest amount.
+
+    Raises:
+        PrunebenchError: if there is no such device.
+    """
+
+    def __init__(
+        self,
+        device: str | None = None,
+        progress: Progress = _silent,
+        upcoming: Iterable[Case] = (),
+    ) -> None:
+        self.device = _device(device)
+        self.progress = progress
+        self.upcoming = tuple(upcoming)
+        self._model: tuple[ModelSpec, CausalLM] | None = None
+        self._searches: dict[tuple[ModelSpec, Method, CalibrationSpec], _Search] = {}
+
+    def run(self, case: Case) -> Record:
+        """Answer *case*.
+
+        Raises:
+            PrunebenchError: if the method or a metric refuses, with one line saying why.
+        """
+        self.progress(case, "loading")
+        dense = self.dense(case.model)
+        search = self._search(case, dense)
+        count = search.plan.size
+        self.progress(case, "pruning")
+        pruned = surgery.apply(dense.share(), search.plan) if count else dense
+        measurements: list[Measurement] = []
+        for metric in case.metrics:
+            self.progress(case, tag(metric))
+            measurements += metric.measure(pruned, dense)
+        return Record(
+            case_id=case.id,
+            asked=case.asked,
+            plan=search.plan.edits,
+            trace=search.plan.trace,
+            parameters=pruned.num_parameters,
+            dense_parameters=dense.num_parameters,
+            measurements=tuple(measurements),
+            cost=search.cost,
+            environment=environment(self.device),
+            model_hash=cache.model_hash(case.model) or "",
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            key=cache.key(case, self.device) or "",
+        )
+
+    def dense(self, spec: ModelSpec) -> CausalLM:
+        """The dense model, loaded once while cases of the same model follow each other."""
+        if self._model is None or self._model[0] != spec:
+            self._model = None  # two large models do not fit side by side
+            self._searches.clear()
+            gc.collect()
+            loaded = load_model(
+                spec.id, revision=spec.revision, dtype=spec.dtype, device=self.device
+            )
+            self._model = (spec, loaded)
+        return self._model[1]
+
+    def _search(self, case: Case, dense: CausalLM) -> _Search:
+        if not case.method.nested:
+            return self._choose(case, dense, case.target)
+        memo = (case.model, case.method, case.calibration)
+        wanted = case.target.block_count(dense)
+        if memo not in self._searches or self._searches[memo].plan.size < wanted:
+            largest = max(self._amounts(case, dense), default=wanted)
+            try:
+                search = self._choose(case, dense, Target(blocks=max(largest, wanted)))
+            except PrunebenchError:
+                if largest <= wanted:
+                    raise
+                # A larger amount that cannot be had is that case's failure, not this one's.
+                search = self._choose(case, dense, Target(blocks=wanted))
+            self._searches[memo] = search
+        return self._searches[memo].prefix(wanted)
+
+    def _amounts(self, case: Case, dense: CausalLM) -> Iterable[int]:
+        for other in self.upcoming:
+            same = (other.model, other.method, other.calibration)
+            if same == (case.model, case.method, case.calibration):
+                yield other.target.block_count(dense)
+
+    def _choose(self, case: Case, dense: CausalLM, target: Target) -> _Search:
+        self.progress(case, "searching")
+        calibration = Calibration(case.calibration, dense)
+        start = time.perf_counter()
+        plan = case.method.choose(dense, calibration, target)
+        return _Search(plan, time.perf_counter() - start, calibration.tokens)
+
+
+class _Search:
+    """A plan with what it cost to find."""
+
+    def __init__(self, plan: Plan, seconds: float, tokens: int) -> None:
+        self.plan = plan
+        self.seconds = seconds
+        self.tokens = tokens
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """Search seconds (of the one search that may serve several amounts), forwards, tokens."""
+        return {
+            "search_time": self.seconds,
+            "block_forwards": sum(step.block_forwards for step in self.plan.trace),
+            "calibration_tokens": self.tokens,
+        }
+
+    def prefix(self, size: int) -> _Search:
+        """The same search stopped at a smaller amount."""
+        return _Search(self.plan.prefix(size), self.seconds, self.tokens)
+
+
+def skip_reason(case: Case, device: str) -> str:
+    """Why *case* cannot run here, or an empty text."""
+    needs = case.needs
+    if needs.device and needs.device != device.split(":")[0]:
+        return f"needs device {needs.device}, this is {device}"
+    if needs.gpu_memory:
+        if not device.startswith("cuda"):
+            return f"needs {needs.gpu_memory} of GPU memory, this is {device}"
+        have = torch.cuda.get_device_properties(device).total_memory / 2**30
+        wanted = float(needs.gpu_memory.rstrip("GiB "))
+        if have < wanted:
+            return f"needs {needs.gpu_memory} of GPU memory, this has {have:.0f} GiB"
+    return ""
+
+
+def environment(device: str) -> Environment:
+    """This machine, as far as it bears on numbers."""
+    return Environment(
+        device=cache.device_name(device),
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        threads=torch.get_num_threads(),
+        packages=cache.packages(),
+        commit=_commit(),
+    )
+
+
+def _commit() -> str | None:
+    # The commit of the working directory: the project whose cases are run.
+    try:
+        done = subprocess.run(
+            ["git", "rev-parse", "--short=12", "HEAD"],  # noqa: S607
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=10,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def _device(name: str | None) -> str:
+    if name is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise PrunebenchError(f"--device {name}: {reason}") from None
+    return name

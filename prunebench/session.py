@@ -1,0 +1,179 @@
+"""A run over cases: reuse or make each record, save it, judge it; one case's failure is its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from . import cache, verdict
+from .baseline import Accepted, Baselines
+from .case import Case
+from .errors import PrunebenchError
+from .record import Record
+from .store import Store
+from .verdict import Finding, Outcome, Verdict
+
+if TYPE_CHECKING:
+    from .runner import Worker
+
+OK, REGRESSION, USAGE, CRASHED, UNSURE, NOTHING, NOT_COMPARABLE = range(7)
+INTERRUPTED = 130
+
+
+class Result(Struct, frozen=True):
+    """What became of a case. *cached* records were made by an earlier run."""
+
+    case: Case
+    verdict: Verdict
+    record: Record | None = None
+    cached: bool = False
+
+
+class Session:
+    """Answers and judges cases.
+
+    Args:
+        cases: all that will be asked, so that searches and models can be shared.
+        store: where records go.
+        baselines: what they are compared with.
+        device: a torch device; by default a GPU if there is one.
+        fresh: measure again even where the store has the answer.
+        fail_on: outcomes that fail, instead of what each case says.
+        progress: told of every step.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        store: Store,
+        baselines: Baselines,
+        device: str | None = None,
+        *,
+        fresh: bool = False,
+        fail_on: tuple[Outcome, ...] | None = None,
+        progress: Callable[[Case, str], None] = lambda case, step: None,
+    ) -> None:
+        self.cases = cases
+        self.store = store
+        self.baselines = baselines
+        self.fresh = fresh
+        self.fail_on = fail_on
+        self.progress = progress
+        self._device = device
+        self._worker: Worker | None = None
+
+    @property
+    def device(self) -> str:
+        """The torch device in use."""
+        return self._device if self._device == "cpu" else self.worker.device
+
+    @property
+    def worker(self) -> Worker:
+        """Made when first needed: with every answer stored, torch is never imported."""
+        if self._worker is None:
+            from .runner import Worker
+
+            upcoming = [c for c in self.cases if self.fresh or self._stored(c) is None]
+            self._worker = Worker(self._device, self.progress, upcoming)
+        return self._worker
+
+    def answer(self, case: Case) -> Result:
+        """Run or reuse *case*, save its record, and judge it.
+
+        Raises:
+            PrunebenchError: if the record cannot be saved; without it nothing is worth going on.
+        """
+        try:
+            record, cached = self._record(case)
+        except _Skipped as skipped:
+            return Result(case, Verdict(case.id, ok=True, skipped=str(skipped)))
+        except PrunebenchError as error:
+            return Result(case, Verdict(case.id, ok=False, error=str(error)))
+        except Exception as error:  # a plug-in's bug must not lose the other cases
+            return Result(case, Verdict(case.id, ok=False, error=_bug(error)))
+        if not cached:
+            self.store.save(record)
+        return Result(case, self.judge(case, record), record, cached)
+
+    def judge(self, case: Case, record: Record) -> Verdict:
+        """Compare *record* with the baseline of *case*."""
+        try:
+            was = self.baselines.load(case.id, record.environment.device)
+        except PrunebenchError as error:
+            finding = Finding("baseline", Outcome.NOT_COMPARABLE, note=str(error))
+            return Verdict(case.id, ok=True, findings=(finding,))
+        fail_on = self.fail_on or case.fail_on
+        return verdict.compare(record, was, case.tolerance_for, fail_on)
+
+    def _record(self, case: Case) -> tuple[Record, bool]:
+        if not self.fresh and (stored := self._stored(case)):
+            return stored, True
+        from .runner import skip_reason
+
+        if reason := skip_reason(case, self.worker.device):
+            raise _Skipped(reason)
+        return self.worker.run(case), False
+
+    def _stored(self, case: Case) -> Record | None:
+        device = self._device or (self._worker.device if self._worker else _default_device())
+        return self.store.find(case.id, cache.key(case, device))
+
+
+class _Skipped(Exception):
+    """The machine lacks what a case needs."""
+
+
+def _default_device() -> str:
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def _bug(error: Exception) -> str:
+    """One line for an error that nobody foresaw; the whole traceback with PRUNEBENCH_DEBUG=1."""
+    if os.environ.get("PRUNEBENCH_DEBUG"):
+        traceback.print_exception(error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    text = (str(error).splitlines() or [""])[0]
+    place = f"{Path(last.filename).name}:{last.lineno}"
+    return f"{type(error).__name__}: {text} (at {place}; PRUNEBENCH_DEBUG=1 shows all)"
+
+
+def exit_code(verdicts: Iterable[Verdict], *, strict: bool = False) -> int:
+    """The exit code of a run: a regression outweighs a crash, a crash outweighs doubt."""
+    verdicts = list(verdicts)
+    if any(not v.ok and not v.error for v in verdicts):
+        return REGRESSION
+    if any(v.error for v in verdicts):
+        return CRASHED
+    if strict and any(v.has(Outcome.NOT_COMPARABLE, Outcome.NEW) for v in verdicts):
+        return NOT_COMPARABLE
+    if strict and any(v.has(Outcome.UNSURE) for v in verdicts):
+        return UNSURE
+    return OK
+
+
+def accepted(because: str) -> Accepted:
+    """An acceptance by the person at this machine, now."""
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    return Accepted(by=_person(), when=when, because=because)
+
+
+def _person() -> str:
+    import getpass
+
+    try:
+        command = ["git", "config", "user.name"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        if name := done.stdout.strip():
+            return name
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"

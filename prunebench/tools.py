@@ -1,0 +1,93 @@
+"""The Python API for one model: choose, apply, perplexity."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+import torch
+from torch import Tensor
+
+from . import registry, schema, surgery
+from .api import Method, Target
+from .calibration import Calibration, check_ids
+from .case import CalibrationSpec
+from .errors import PrunebenchError
+from .models import CausalLM, load_model
+from .plan import Plan
+
+__all__ = ["apply", "choose", "load_model", "perplexity"]
+
+Ids = Tensor | Sequence[Sequence[int]]
+
+
+def choose(
+    lm: CausalLM,
+    method: str | Method,
+    *,
+    sparsity: float | None = None,
+    blocks: int | None = None,
+    sublayers: int | None = None,
+    slicing: float | None = None,
+    calibration: Ids | CalibrationSpec | None = None,
+    **options: Any,
+) -> Plan:
+    """Decide what *method* would remove, leaving *lm* bit-identical.
+
+    Args:
+        lm: the dense model.
+        method: a method, or its name with *options*.
+        sparsity: fraction of all parameters to remove; or give one of the native amounts.
+        blocks: blocks to remove.
+        sublayers: attention and MLP halves to remove.
+        slicing: fraction of the width to remove.
+        calibration: token windows (windows x length), or a description of where to draw them.
+        **options: the method's own options.
+
+    Raises:
+        PrunebenchError: if the request cannot be met.
+    """
+    chosen = method if isinstance(method, Method) else build(method, options)
+    target = Target(sparsity=sparsity, blocks=blocks, sublayers=sublayers, slicing=slicing)
+    return chosen.choose(lm, _calibration(calibration, lm), target)
+
+
+def build(name: str, options: dict[str, Any]) -> Method:
+    """The method called *name* with *options*, checked as in a case file."""
+    cls = registry.method(name)
+    data = {"name": name, **options}
+    for where, message in schema.problems(data, cls):
+        raise PrunebenchError(f"{name}: {'.'.join(map(str, where))}: {message}")
+    return msgspec.convert(data, cls)
+
+
+def apply(lm: CausalLM, plan: Plan) -> CausalLM:
+    """Carry out *plan* on *lm*, in place, and return it."""
+    return surgery.apply(lm, plan)
+
+
+def perplexity(lm: CausalLM, ids: Ids) -> float:
+    """exp of the mean over windows of the mean next-token cross entropy, losses in float32."""
+    windows = tensor(ids)
+    check_ids(windows, lm)
+    return math.exp(lm.nll(windows))
+
+
+def tensor(ids: Ids) -> Tensor:
+    """Token windows as a tensor, (windows, length)."""
+    if isinstance(ids, Tensor):
+        return ids
+    lengths = {len(row) for row in ids}
+    if len(lengths) != 1 or min(lengths) < 2:
+        raise PrunebenchError(f"token windows must be equally long; found lengths {sorted(lengths)}")
+    return torch.tensor(ids, dtype=torch.long)
+
+
+def _calibration(given: Ids | CalibrationSpec | None, lm: CausalLM) -> Calibration:
+    if given is None:
+        given = CalibrationSpec()
+    if isinstance(given, CalibrationSpec):
+        return Calibration(given, lm)
+    return Calibration.of_ids(tensor(given), lm)

@@ -1,0 +1,205 @@
+"""Record against baseline: better, same, worse, unsure, or not comparable, with the numbers used.
+
+Pure: reads no file and prints nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from enum import StrEnum
+from typing import Any
+
+from msgspec import Struct
+
+from .plan import DropBlocks, Step, describe
+from .record import Measurement, Record, Tolerance
+from .stats import p_paired, p_unpaired
+
+#: One-sided: how often an unchanged model may be called worse by chance, per metric.
+ALPHA = 0.05
+
+
+class Outcome(StrEnum):
+    """The words of a finding."""
+
+    BETTER = "better"
+    SAME = "same"
+    WORSE = "worse"
+    UNSURE = "unsure"
+    NEW = "new"
+    GONE = "gone"
+    CHANGED_PLAN = "changed_plan"
+    NOT_COMPARABLE = "not_comparable"
+
+
+#: What fails a case that says nothing.
+FAILING = (Outcome.WORSE, Outcome.GONE)
+
+
+class Finding(Struct, frozen=True):
+    """The judgement of one item: a metric, or the plan.
+
+    *p* is the one-sided p-value where a test was needed, *note* a sentence where numbers do not
+    tell it.
+    """
+
+    what: str
+    outcome: Outcome
+    now: float | None = None
+    was: float | None = None
+    allowed: float | None = None
+    p: float | None = None
+    note: str = ""
+
+
+class Verdict(Struct, frozen=True):
+    """The judgement of a case. *error* is set where it crashed, *skipped* where it could not run."""
+
+    case_id: str
+    ok: bool
+    findings: tuple[Finding, ...] = ()
+    error: str = ""
+    skipped: str = ""
+
+    def has(self, *outcomes: Outcome) -> bool:
+        """Whether any finding is one of *outcomes*."""
+        return any(f.outcome in outcomes for f in self.findings)
+
+    @property
+    def outcome(self) -> str:
+        """The one word that describes the case: its most serious finding."""
+        if self.error:
+            return "crashed"
+        if self.skipped:
+            return "skipped"
+        order = ("worse", "gone", "changed_plan", "not_comparable", "unsure", "new", "better")
+        words = {str(f.outcome) for f in self.findings}
+        return next((word for word in order if word in words), "same")
+
+
+def compare(
+    now: Record,
+    was: Record | None,
+    tolerance_for: Callable[[str], Tolerance],
+    fail_on: tuple[Outcome, ...] = FAILING,
+) -> Verdict:
+    """Judge a record against its baseline.
+
+    Timings and memory are judged only on a named device; on ``cpu`` they are reported.
+    """
+    findings = tuple(_findings(now, was, tolerance_for))
+    ok = not any(f.outcome in fail_on for f in findings)
+    return Verdict(now.case_id, ok, findings)
+
+
+def judge(now: Measurement, was: Measurement, tolerance: Tolerance) -> Finding:
+    """Judge one measurement. *Worse* needs both size and significance."""
+    if now.value is None:
+        return Finding(now.metric, Outcome.WORSE, None, was.value, note="not a finite number")
+    if was.value is None:
+        return Finding(now.metric, Outcome.NOT_COMPARABLE, now.value, None, note="no finite value")
+    worse_by = now.value - was.value if now.better == "lower" else was.value - now.value
+    allowed = tolerance.allowed(was.value)
+    p = None
+    if worse_by > allowed:
+        p = p_worse(now, was)
+        outcome = Outcome.WORSE if p is None or p < ALPHA else Outcome.UNSURE
+    else:
+        outcome = Outcome.BETTER if worse_by < -allowed and worse_by < 0 else Outcome.SAME
+    return Finding(now.metric, outcome, now.value, was.value, allowed, p)
+
+
+def p_worse(now: Measurement, was: Measurement) -> float | None:
+    """One-sided p-value that *now* is worse than *was*; None where no samples were kept."""
+    if not now.samples or not was.samples:
+        return None
+    sign = 1 if now.better == "lower" else -1
+    if now.paired and was.paired and len(now.samples) == len(was.samples):
+        pairs = zip(now.samples, was.samples, strict=True)
+        return p_paired([sign * (n - w) for n, w in pairs])
+    return p_unpaired([sign * s for s in now.samples], [sign * s for s in was.samples])
+
+
+def _findings(
+    now: Record, was: Record | None, tolerance_for: Callable[[str], Tolerance]
+) -> Iterator[Finding]:
+    judged = [m for m in now.measurements if not m.varies or now.environment.device != "cpu"]
+    if was is None:
+        yield Finding("plan", Outcome.NEW, note=describe(now.plan))
+        for new in judged:
+            yield _new(new)
+        return
+    if now.asked != was.asked:
+        what = "; ".join(_differences(now.asked, was.asked))
+        yield Finding("case", Outcome.NOT_COMPARABLE, note=f"the baseline answers another: {what}")
+        return
+    yield _judge_plan(now, was)
+    for measurement in judged:
+        old = was.find(measurement.metric)
+        if old is None:
+            yield _new(measurement)
+        else:
+            yield judge(measurement, old, tolerance_for(measurement.metric))
+    measured = {m.metric for m in now.measurements}
+    for old in was.measurements:
+        if old.metric not in measured:
+            yield Finding(old.metric, Outcome.GONE, None, old.value, note="no longer measured")
+
+
+def _new(measurement: Measurement) -> Finding:
+    if measurement.value is None:
+        return Finding(measurement.metric, Outcome.WORSE, note="not a finite number")
+    return Finding(measurement.metric, Outcome.NEW, measurement.value)
+
+
+def _judge_plan(now: Record, was: Record) -> Finding:
+    if now.plan == was.plan:
+        return Finding("plan", Outcome.SAME, note=describe(now.plan))
+    note = f"now {describe(now.plan)}, was {describe(was.plan)}"
+    if _is_tie(now, was):
+        return Finding("plan", Outcome.SAME, note=f"a tie within noise: {note}")
+    return Finding("plan", Outcome.CHANGED_PLAN, note=note)
+
+
+def _is_tie(now: Record, was: Record) -> bool:
+    """Whether the plans part at a choice that neither run could make with certainty."""
+    if not now.trace or len(now.trace) != len(was.trace):
+        return False
+    if [type(e) for e in now.plan] != [type(e) for e in was.plan]:
+        return False
+    for mine, theirs in zip(now.trace, was.trace, strict=True):
+        if mine.chosen != theirs.chosen:
+            # From here on the two searches looked at different models.
+            return not mine.determined and not theirs.determined and _close(mine, theirs)
+    return all(isinstance(edit, DropBlocks) for edit in now.plan)
+
+
+def _close(mine: Step, theirs: Step) -> bool:
+    """Whether each run scored the other's choice within its noise of its own."""
+    return all(
+        other in step.scores
+        and abs(step.scores[other] - step.scores[step.chosen]) <= max(step.noise, 0.0)
+        for step, other in ((mine, theirs.chosen), (theirs, mine.chosen))
+    )
+
+
+def _differences(now: Any, was: Any, path: str = "") -> Iterator[str]:
+    if isinstance(now, dict) and isinstance(was, dict):
+        for key in [*now, *(k for k in was if k not in now)]:
+            yield from _differences(now.get(key), was.get(key), f"{path}.{key}" if path else key)
+    elif isinstance(now, list) and isinstance(was, list) and len(now) == len(was):
+        for i, (a, b) in enumerate(zip(now, was, strict=True)):
+            yield from _differences(a, b, f"{path}[{i}]")
+    elif now != was:
+        yield f"{path} is {_short(now)}, was {_short(was)}"
+
+
+def _short(value: Any) -> str:
+    text = "not given" if value is None else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def finite(value: float) -> float | None:
+    """*value*, or None where JSON has no word for it."""
+    return value if math.isfinite(value) else None
