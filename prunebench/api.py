@@ -115,7 +115,7 @@ class Metric(
         if "limit" not in self.__struct_fields__:
             return self
         own: int | None = self.limit  # type: ignore[attr-defined]
-        return replace(self, limit=min(limit, own or limit))  # type: ignore[call-arg]
+        return replace(self, limit=min(limit, own or limit))
 
     def measured(
         self, name: str, value: float, samples: Sequence[float] = (), *, paired: bool = True

@@ -101,9 +101,7 @@ def _write(path: Path, record: Record, accepted: Accepted) -> None:
     if len(packed) > MAX_SAMPLE_BYTES:
         size = f"{len(packed)} bytes of samples, at most {MAX_SAMPLE_BYTES}"
         raise PrunebenchError(f"{record.case_id}: not accepted: {size}")
-    bare = replace(
-        record, measurements=tuple(replace(m, samples=()) for m in record.measurements)
-    )
+    bare = replace(record, measurements=tuple(replace(m, samples=()) for m in record.measurements))
     data = {**msgspec.to_builtins(bare), "accepted": msgspec.to_builtins(accepted)}
     files.write(_beside(path), packed)
     files.write_json(path, data)

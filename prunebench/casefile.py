@@ -1,4 +1,4 @@
-"""Reads case files: layers protocols and parents under them, checks every key, expands the matrix."""
+"""Reads case files: checks every key, lays protocols under them, expands the matrix."""
 
 from __future__ import annotations
 
@@ -42,7 +42,9 @@ SHAPING = ("extends", "defaults", "matrix", "include", "exclude")
 Data = dict[str, Any]
 
 
-def load(paths: Iterable[Path], overrides: Sequence[str] = (), limit: int | None = None) -> list[Case]:
+def load(
+    paths: Iterable[Path], overrides: Sequence[str] = (), limit: int | None = None
+) -> list[Case]:
     """All cases of the files and folders *paths*, dense ones first within a file.
 
     Args:
@@ -66,7 +68,9 @@ def load(paths: Iterable[Path], overrides: Sequence[str] = (), limit: int | None
         first = seen.setdefault(case.id, case)
         if first is not case:
             other = f"{first.file}:{first.line}"
-            problems.append(f"{case.file}:{case.line}:1: duplicate case id {case.id!r}, also {other}")
+            problems.append(
+                f"{case.file}:{case.line}:1: duplicate case id {case.id!r}, also {other}"
+            )
     if problems:
         raise CaseError(dict.fromkeys(problems))
     return cases
@@ -151,7 +155,9 @@ class CaseReader:
             else:
                 above = Source(file)
                 self._check_shape(above)
-                lower = merge(lower, _rebased(self._layers(above, (*seen, file)), file, source.path))
+                lower = merge(
+                    lower, _rebased(self._layers(above, (*seen, file)), file, source.path)
+                )
         own = {k: v for k, v in data.items() if k not in ("extends", "defaults")}
         return merge(merge(lower, data.get("defaults") or {}), own)
 
@@ -405,8 +411,10 @@ def merge(lower: Data, upper: Data) -> Data:
     for key, value in upper.items():
         below = merged.get(key)
         other = key == "method" and isinstance(value, dict) and value.get("name") is not None
-        if isinstance(below, dict) and isinstance(value, dict) and not (
-            other and below.get("name") != value.get("name")
+        if (
+            isinstance(below, dict)
+            and isinstance(value, dict)
+            and not (other and below.get("name") != value.get("name"))
         ):
             merged[key] = merge(below, value)
         else:

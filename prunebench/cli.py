@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 
 from . import __version__, casefile, report, select
 from .baseline import Baselines
@@ -117,7 +116,7 @@ def run(  # one parameter per option of the contract
         finally:
             if json_file:
                 write_json(json_file, report.to_json(results))
-    report.table(results, Console())
+    report.table(results, report.console())
     if interrupted:
         left = len(cases) - len(results)
         _say(f"interrupted with {left} of {len(cases)} cases left; run the same command to go on")
@@ -199,14 +198,16 @@ def show(
         many = f"{len(matches)} cases end in {case_id!r}: {', '.join(matches)}"
         damaged = f"the records of {matches[0]!r} are damaged; run it again"
         raise PrunebenchError(many if len(matches) > 1 else damaged)
-    was = Baselines(baselines or default_baselines()).load(record.case_id, record.environment.device)
+    was = Baselines(baselines or default_baselines()).load(
+        record.case_id, record.environment.device
+    )
     case = next((c for c in casefile.load(_all_cases()) if c.id == record.case_id), None)
     tolerance = case.tolerance_for if case else casefile.default_tolerance
     judged = verdict.compare(record, was, tolerance)
     if as_json:
         _print_json({"record": record, "baseline": was, "verdict": judged})
     else:
-        report.record_table(record, judged, Console())
+        report.record_table(record, judged, report.console())
 
 
 def _version(value: bool) -> None:
@@ -276,7 +277,10 @@ def _cases(
     chosen = [case for case in cases if matches(case.id)]
     if not chosen:
         where = ", ".join(map(str, _paths(paths)))
-        _say(f"no cases selected: {len(cases)} in {where}" + (f", none match -k {keyword!r}" if keyword else ""))
+        _say(
+            f"no cases selected: {len(cases)} in {where}"
+            + (f", none match -k {keyword!r}" if keyword else "")
+        )
         raise typer.Exit(NOTHING)
     return chosen
 

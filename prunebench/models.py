@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn.functional import cross_entropy
 
 from . import reference
 from .errors import PrunebenchError
@@ -133,7 +133,7 @@ class CausalLM:
         """
         results = []
         with torch.no_grad():
-            for batch in windows.split(batch_size or batch_of(windows)):
+            for batch in batches(windows, batch_size):
                 ids = batch.to(self.device)
                 results.append(nll_of(self.hf(ids, use_cache=False).logits, ids))
         return torch.cat(results)
@@ -155,15 +155,16 @@ class CausalLM:
         config.num_hidden_layers = len(blocks)
 
 
-def batch_of(windows: Tensor) -> int:
-    """How many of these windows make one batch."""
-    return max(1, BATCH_TOKENS // windows.shape[1])
+def batches(windows: Tensor, size: int | None = None, tokens: int = BATCH_TOKENS) -> list[Tensor]:
+    """*windows* in batches of *size*, by default as many as make about *tokens* tokens."""
+    size = size or max(1, tokens // windows.shape[1])
+    return [windows[start : start + size] for start in range(0, len(windows), size)]
 
 
 def nll_of(logits: Tensor, ids: Tensor) -> Tensor:
     """Mean next-token cross entropy per window: (windows, length, vocabulary) -> (windows,)."""
     flat = logits[:, :-1].float().flatten(0, 1)
-    losses = F.cross_entropy(flat, ids[:, 1:].flatten(), reduction="none")
+    losses = cross_entropy(flat, ids[:, 1:].flatten(), reduction="none")
     return losses.view(len(ids), -1).double().mean(1)
 
 

@@ -60,7 +60,7 @@ class Plan(Struct, frozen=True):
     edits: tuple[AnyEdit, ...] = ()
     trace: tuple[Step, ...] = ()
 
-    def __iter__(self) -> Iterator[AnyEdit]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[AnyEdit]:
         return iter(self.edits)
 
     def __len__(self) -> int:

@@ -108,13 +108,13 @@ class CaseItem(pytest.Item):
             because = self.config.getoption("--prunebench-because").strip()
             session.baselines.save(result.record, accepted(because))
         elif not verdict.ok:
-            raise CaseFailure(result)
+            raise CaseFailedError(result)
 
     def repr_failure(
         self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None
     ) -> str | Any:
         """The findings as plain lines; a traceback only for our own bugs."""
-        if isinstance(excinfo.value, CaseFailure):
+        if isinstance(excinfo.value, CaseFailedError):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 
@@ -127,7 +127,7 @@ class CaseItem(pytest.Item):
             self.user_properties.append((measurement.metric, measurement.value))
 
 
-class CaseFailure(Exception):
+class CaseFailedError(Exception):
     """A case whose findings fail it."""
 
     def __init__(self, result: Result) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from types import TracebackType
 
 from rich.console import Console
@@ -21,7 +22,8 @@ class Display:
     """
 
     def __init__(self, total: int, *, quiet: bool = False) -> None:
-        self.console = Console(stderr=True)
+        # Bound now: while lm-eval runs, sys.stderr is a sink for its own bars.
+        self.console = Console(file=sys.stderr)
         live = self.console.is_terminal and not os.environ.get("CI")
         self._lines = not live and not quiet
         self._progress = Progress(
@@ -31,6 +33,7 @@ class Display:
             TimeElapsedColumn(),
             console=self.console,
             transient=True,
+            redirect_stderr=False,
             disable=quiet or not live,
         )
         self._task = self._progress.add_task("starting", total=total)

@@ -1,4 +1,4 @@
-"""Verdicts in words: the table on the terminal, the lines below it, the JSON file. Decides nothing."""
+"""Verdicts in words: the table, the lines below it, the JSON file. Decides nothing."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from itertools import groupby
 from typing import Any
 
 import msgspec
+from rich import box
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -32,12 +33,17 @@ COLOURS = {
 #: Column heading, and how to find its measurement: the first name that a record has.
 COLUMNS = (
     ("ppl", ("perplexity/",)),
-    ("accuracy", ("accuracy/mean", "accuracy/")),
-    ("exact match", ("generation/",)),
-    ("weights", ("memory/weights",)),
+    ("acc", ("accuracy/mean", "accuracy/")),
+    ("match", ("generation/",)),
     ("prefill", ("latency/speedup-prefill", "latency/prefill")),
     ("decode", ("latency/speedup-decode", "latency/decode")),
 )
+
+
+def console() -> Console:
+    """Standard output; where nobody's terminal says how wide, room for a whole table."""
+    wide = Console()
+    return wide if wide.is_terminal else Console(width=max(100, wide.width))
 
 
 def table(results: Sequence[Result], console: Console) -> None:
@@ -137,11 +143,19 @@ def _table(file: str, results: list[Result]) -> Table:
     protocol = next((r.asked.get("protocol") or "own settings" for r in records), "")
     device = next((r.environment.device for r in records), "")
     caption = " · ".join(part for part in (model, protocol, device) if part)
-    grid = Table(title=file, caption=caption, title_justify="left", caption_justify="left")
+    grid = Table(
+        title=file,
+        caption=caption,
+        title_justify="left",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        pad_edge=False,
+    )
     grid.add_column("case", overflow="fold")
-    grid.add_column("sparsity", justify="right")
+    grid.add_column("gone", justify="right", no_wrap=True)
     for heading, _ in columns:
-        grid.add_column(heading, justify="right")
+        grid.add_column(heading, justify="right", no_wrap=True)
     grid.add_column("verdict")
     for result in results:
         word = result.verdict.outcome

@@ -5,11 +5,9 @@ from __future__ import annotations
 import gc
 import platform
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 from datetime import UTC, datetime
-from pathlib import Path
 
 import torch
 
@@ -21,13 +19,7 @@ from .errors import PrunebenchError
 from .models import CausalLM, load_model
 from .plan import Plan
 from .record import Environment, Measurement, Record
-
-#: Told what is being done: the case, and the step in words.
-Progress = Callable[[Case, str], None]
-
-
-def _silent(case: Case, step: str) -> None:
-    """No progress display."""
+from .session import Progress, silent
 
 
 class Worker:
@@ -46,7 +38,7 @@ class Worker:
     def __init__(
         self,
         device: str | None = None,
-        progress: Progress = _silent,
+        progress: Progress = silent,
         upcoming: Iterable[Case] = (),
     ) -> None:
         self.device = _device(device)

@@ -6,6 +6,7 @@ msgspec stops at the first problem; somebody who wrote a case file wants all of 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -118,10 +119,10 @@ def _number(
         yield where, "found nan, expected a number"
         return
     bounds = [
-        (kind.gt, "above", lambda d, b: d > b),
-        (kind.ge, "at least", lambda d, b: d >= b),
-        (kind.lt, "below", lambda d, b: d < b),
-        (kind.le, "at most", lambda d, b: d <= b),
+        (kind.gt, "above", operator.gt),
+        (kind.ge, "at least", operator.ge),
+        (kind.lt, "below", operator.lt),
+        (kind.le, "at most", operator.le),
     ]
     limits = [f"{word} {bound:g}" for bound, word, _ in bounds if bound is not None]
     if any(bound is not None and not holds(data, bound) for bound, _, holds in bounds):

@@ -23,8 +23,16 @@ from .verdict import Finding, Outcome, Verdict
 if TYPE_CHECKING:
     from .runner import Worker
 
+#: Told what is being done: the case, and the step in words.
+Progress = Callable[[Case, str], None]
+
 OK, REGRESSION, USAGE, CRASHED, UNSURE, NOTHING, NOT_COMPARABLE = range(7)
 INTERRUPTED = 130
+
+
+def silent(case: Case, step: str) -> None:
+    """No progress display."""
+    del case, step
 
 
 class Result(Struct, frozen=True):
@@ -58,7 +66,7 @@ class Session:
         *,
         fresh: bool = False,
         fail_on: tuple[Outcome, ...] | None = None,
-        progress: Callable[[Case, str], None] = lambda case, step: None,
+        progress: Progress = silent,
     ) -> None:
         self.cases = cases
         self.store = store
@@ -92,7 +100,7 @@ class Session:
         """
         try:
             record, cached = self._record(case)
-        except _Skipped as skipped:
+        except _SkippedError as skipped:
             return Result(case, Verdict(case.id, ok=True, skipped=str(skipped)))
         except PrunebenchError as error:
             return Result(case, Verdict(case.id, ok=False, error=str(error)))
@@ -118,7 +126,7 @@ class Session:
         from .runner import skip_reason
 
         if reason := skip_reason(case, self.worker.device):
-            raise _Skipped(reason)
+            raise _SkippedError(reason)
         return self.worker.run(case), False
 
     def _stored(self, case: Case) -> Record | None:
@@ -126,7 +134,7 @@ class Session:
         return self.store.find(case.id, cache.key(case, device))
 
 
-class _Skipped(Exception):
+class _SkippedError(Exception):
     """The machine lacks what a case needs."""
 
 

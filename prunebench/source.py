@@ -74,7 +74,7 @@ class Source:
     def _plain(self, node: yaml.Node, where: Where) -> Any:
         self._marks.setdefault(where, (node.start_mark.line + 1, node.start_mark.column + 1))
         self._nodes += 1
-        # An alias may be expanded many times over; count what a reader would get, not what is typed.
+        # An alias may be expanded many times over: what counts is what a reader would get.
         if self._nodes > MAX_NODES or len(where) > MAX_DEPTH:
             limit = f"{MAX_NODES} values" if self._nodes > MAX_NODES else f"{MAX_DEPTH} levels"
             raise CaseError([f"{self.at(where)}: more than {limit}, no case file needs that"])
@@ -82,12 +82,12 @@ class Source:
             return self._mapping(node, where)
         if isinstance(node, yaml.SequenceNode):
             return [self._plain(item, (*where, i)) for i, item in enumerate(node.value)]
-        return self._scalar(node, where)
+        return self._scalar(node)
 
     def _mapping(self, node: yaml.MappingNode, where: Where) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
-            key = self._scalar(key_node, where) if isinstance(key_node, yaml.ScalarNode) else None
+            key = self._scalar(key_node) if isinstance(key_node, yaml.ScalarNode) else None
             spot = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
             if not isinstance(key, str):
                 message = f"found a key that is no text: {key_node.value!r}"
@@ -101,7 +101,7 @@ class Source:
             result[key] = self._plain(value_node, (*where, key))
         return result
 
-    def _scalar(self, node: yaml.Node, where: Where) -> Hashable:
+    def _scalar(self, node: yaml.Node) -> Hashable:
         loader = _CONSTRUCTOR
         try:
             value: Hashable = loader.construct_object(node)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .models import CausalLM, batch_of, nll_of
+from .models import CausalLM, batches, nll_of
 
 
 class Stream:
@@ -30,7 +30,7 @@ class Stream:
         self.lm = lm
         self.windows = windows
         self.forwards = 0
-        self._batches = [_Batch(lm, ids) for ids in windows.split(batch_size or batch_of(windows))]
+        self._batches = [_Batch(lm, ids) for ids in batches(windows, batch_size)]
 
     @property
     def dense_nll(self) -> float:
@@ -108,7 +108,7 @@ class _Batch:
     def call(self, module: nn.Module, block: int, hidden: Tensor) -> Tensor:
         """Run one block as the dense model would."""
         args, kwargs = self._arguments[block]
-        result = module(hidden, *args, **kwargs)
+        result: Tensor | tuple[Tensor, ...] = module(hidden, *args, **kwargs)
         return result[0] if isinstance(result, tuple) else result
 
     def loss(self, lm: CausalLM, hidden: Tensor) -> Tensor:

@@ -36,7 +36,9 @@ def documents(dataset: str, purpose: str) -> tuple[str, ...]:
         texts = _NAMED[dataset](purpose)
     else:
         hint = did_you_mean(dataset, _NAMED)
-        raise PrunebenchError(f"unknown dataset {dataset!r}; {hint}, or a path that starts with . or /")
+        raise PrunebenchError(
+            f"unknown dataset {dataset!r}; {hint}, or a path that starts with . or /"
+        )
     if not any(text.strip() for text in texts):
         raise PrunebenchError(f"dataset {dataset!r} has no text")
     return tuple(texts)

@@ -69,7 +69,7 @@ def apply(lm: CausalLM, plan: Plan) -> CausalLM:
 
 
 def perplexity(lm: CausalLM, ids: Ids) -> float:
-    """exp of the mean over windows of the mean next-token cross entropy, losses in float32."""
+    """The exponential of the mean over windows of the mean next-token cross entropy, losses in float32."""
     windows = tensor(ids)
     check_ids(windows, lm)
     return math.exp(lm.nll(windows))
@@ -81,7 +81,9 @@ def tensor(ids: Ids) -> Tensor:
         return ids
     lengths = {len(row) for row in ids}
     if len(lengths) != 1 or min(lengths) < 2:
-        raise PrunebenchError(f"token windows must be equally long; found lengths {sorted(lengths)}")
+        raise PrunebenchError(
+            f"token windows must be equally long; found lengths {sorted(lengths)}"
+        )
     return torch.tensor(ids, dtype=torch.long)
 
 

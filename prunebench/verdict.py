@@ -5,7 +5,6 @@ Pure: reads no file and prints nothing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any
@@ -54,7 +53,7 @@ class Finding(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """The judgement of a case. *error* is set where it crashed, *skipped* where it could not run."""
+    """The judgement of a case; *error* says why it crashed, *skipped* why it could not run."""
 
     case_id: str
     ok: bool
@@ -198,8 +197,3 @@ def _differences(now: Any, was: Any, path: str = "") -> Iterator[str]:
 def _short(value: Any) -> str:
     text = "not given" if value is None else str(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def finite(value: float) -> float | None:
-    """*value*, or None where JSON has no word for it."""
-    return value if math.isfinite(value) else None

@@ -60,9 +60,7 @@ class ShortenedLlama(Method, frozen=True, tag="shortened_llama"):
         removed = tuple(int(step.chosen) for step in trace)
         return Plan((DropBlocks(removed),), tuple(trace))
 
-    def scores(
-        self, lm: CausalLM, calibration: Calibration
-    ) -> tuple[dict[int, float], float, int]:
+    def scores(self, lm: CausalLM, calibration: Calibration) -> tuple[dict[int, float], float, int]:
         """Importance of every block, the noise of such a score, and the block-forwards spent."""
         from math import exp
 
@@ -105,23 +103,21 @@ def _weights(lm: CausalLM) -> list[list[Tensor]]:
     return [[p for n, p in b.named_parameters() if "weight" in n] for b in lm.blocks]
 
 
-def _with_gradients(
-    lm: CausalLM, windows: Tensor, batch_size: int | None
-) -> list[list[Tensor]]:
+def _with_gradients(lm: CausalLM, windows: Tensor, batch_size: int | None) -> list[list[Tensor]]:
     """The scored tensors with ``grad`` of the mean loss over all windows, summed before any abs."""
     import torch
 
-    from ..models import batch_of, nll_of
+    from ..models import BATCH_TOKENS, batches, nll_of
 
     groups = _weights(lm)
     for weight in (w for group in groups for w in group):
         weight.requires_grad_(True)
     with torch.enable_grad():
         # A backward pass keeps every activation, so it takes smaller batches than a forward.
-        for batch in windows.split(batch_size or max(1, batch_of(windows) // 4)):
+        for batch in batches(windows, batch_size, BATCH_TOKENS // 4):
             ids = batch.to(lm.device)
             loss = nll_of(lm.hf(ids, use_cache=False).logits, ids).sum() / len(windows)
-            loss.backward()
+            torch.autograd.backward(loss)
     return groups
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
@@ -45,7 +48,9 @@ def answers(
             for task in loaded["tasks"].values():
                 task.set_config(key="num_fewshot", value=num_fewshot)
         scorer = HFLM(pretrained=lm.hf, tokenizer=lm.tokenizer, batch_size=batch_size)
-        results = lm_eval.evaluate(scorer, loaded, limit=limit, bootstrap_iters=0)
+        # lm-eval draws a bar per request type whatever one asks; errors still come as exceptions.
+        with contextlib.redirect_stderr(io.StringIO()):
+            results = lm_eval.evaluate(scorer, loaded, limit=limit, bootstrap_iters=0)
     samples = results["samples"]
     return {task: sorted(samples[task], key=lambda s: s["doc_id"]) for task in loaded["tasks"]}
 
@@ -80,8 +85,6 @@ def _manager(folder: str | None) -> Any:
 
 
 def _quieten() -> None:
-    import os
-
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for name in ("lm_eval", "lm-eval", "lm_eval.evaluator", "datasets", "httpx"):
         logging.getLogger(name).setLevel(logging.ERROR)

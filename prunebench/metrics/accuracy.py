@@ -18,7 +18,7 @@ class Accuracy(Metric, frozen=True, tag="accuracy"):
     """Fraction of questions answered right, per task and as the plain mean of the tasks.
 
     *acc_norm* names the tasks scored by lm-eval's length-normalised variant. *tasks_folder* holds
-    task YAML files; without it, lm-eval's own tasks are meant. Samples are 1 for right, 0 for wrong.
+    task YAML files; without it, lm-eval's own tasks are meant. Samples are 1 for right, 0 else.
     """
 
     unit: ClassVar[str] = "acc"
@@ -37,9 +37,7 @@ class Accuracy(Metric, frozen=True, tag="accuracy"):
         from ._tasks import answers, task_folder
 
         folder = task_folder(self.tasks_folder, self.tasks)
-        results = answers(
-            lm, self.tasks, folder, self.limit, self.num_fewshot, self.batch_size
-        )
+        results = answers(lm, self.tasks, folder, self.limit, self.num_fewshot, self.batch_size)
         means = []
         for task, samples in results.items():
             key = "acc_norm" if task in self.acc_norm else "acc"

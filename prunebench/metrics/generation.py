@@ -37,9 +37,7 @@ class Generation(Metric, frozen=True, tag="generation"):
         from ._tasks import answers, task_folder
 
         folder = task_folder(self.tasks_folder, self.tasks)
-        results = answers(
-            lm, self.tasks, folder, self.limit, self.num_fewshot, self.batch_size
-        )
+        results = answers(lm, self.tasks, folder, self.limit, self.num_fewshot, self.batch_size)
         for task, samples in results.items():
             if self.metric not in samples[0]:
                 raise PrunebenchError(f"task {task!r} has no metric {self.metric!r}")
