@@ -356,6 +356,9 @@ def _check_parts(data: Data, where: Where) -> Iterator[tuple[Where, str]]:
         spot = (*where, "matrix", key)
         if key in SHAPING:
             yield spot, f"{key!r} cannot vary; a matrix takes keys of a single case"
+        elif key not in CaseFile.__struct_fields__:
+            known = set(CaseFile.__struct_fields__) - set(SHAPING)
+            yield spot, f"unknown key {key!r}; {did_you_mean(key, known)}"
         elif isinstance(values, list):
             if not values:
                 yield spot, "found an empty list, expected at least one value"

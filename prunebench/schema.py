@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import operator
+import re
 from collections.abc import Iterator
 from functools import cache
 from typing import Any
@@ -64,6 +65,8 @@ def _check(data: object, kind: inspect.Type, where: Where) -> Iterator[Problem]:
         if not isinstance(data, list):
             yield where, _expected(kind, data)
             return
+        if len(data) < (kind.min_length or 0):
+            yield where, f"found {len(data)} items, expected at least {kind.min_length}"
         for i, item in enumerate(data):
             yield from _check(item, kind.item_type, (*where, i))
     elif isinstance(kind, inspect.DictType):
@@ -76,6 +79,9 @@ def _check(data: object, kind: inspect.Type, where: Where) -> Iterator[Problem]:
         yield from _number(data, kind, where)
     elif not isinstance(kind, inspect.AnyType) and not _is(data, kind):
         yield where, _expected(kind, data)
+    elif isinstance(kind, inspect.StrType) and kind.pattern:
+        if not re.search(kind.pattern, str(data)):
+            yield where, f"found {found(data)}, expected text of the form {kind.pattern}"
 
 
 def _union(data: object, kind: inspect.UnionType, where: Where) -> Iterator[Problem]:

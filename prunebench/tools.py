@@ -69,7 +69,7 @@ def apply(lm: CausalLM, plan: Plan) -> CausalLM:
 
 
 def perplexity(lm: CausalLM, ids: Ids) -> float:
-    """The exponential of the mean over windows of the mean next-token cross entropy, losses in float32."""
+    """Perplexity: exp of the mean over windows of their mean float32 cross entropy."""
     windows = tensor(ids)
     check_ids(windows, lm)
     return math.exp(lm.nll(windows))

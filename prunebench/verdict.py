@@ -101,11 +101,13 @@ def judge(now: Measurement, was: Measurement, tolerance: Tolerance) -> Finding:
     worse_by = now.value - was.value if now.better == "lower" else was.value - now.value
     allowed = tolerance.allowed(was.value)
     p = None
-    if worse_by > allowed:
+    # 0.90 - 0.89 is 0.010000000000000009: what binary fractions cannot say is no loss.
+    exact = 1e-12 * max(abs(now.value), abs(was.value))
+    if worse_by - allowed > exact:
         p = p_worse(now, was)
         outcome = Outcome.WORSE if p is None or p < ALPHA else Outcome.UNSURE
     else:
-        outcome = Outcome.BETTER if worse_by < -allowed and worse_by < 0 else Outcome.SAME
+        outcome = Outcome.BETTER if -worse_by - allowed > exact else Outcome.SAME
     return Finding(now.metric, outcome, now.value, was.value, allowed, p)
 
 

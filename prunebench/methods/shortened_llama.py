@@ -9,6 +9,8 @@ the released code then silently cuts off the last blocks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
@@ -84,14 +86,11 @@ class ShortenedLlama(Method, frozen=True, tag="shortened_llama"):
     def _taylor(
         self, lm: CausalLM, windows: Tensor, batch_size: int | None = None
     ) -> dict[int, float]:
-        groups = _with_gradients(lm, windows, batch_size)
-        try:
+        with _gradients(lm, windows, batch_size) as groups:
             return {
                 i: self._sum([w * w.grad for w in weights])  # type: ignore[operator]
                 for i, weights in enumerate(groups)
             }
-        finally:
-            _clear(lm)
 
     def _sum(self, terms: list[Tensor]) -> float:
         # float64 sums: thousands of terms per block, and rankings that differ in the fifth digit.
@@ -103,29 +102,35 @@ def _weights(lm: CausalLM) -> list[list[Tensor]]:
     return [[p for n, p in b.named_parameters() if "weight" in n] for b in lm.blocks]
 
 
-def _with_gradients(lm: CausalLM, windows: Tensor, batch_size: int | None) -> list[list[Tensor]]:
-    """The scored tensors with ``grad`` of the mean loss over all windows, summed before any abs."""
+@contextmanager
+def _gradients(
+    lm: CausalLM, windows: Tensor, batch_size: int | None = None
+) -> Iterator[list[list[Tensor]]]:
+    """The scored tensors with ``grad`` of the mean loss over all windows, summed before any abs.
+
+    Nothing else gets a gradient, and afterwards nothing has one.
+    """
     import torch
 
     from ..models import BATCH_TOKENS, batches, nll_of
 
     groups = _weights(lm)
-    for weight in (w for group in groups for w in group):
-        weight.requires_grad_(True)
-    with torch.enable_grad():
-        # A backward pass keeps every activation, so it takes smaller batches than a forward.
-        for batch in batches(windows, batch_size, BATCH_TOKENS // 4):
-            ids = batch.to(lm.device)
-            loss = nll_of(lm.hf(ids, use_cache=False).logits, ids).sum() / len(windows)
-            torch.autograd.backward(loss)
-    return groups
-
-
-def _clear(lm: CausalLM) -> None:
-    for group in _weights(lm):
-        for weight in group:
-            weight.grad = None
-            weight.requires_grad_(False)
+    flags = {parameter: parameter.requires_grad for parameter in lm.hf.parameters()}
+    try:
+        lm.hf.requires_grad_(False)
+        for weight in (w for group in groups for w in group):
+            weight.requires_grad_(True)
+        with torch.enable_grad():
+            # A backward pass keeps every activation, so it takes smaller batches than a forward.
+            for batch in batches(windows, batch_size, BATCH_TOKENS // 4):
+                ids = batch.to(lm.device)
+                loss = nll_of(lm.hf(ids, use_cache=False).logits, ids).sum() / len(windows)
+                torch.autograd.backward(loss)
+        yield groups
+    finally:
+        for parameter, flag in flags.items():
+            parameter.grad = None
+            parameter.requires_grad_(flag)
 
 
 def _rounding(scores: dict[int, float]) -> float:

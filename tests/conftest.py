@@ -1,0 +1,139 @@
+"""Tiny random models of every family, the oracle folder, and the command line in this process."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "opt")
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Outputs of the authors' own code, where this checkout has them beside it."""
+    default = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("PRUNEBENCH_SHARED", default))
+    if not (folder / "oracles").is_dir():
+        pytest.skip("the oracle folder is not beside this checkout (PRUNEBENCH_SHARED names it)")
+    return folder
+
+
+def tiny_config(family: str, blocks: int = 6) -> Any:
+    """A config of a few thousand parameters, with grouped-query attention where there is any."""
+    import transformers
+
+    common = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": blocks}
+    if family == "opt":
+        return transformers.OPTConfig(
+            **common,
+            ffn_dim=48,
+            num_attention_heads=4,
+            word_embed_proj_dim=16,
+            max_position_embeddings=64,
+            pad_token_id=0,
+            bos_token_id=1,
+            eos_token_id=2,
+            dropout=0.0,
+        )
+    common |= {
+        "intermediate_size": 48,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 8,
+        "max_position_embeddings": 64,
+        "pad_token_id": 0,
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    extra: dict[str, dict[str, Any]] = {
+        "llama": {"tie_word_embeddings": True},
+        "mistral": {"sliding_window": 8},
+        "qwen2": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 3},
+    }
+    names = {"llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Config"}
+    names |= {"qwen3": "Qwen3Config", "gemma": "GemmaConfig"}
+    return getattr(transformers, names[family])(**common, **extra.get(family, {}))
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Callable[..., Any]:
+    """A fresh random model: ``tiny("qwen2", blocks=6)`` is the same every time."""
+    import torch
+    import transformers
+
+    from prunebench import CausalLM
+
+    def build(family: str, blocks: int = 6) -> CausalLM:
+        torch.manual_seed(0)
+        model = transformers.AutoModelForCausalLM.from_config(
+            tiny_config(family, blocks), dtype=torch.float32
+        )
+        with torch.no_grad():
+            for parameter in model.parameters():
+                # Default initialisation is so small that every block is nearly the identity.
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+        return CausalLM(model.eval())
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def ids() -> Any:
+    """Random token windows, (6, 24)."""
+    import torch
+
+    return torch.randint(3, 64, (6, 24), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def cli(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    """The console entry point in this process: ``code, out, err = cli("run", ...)``."""
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        from prunebench.cli import main
+
+        monkeypatch.setattr("sys.argv", ["prunebench", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as stop:
+            main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), captured.out, captured.err
+
+    return call
+
+
+SMALL_CASE = """\
+model: {id: prunebench/reference, dtype: float32}
+calibration: {dataset: tinyworld, nsamples: 8, seqlen: 128}
+metrics:
+  - {name: perplexity, dataset: tinyworld, seqlen: 128, nsamples: 24}
+  - {name: accuracy, tasks: [tinyworld_facts, tinyworld_recall], limit: 40}
+matrix:
+  method: [{name: sleb, calibration_unit: windows}]
+  blocks: [2]
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's folder with one small case on the shipped model."""
+    (tmp_path / "cases").mkdir()
+    (tmp_path / "cases" / "small.yaml").write_text(SMALL_CASE)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def read(path: Path) -> Any:
+    """A JSON file."""
+    return json.loads(path.read_text())

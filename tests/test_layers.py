@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import prunebench
+
+PACKAGE = Path(prunebench.__file__).parent
+
+#: Who may import whom at module level: strictly downwards.
+LAYERS = (
+    ("errors", "plan", "stats"),
+    ("record", "schema", "source", "files"),
+    ("api", "verdict", "select", "texts"),
+    ("registry", "store", "baseline"),
+    ("case",),
+    ("casefile", "cache"),
+    ("session",),
+    ("report", "progress"),
+    # ------------------------------------------------- torch below this line
+    ("models",),
+    ("calibration", "stream", "surgery"),
+    ("tools", "runner"),
+    # ------------------------------------------------- front ends
+    ("cli", "plugin"),
+)
+RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+TORCH_LINE = RANK["models"]
+HEAVY = ("torch", "transformers", "lm_eval", "datasets", "pandas", "scipy", "numpy")
+
+
+def module_level_imports(file: Path) -> list[tuple[int, str]]:
+    """(relative level, module) of every import that runs when *file* is imported."""
+    found = []
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module] if node.module else [a.name for a in node.names]
+            found += [(node.level, name or "") for name in names]
+        elif isinstance(node, ast.Import):
+            found += [(0, alias.name) for alias in node.names]
+    return found
+
+
+@pytest.mark.parametrize("name", sorted(RANK))
+def test_imports_go_strictly_down(name: str) -> None:
+    """A module imports only from lower layers, so cycles cannot exist."""
+    for level, module in module_level_imports(PACKAGE / f"{name}.py"):
+        if level == 1 and (other := module.split(".")[0]) in RANK:
+            front_end = name in ("cli", "plugin") and RANK[other] < TORCH_LINE
+            assert front_end or RANK[other] < RANK[name], f"{name} imports {other}"
+
+
+def test_every_module_has_a_layer() -> None:
+    """A new module is given its place on purpose."""
+    modules = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+
+    assert modules == set(RANK)
+
+
+def test_above_the_line_nothing_heavy_is_imported() -> None:
+    """Modules above the torch line, methods and metrics name no heavy library at the top."""
+    files = [PACKAGE / f"{n}.py" for n, rank in RANK.items() if rank < TORCH_LINE]
+    files += [PACKAGE / "cli.py", PACKAGE / "plugin.py"]
+    files += [p for k in ("methods", "metrics") for p in (PACKAGE / k).glob("[!_]*.py")]
+    for file in files:
+        for level, module in module_level_imports(file):
+            assert level or module.split(".")[0] not in HEAVY, f"{file.name} imports {module}"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list"], ["check"]])
+def test_commands_that_measure_nothing_start_light(arguments: list[str]) -> None:
+    """Help, listing and checking import no torch, transformers, lm_eval, datasets or pandas."""
+    program = (
+        "import sys\nsys.argv = ['prunebench', *sys.argv[1:]]\n"
+        "from prunebench.cli import main\n"
+        "try:\n    main()\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        f"print('HEAVY', sorted(set({HEAVY!r}) & set(sys.modules)))"
+    )
+    root = PACKAGE.parent
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=root if (root / "cases").is_dir() else None,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "HEAVY []"

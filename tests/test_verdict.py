@@ -1,0 +1,217 @@
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from prunebench import DropBlocks, Measurement, Record, Step, Tolerance, verdict
+from prunebench.record import Environment
+from prunebench.session import exit_code
+from prunebench.stats import p_paired, p_unpaired
+from prunebench.verdict import Finding, Outcome, Verdict, compare, judge
+
+CPU = Environment("cpu", "3.11", "Linux", 2, {})
+
+
+def record(*measurements: Measurement, **changes: Any) -> Record:
+    fields: dict[str, Any] = {
+        "case_id": "a/b",
+        "asked": {"method": {"name": "sleb"}, "amount": {"blocks": 2}},
+        "plan": (DropBlocks((5, 3)),),
+        "trace": (
+            Step(0, {"3": 1.1, "5": 1.0}, "5", margin=0.1, noise=1e-6),
+            Step(1, {"3": 1.2, "4": 1.4}, "3", margin=0.2, noise=1e-6),
+        ),
+        "parameters": 80,
+        "dense_parameters": 100,
+        "measurements": measurements,
+        "cost": {},
+        "environment": CPU,
+        "model_hash": "x",
+        "created": "2026-11-22T00:00:00+00:00",
+    }
+    return Record(**{**fields, **changes})
+
+
+def accuracy(right: int, of: int = 100) -> Measurement:
+    samples = tuple(float(i < right) for i in range(of))
+    return Measurement("accuracy/t", right / of, "acc", "higher", samples, paired=True)
+
+
+def outcome(now: Measurement, was: Measurement, tolerance: Tolerance | None = None) -> str:
+    return str(judge(now, was, tolerance or Tolerance()).outcome)
+
+
+def test_sign_test_is_mcnemars_closed_form() -> None:
+    """n wrong-ways against m right-ways: the upper tail of Binomial(n + m, 1/2)."""
+    for ups, downs in ((1, 0), (5, 0), (9, 2), (3, 3)):
+        n = ups + downs
+        expected = sum(math.comb(n, k) for k in range(ups, n + 1)) / 2**n
+
+        assert p_paired([1.0] * ups + [-1.0] * downs + [0.0] * 7) == pytest.approx(expected)
+
+
+def test_no_difference_is_no_evidence() -> None:
+    """Identical answers have p = 1."""
+    assert p_paired([0.0] * 10) == 1.0
+
+
+def test_separated_timings_have_the_smallest_possible_p() -> None:
+    """Five rounds all slower than five: one of C(10, 5) orders."""
+    p = p_unpaired([2.0, 2.1, 2.2, 2.3, 2.4], [1.0, 1.1, 1.2, 1.3, 1.4])
+
+    assert p == pytest.approx(1 / math.comb(10, 5))
+
+
+def test_worse_needs_size_and_significance() -> None:
+    """A drop of 3 questions is beyond 1 point but may be chance; a drop of 10 is not."""
+    tolerance = Tolerance(abs=0.01)
+
+    assert outcome(accuracy(90), accuracy(90), tolerance) == "same"
+    assert outcome(accuracy(89), accuracy(90), tolerance) == "same"
+    assert outcome(accuracy(87), accuracy(90), tolerance) == "unsure"
+    assert outcome(accuracy(80), accuracy(90), tolerance) == "worse"
+    assert outcome(accuracy(95), accuracy(90), tolerance) == "better"
+
+
+def test_lower_is_better_turns_the_direction() -> None:
+    """Higher perplexity is worse, lower is better; the larger of abs and rel is allowed."""
+    losses = [1.0 + i / 100 for i in range(40)]
+
+    def ppl(shift: float) -> Measurement:
+        samples = tuple(loss + shift for loss in losses)
+        value = math.exp(sum(samples) / 40)
+        return Measurement("perplexity/t", value, "ppl", "lower", samples, paired=True)
+
+    assert outcome(ppl(0.02), ppl(0), Tolerance(rel=0.01)) == "worse"
+    assert outcome(ppl(0.02), ppl(0), Tolerance(rel=0.03)) == "same"
+    assert outcome(ppl(0.02), ppl(0), Tolerance(rel=0.01, abs=1)) == "same"
+    assert outcome(ppl(-0.02), ppl(0), Tolerance(rel=0.01)) == "better"
+
+
+def test_values_without_samples_are_judged_by_size() -> None:
+    """Where nothing was sampled, only the tolerance speaks."""
+    now, was = (Measurement("accuracy/mean", v, "acc", "higher") for v in (0.89, 0.9))
+
+    assert outcome(now, was, Tolerance(abs=0.005)) == "worse"
+    assert outcome(now, was, Tolerance(abs=0.02)) == "same"
+
+
+def test_there_is_no_slack_for_rounding() -> None:
+    """What is past the tolerance is past it, however little."""
+    now, was = (Measurement("x/y", v, "", "higher") for v in (0.9499, 1.0))
+
+    assert outcome(now, was, Tolerance(abs=0.05)) == "worse"
+    assert outcome(replace(now, value=0.9501), was, Tolerance(abs=0.05)) == "same"
+
+
+def test_what_is_not_finite_is_worse_even_without_a_baseline() -> None:
+    """A broken model fails on its first night."""
+    broken = Measurement("perplexity/t", None, "ppl", "lower")
+    first = compare(record(broken), None, lambda _: Tolerance())
+
+    assert outcome(broken, replace(broken, value=3.0)) == "worse"
+    assert (first.ok, first.outcome) == (False, "worse")
+
+
+def test_another_question_is_not_comparable_and_says_what_differs() -> None:
+    """The sentence names the key, both values, and nothing is judged."""
+    was = record(accuracy(90))
+    now = record(accuracy(10), asked={**was.asked, "amount": {"blocks": 3}})
+    result = compare(now, was, lambda _: Tolerance())
+
+    assert [f.outcome for f in result.findings] == ["not_comparable"]
+    assert "amount.blocks is 3, was 2" in result.findings[0].note
+    assert result.ok
+
+
+def test_a_changed_plan_is_a_finding_with_both_plans() -> None:
+    """Other blocks than accepted is a finding of its own, whatever the numbers say."""
+    now = record(
+        plan=(DropBlocks((4, 3)),),
+        trace=(
+            Step(0, {"4": 0.9, "5": 1.0}, "4", margin=0.1, noise=1e-6),
+            Step(1, {"3": 1.2, "5": 1.4}, "3", margin=0.2, noise=1e-6),
+        ),
+    )
+    result = compare(now, record(), lambda _: Tolerance(), (Outcome.CHANGED_PLAN,))
+
+    assert (result.outcome, result.ok) == ("changed_plan", False)
+    assert result.findings[0].note == "now drop_blocks 4 3, was drop_blocks 5 3"
+    assert compare(now, record(), lambda _: Tolerance()).ok
+
+
+def test_a_choice_within_the_noise_is_a_tie() -> None:
+    """Plans that part where neither run could tell the candidates apart are the same."""
+    mine = Step(0, {"4": 1.0, "5": 1.0 + 5e-7}, "4", margin=5e-7, noise=1e-6)
+    theirs = Step(0, {"4": 1.0 + 5e-7, "5": 1.0}, "5", margin=5e-7, noise=1e-6)
+    now = record(plan=(DropBlocks((4,)),), trace=(mine,))
+    was = record(plan=(DropBlocks((5,)),), trace=(theirs,))
+    sure = replace(was, trace=(replace(theirs, margin=1e-3, noise=1e-6),))
+
+    assert compare(now, was, lambda _: Tolerance()).outcome == "same"
+    assert compare(now, sure, lambda _: Tolerance()).outcome == "changed_plan"
+
+
+def test_gone_and_new_metrics_are_told() -> None:
+    """A metric that is no longer measured fails; a new one is only new."""
+    other = Measurement("accuracy/u", 0.5, "acc", "higher")
+    result = compare(record(other), record(accuracy(90)), lambda _: Tolerance())
+
+    assert {f.what: str(f.outcome) for f in result.findings} == {
+        "plan": "same",
+        "accuracy/u": "new",
+        "accuracy/t": "gone",
+    }
+    assert not result.ok
+
+
+def test_timings_are_judged_on_a_named_device_only() -> None:
+    """On cpu latency is reported and never fails; on a GPU of one name it is judged."""
+
+    def timed(milliseconds: float, device: str) -> Record:
+        samples = tuple(milliseconds + i / 100 for i in range(8))
+        measurement = Measurement("latency/decode", milliseconds, "ms", "lower", samples)
+        return record(measurement, environment=replace(CPU, device=device))
+
+    def judged(device: str) -> Verdict:
+        return compare(timed(9, device), timed(3, device), lambda _: Tolerance(rel=0.05))
+
+    assert judged("cpu").ok
+    assert [f.what for f in judged("cpu").findings] == ["plan"]
+    assert judged("nvidia-h200").outcome == "worse"
+
+
+def verdict_of(outcome: Outcome, *, ok: bool = True) -> Verdict:
+    return Verdict("a/b", ok, (Finding("x", outcome),))
+
+
+@pytest.mark.parametrize(
+    ("verdicts", "plain", "strict"),
+    [
+        ([verdict_of(Outcome.SAME)], 0, 0),
+        ([verdict_of(Outcome.WORSE, ok=False)], 1, 1),
+        ([Verdict("a/b", ok=False, error="boom")], 3, 3),
+        ([Verdict("a/b", ok=False, error="boom"), verdict_of(Outcome.WORSE, ok=False)], 1, 1),
+        ([verdict_of(Outcome.UNSURE)], 0, 4),
+        ([verdict_of(Outcome.NOT_COMPARABLE)], 0, 6),
+        ([verdict_of(Outcome.NEW)], 0, 6),
+        ([Verdict("a/b", ok=True, skipped="no GPU")], 0, 0),
+    ],
+)
+def test_exit_codes(verdicts: list[Verdict], plain: int, strict: int) -> None:
+    """The table of the contract, with and without --strict."""
+    assert exit_code(verdicts) == plain
+    assert exit_code(verdicts, strict=True) == strict
+
+
+def test_sparsity_is_the_fraction_of_parameters_that_is_gone() -> None:
+    """80 of 100 left is a sparsity of 0.2."""
+    assert record().sparsity == pytest.approx(0.2)
+
+
+def test_alpha_is_one_in_twenty() -> None:
+    """The documented error rate is the one in force."""
+    assert verdict.ALPHA == 0.05
