@@ -6,6 +6,7 @@ only below the folders that the ini key ``prunebench_cases`` names.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -137,6 +138,15 @@ class CaseFailedError(Exception):
         super().__init__("\n".join([*lines(result.verdict), again]))
 
 
+def _share_cores() -> None:
+    """Under xdist, give each worker its share of the threads: together they have one machine."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        import torch
+
+        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
+
+
 _SESSION = pytest.StashKey["Session"]()
 
 
@@ -158,4 +168,5 @@ def _session(item: CaseItem) -> Session:
             option("--prunebench-device"),
             fresh=option("--prunebench-fresh"),
         )
+        _share_cores()
     return stash[_SESSION]

@@ -76,6 +76,8 @@ class Session:
         self.progress = progress
         self._device = device
         self._worker: Worker | None = None
+        if device not in (None, "cpu"):
+            _ = self.worker.device  # a device that is not there is the whole run's failure
 
     @property
     def device(self) -> str:
@@ -86,6 +88,7 @@ class Session:
     def worker(self) -> Worker:
         """Made when first needed: with every answer stored, torch is never imported."""
         if self._worker is None:
+            _before_torch()
             from .runner import Worker
 
             upcoming = [c for c in self.cases if self.fresh or self._stored(c) is None]
@@ -138,7 +141,18 @@ class _SkippedError(Exception):
     """The machine lacks what a case needs."""
 
 
+def _before_torch() -> None:
+    """What has to be in the environment before torch starts its threads.
+
+    OpenMP threads that spin while they wait make a shared machine crawl: the dense smoke case took
+    95 s beside another busy process, and 12 s with threads that sleep.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
 def _default_device() -> str:
+    _before_torch()
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,6 +13,8 @@ import pytest
 pytest_plugins = ["pytester"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# One thread each: tests are many and small, and may run side by side.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "opt")
 

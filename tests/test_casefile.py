@@ -104,9 +104,7 @@ def test_a_parents_paths_stay_its_own(tmp_path: Path) -> None:
 def test_settings_override_any_key_and_mark_the_id(tmp_path: Path) -> None:
     """--set reaches nested keys, list items and matrix axes; the id says so."""
     path = write(tmp_path, GOOD + "matrix: {method: [{name: sleb}], sparsity: [0.2, 0.3]}\n")
-    (case,) = casefile.load(
-        [path], ["calibration.seed=4", "metrics.0.nsamples=3", "sparsity=0.25"]
-    )
+    (case,) = casefile.load([path], ["calibration.seed=4", "metrics.0.nsamples=3", "sparsity=0.25"])
 
     assert (case.calibration.seed, case.metrics[0].nsamples) == (4, 3)
     assert case.target.sparsity == 0.25

@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
+from test_verdict import CPU, accuracy, record
 
 from prunebench import Measurement, PrunebenchError
 from prunebench.baseline import Accepted, Baselines
 from prunebench.plan import DropBlocks, DropSublayers, Plan, Step
 from prunebench.store import Store
-from test_verdict import CPU, accuracy, record
 
 BECAUSE = Accepted(by="someone", when="2026-11-22T00:00:00+00:00", because="first")
 GPU = replace(CPU, device="nvidia-h200")

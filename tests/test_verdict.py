@@ -45,7 +45,7 @@ def outcome(now: Measurement, was: Measurement, tolerance: Tolerance | None = No
 
 
 def test_sign_test_is_mcnemars_closed_form() -> None:
-    """n wrong-ways against m right-ways: the upper tail of Binomial(n + m, 1/2)."""
+    """N wrong-ways against m right-ways: the upper tail of Binomial(n + m, 1/2)."""
     for ups, downs in ((1, 0), (5, 0), (9, 2), (3, 3)):
         n = ups + downs
         expected = sum(math.comb(n, k) for k in range(ups, n + 1)) / 2**n

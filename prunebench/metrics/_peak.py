@@ -14,7 +14,7 @@ def main() -> None:
     import torch
     from transformers import AutoModelForCausalLM
 
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    before = _resident("VmRSS")
     hf = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device).eval()
     ids = torch.zeros((1, int(tokens)), dtype=torch.long, device=device)
     with torch.no_grad():
@@ -22,8 +22,21 @@ def main() -> None:
     if device.startswith("cuda"):
         used = torch.cuda.max_memory_allocated(device)
     else:
-        used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+        used = _resident("VmHWM") - before
     Path(folder, "peak.json").write_text(json.dumps({"bytes": used}))
+
+
+def _resident(field: str) -> int:
+    """Resident bytes, now (VmRSS) or at most so far (VmHWM).
+
+    Linux's getrusage counts the parent's memory before exec too, so its own page is read there.
+    """
+    status = Path("/proc/self/status")
+    if status.is_file():
+        line = next(x for x in status.read_text().splitlines() if x.startswith(field))
+        return int(line.split()[1]) * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 if __name__ == "__main__":

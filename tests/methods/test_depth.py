@@ -44,9 +44,7 @@ def test_sleb_decides_as_the_released_code(run: str, oracle) -> None:
 
 def test_sleb_spends_half_the_released_codes_blocks(oracle) -> None:
     """Block-forwards are the formula's with prefix reuse, 1,960 against the official 3,200."""
-    plan = prunebench.choose(
-        oracle["lm"], "sleb", blocks=6, calibration=oracle["ids"]["calib"]
-    )
+    plan = prunebench.choose(oracle["lm"], "sleb", blocks=6, calibration=oracle["ids"]["calib"])
     spent = [step.block_forwards for step in plan.trace]
 
     assert spent == [8 * (n - 2) * (n + 1) // 2 for n in range(12, 6, -1)]
@@ -160,7 +158,7 @@ def test_one_shot_methods_run_on_every_family(method: str, family: str, tiny, id
 
 
 def test_taylor_is_weight_times_the_gradient_by_finite_differences(tiny, ids) -> None:
-    """d loss / d log-scale of one tensor, from central differences in float64, is sum w * grad."""
+    """D loss / d log-scale of one tensor, from central differences in float64, is sum w * grad."""
     lm = tiny("llama", blocks=3)
     lm.hf.double()
     from prunebench.methods.shortened_llama import _gradients

@@ -1,0 +1,73 @@
+"""Sessions for people and CI: `nox -l` lists them."""
+
+from __future__ import annotations
+
+import nox
+
+nox.options.sessions = ["lint", "types", "tests"]
+nox.options.default_venv_backend = "venv"
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+PYTHONS = nox.project.python_versions(PROJECT)
+DEV = PROJECT["project"]["optional-dependencies"]["dev"]
+PINNED = ("-c", "constraints.txt")
+
+
+def tools(*names: str) -> list[str]:
+    """The requirements of these tools, as pyproject.toml states them."""
+    return [need for need in DEV if need.split(">")[0] in names]
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and likely mistakes."""
+    session.install(*PINNED, *tools("ruff"))
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Strict types of the package."""
+    session.install(*PINNED, "-e", ".[dev]")
+    session.run("mypy")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """The test suite; arguments go to pytest."""
+    session.install(*PINNED, "-e", ".[test]")
+    session.run("pytest", "-n", "auto", *session.posargs)
+
+
+@nox.session
+def smoke(session: nox.Session) -> None:
+    """The main job, as pytest items."""
+    session.install(*PINNED, "-e", ".[test]")
+    session.run("pytest", "cases/smoke", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """How fast our own code is, as ratios within one run."""
+    session.install(*PINNED, "-e", ".[test]")
+    session.run("pytest", "bench", "--benchmark-enable", "--benchmark-only", *session.posargs)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """The built wheel runs the main job in an empty folder."""
+    session.install(*PINNED, "build", "hatchling")
+    folder = session.create_tmp()
+    session.run("python", "-m", "build", "--wheel", "--no-isolation", "--outdir", folder)
+    session.install(*PINNED, "--find-links", folder, "--no-index", "--no-deps", "prunebench")
+    session.install(*PINNED, "prunebench[test]")
+    session.chdir(folder)
+    session.run("prunebench", "run", "--store", "store")
+
+
+@nox.session
+def picture(session: nox.Session) -> None:
+    """Draw docs/run.svg from a real run of the main job."""
+    session.install(*PINNED, "-e", ".")
+    session.run("python", "docs/picture.py")

@@ -1,0 +1,176 @@
+"""Each metric against another way of getting the same number, on the shipped model."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from typing import Any
+
+import pytest
+import torch
+from conftest import FAMILIES
+
+import prunebench
+from prunebench import DropBlocks, Plan, PrunebenchError, apply, load_model, reference
+from prunebench.metrics.accuracy import Accuracy
+from prunebench.metrics.generation import Generation
+from prunebench.metrics.latency import Latency
+from prunebench.metrics.memory import Memory
+from prunebench.metrics.perplexity import Perplexity
+
+
+@pytest.fixture(scope="module")
+def lm() -> prunebench.CausalLM:
+    return load_model(reference.MODEL_ID, dtype="float32")
+
+
+def questions(task: str, count: int) -> list[dict[str, Any]]:
+    lines = (reference.TASKS / f"tinyworld_{task}.jsonl").read_text().splitlines()
+    return [json.loads(line) for line in lines[:count]]
+
+
+def one(measurements: Any) -> Any:
+    (measurement,) = measurements
+    return measurement
+
+
+def test_perplexity_equals_a_plain_float64_loop(lm) -> None:
+    """Windows without overlap over the joined text, each loss in float64, to 1e-6 relative."""
+    ids = lm.tokenizer("\n".join(reference.documents("test")), verbose=False)["input_ids"]
+    losses = []
+    for start in range(0, 5 * 64, 64):
+        window = torch.tensor([ids[start : start + 64]])
+        with torch.no_grad():
+            logs = lm.hf(window).logits[0].double().log_softmax(-1)
+        losses.append(-sum(logs[t, window[0, t + 1]].item() for t in range(63)) / 63)
+    measured = one(Perplexity(dataset="tinyworld", seqlen=64, nsamples=5).measure(lm, lm))
+
+    assert measured.metric == "perplexity/tinyworld"
+    assert measured.value == pytest.approx(math.exp(sum(losses) / 5), rel=1e-6)
+    assert measured.samples == pytest.approx(losses, rel=1e-6)
+    assert measured.paired
+
+
+def test_perplexity_of_a_broken_model_is_null_not_a_crash(lm) -> None:
+    """A loss that is not finite gives a measurement without a value."""
+    broken = lm.share()
+    with torch.no_grad():
+        weight = broken.blocks[0].mlp.down_proj.weight
+        broken.blocks[0].mlp.down_proj.weight = torch.nn.Parameter(weight * float("nan"))
+
+    measured = one(Perplexity(dataset="tinyworld", seqlen=64, nsamples=2).measure(broken, lm))
+    assert measured.value is None
+
+
+def test_accuracy_equals_choosing_by_logits(lm) -> None:
+    """lm-eval's answers are those of an argmax over the choices' log-likelihoods by hand."""
+    asked = questions("recall", 30)
+    right = []
+    for question in asked:
+        context = lm.tokenizer(question["prompt"])["input_ids"]
+        with torch.no_grad():
+            logs = lm.hf(torch.tensor([context])).logits[0, -1]
+        tokens = [lm.tokenizer(choice)["input_ids"][0] for choice in question["choices"]]
+        best = max(range(len(tokens)), key=lambda i: logs[tokens[i]].item())
+        right.append(float(best == question["gold"]))
+    measured = one(Accuracy(tasks=("tinyworld_recall",), limit=30).measure(lm, lm))
+
+    assert measured.samples == tuple(right)
+    assert measured.value == sum(right) / 30
+
+
+def test_the_mean_is_over_tasks(lm) -> None:
+    """With several tasks their plain mean comes last."""
+    tasks = ("tinyworld_facts", "tinyworld_recall")
+    *parts, mean = Accuracy(tasks=tasks, limit=10).measure(lm, lm)
+
+    assert [m.metric for m in parts] == ["accuracy/tinyworld_facts", "accuracy/tinyworld_recall"]
+    assert mean.metric == "accuracy/mean"
+    assert mean.value == pytest.approx(sum(m.value for m in parts) / 2)
+
+
+def test_generation_equals_greedy_decoding_by_hand(lm) -> None:
+    """Token by token without any cache, up to the stop: the same matches."""
+    stop = {lm.tokenizer.convert_tokens_to_ids(word) for word in (".", "\n")}
+    right = []
+    for question in questions("complete", 12):
+        ids = lm.tokenizer(question["prompt"])["input_ids"]
+        start = len(ids)
+        while len(ids) < start + 12:
+            with torch.no_grad():
+                ids = [*ids, int(lm.hf(torch.tensor([ids])).logits[0, -1].argmax())]
+            if ids[-1] in stop:
+                break
+        words = [i for i in ids[start:] if i not in stop]
+        right.append(float(lm.tokenizer.decode(words).strip() == question["answer"]))
+    measured = one(Generation(tasks=("tinyworld_complete",), limit=12).measure(lm, lm))
+
+    assert measured.samples == tuple(right)
+
+
+def test_unknown_tasks_and_metrics_are_named(lm) -> None:
+    """One line, with the nearest known task where the folder is small."""
+    with pytest.raises(PrunebenchError, match="did you mean 'tinyworld_recall'"):
+        folder = str(reference.TASKS)
+        list(Accuracy(tasks=("tinyworld_recal",), tasks_folder=folder).measure(lm, lm))
+    with pytest.raises(PrunebenchError, match="no metric 'f1'"):
+        tasks = ("tinyworld_complete",)
+        list(Generation(tasks=tasks, metric="f1", limit=1).measure(lm, lm))
+
+
+def test_few_shot_examples_go_before_the_question(lm) -> None:
+    """A local task takes num_fewshot through to lm-eval, or says that it cannot."""
+    plain = one(Accuracy(tasks=("tinyworld_facts",), limit=20).measure(lm, lm))
+    zero = Accuracy(tasks=("tinyworld_facts",), limit=20, num_fewshot=0)
+
+    assert one(zero.measure(lm, lm)).samples == plain.samples
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_memory_equals_arithmetic_on_the_config(family: str, tiny) -> None:
+    """Weights are 4 bytes a parameter; the cache is 2 x blocks x kv heads x head size x 4 bytes."""
+    pruned = apply(tiny(family), Plan((DropBlocks((1, 2)),)))
+    weights, cache = Memory().measure(pruned, pruned)
+    config = pruned.hf.config
+    heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+    assert weights.value == pytest.approx(pruned.num_parameters * 4 / 2**20)
+    assert cache.value == pytest.approx(2 * 4 * heads * size * 4 / 1024)
+
+
+def test_peak_memory_is_at_least_the_weights(lm) -> None:
+    """A fresh process that loads and runs the model holds no less than its weights."""
+    weights, _, peak = Memory(peak=True, tokens=16).measure(lm, lm)
+
+    assert weights.value < peak.value < weights.value + 1000
+
+
+def test_latency_keeps_every_sample_of_both_models(lm) -> None:
+    """A round gives one sample per phase; the speedup is dense over pruned."""
+    metric = Latency(prompt_tokens=8, new_tokens=2, rounds=4, warmup=0)
+    pruned = apply(lm.share(), Plan((DropBlocks(tuple(range(1, 11))),)))
+    by_name = {m.metric: m for m in metric.measure(pruned, lm)}
+
+    assert set(by_name) == {
+        "latency/prefill",
+        "latency/decode",
+        "latency/speedup-prefill",
+        "latency/speedup-decode",
+    }
+    assert all(len(m.samples) == 4 for m in by_name.values())
+    assert all(m.varies and not m.paired for m in by_name.values())
+    dense_only = [m.metric for m in metric.measure(lm, lm)]
+    assert dense_only == ["latency/prefill", "latency/decode"]
+
+
+def test_a_slower_model_shows_as_slower(lm) -> None:
+    """A sleep of 10 ms in every forward is 10 ms per token and a speedup below one."""
+    slow = lm.share()
+    slow.blocks[0].register_forward_pre_hook(lambda *_: time.sleep(0.01))
+    metric = Latency(prompt_tokens=8, new_tokens=2, rounds=5, warmup=1)
+    by_name = {m.metric: m for m in metric.measure(slow, lm)}
+
+    assert min(by_name["latency/decode"].samples) >= 0.01
+    assert by_name["latency/speedup-decode"].value < 1

@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SMALL_CASE
+
+
+@pytest.fixture
+def user(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
+    """A user's project: an ini file that names the cases folder, and one case file."""
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    pytester.makeini("[pytest]\nprunebench_cases = cases\naddopts = --strict-markers")
+    folder = pytester.path / "cases"
+    folder.mkdir()
+    folder.joinpath("small.yaml").write_text(SMALL_CASE)
+    return pytester
+
+
+def test_every_case_is_an_item(user: pytest.Pytester) -> None:
+    """Collected by name, selectable by -k."""
+    result = user.runpytest("cases", "--collect-only", "-q")
+    result.stdout.fnmatch_lines(["cases/small.yaml::sleb-windows-2blocks"])
+
+    assert user.runpytest("cases", "--collect-only", "-q", "-k", "random").ret == 5
+
+
+def test_a_case_passes_and_a_regression_fails_with_its_findings(user: pytest.Pytester) -> None:
+    """Accept, pass, then a baseline that was better: metric, both values, allowed, command."""
+    accept = ["--prunebench-accept", "--prunebench-because", "first"]
+    user.runpytest_subprocess("cases", *accept).assert_outcomes(passed=1)
+    user.runpytest_subprocess("cases").assert_outcomes(passed=1)
+
+    path = user.path / "baselines/quality/small/sleb-windows-2blocks.json"
+    import json
+
+    data = json.loads(path.read_text())
+    (ppl,) = [m for m in data["measurements"] if m["metric"] == "perplexity/tinyworld"]
+    ppl["value"] /= 2
+    path.write_text(json.dumps(data))
+    samples = path.with_name("sleb-windows-2blocks.samples.gz")
+    import base64
+    import gzip
+    from array import array
+
+    packed = json.loads(gzip.decompress(samples.read_bytes()))
+    losses = array("f", base64.b64decode(packed["perplexity/tinyworld"]["float32"]))
+    shifted = array("f", [loss - 0.69 for loss in losses])
+    packed["perplexity/tinyworld"]["float32"] = base64.b64encode(shifted.tobytes()).decode()
+    samples.write_bytes(gzip.compress(json.dumps(packed).encode()))
+    result = user.runpytest_subprocess("cases")
+
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        [
+            "*small/sleb-windows-2blocks: worse perplexity/tinyworld: *, was *, allowed *, p = *",
+            "*reproduce: prunebench run cases/small.yaml -k 'sleb-windows-2blocks'",
+        ]
+    )
+    assert "Traceback" not in result.stdout.str()
+
+
+def test_bad_case_files_are_collection_errors_in_one_line(user: pytest.Pytester) -> None:
+    """The place and the nearest word, no traceback."""
+    (user.path / "cases" / "bad.yaml").write_text("modle: 1\n")
+    result = user.runpytest("cases")
+
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(["*bad.yaml:1:1: unknown key 'modle'; did you mean 'model'?*"])
+    assert "Traceback" not in result.stdout.str()
+
+
+def test_only_the_named_folders_are_collected(user: pytest.Pytester) -> None:
+    """Another YAML file, such as a stranger's, is left alone."""
+    other = user.path / "elsewhere"
+    other.mkdir()
+    other.joinpath("small.yaml").write_text(SMALL_CASE)
+
+    assert user.runpytest("elsewhere", "--collect-only").ret == 5
+
+
+def test_an_unused_plugin_imports_nothing() -> None:
+    """Loaded into a pytest run without cases, it brings in none of the package's dependencies."""
+    program = (
+        "import sys, pytest\n"
+        "pytest.main(['--version'])\n"
+        "names = {'prunebench.plugin', 'prunebench.casefile', 'msgspec', 'yaml', 'torch', 'rich'}\n"
+        "print(sorted(names & set(sys.modules)))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path("/")
+    )
+
+    assert "torch" not in done.stdout
+    assert "prunebench.casefile" not in done.stdout
+
+
+def test_accepting_needs_a_reason(user: pytest.Pytester) -> None:
+    """As on the command line."""
+    result = user.runpytest_subprocess("cases", "--prunebench-accept")
+
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*--prunebench-accept needs --prunebench-because TEXT*"])
+
+
+def test_cases_share_the_store_under_xdist(user: pytest.Pytester) -> None:
+    """Two workers, four cases: each is run once and its record kept."""
+    case = user.path / "cases" / "small.yaml"
+    case.write_text(SMALL_CASE.replace("blocks: [2]", "blocks: [1, 2, 3, 4]"))
+    user.runpytest_subprocess("cases", "-n", "2").assert_outcomes(passed=4)
+    records = list((user.path / ".prunebench").rglob("*.json"))
+
+    assert len(records) == 4

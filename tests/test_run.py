@@ -1,0 +1,255 @@
+"""The whole loop through the command line, on the shipped model."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import read
+
+from prunebench import reference
+
+ACCEPT = ("--accept", "--because", "first run")
+
+
+def findings(result: Path) -> dict[str, str]:
+    (verdict,) = read(result)["verdicts"]
+    return {f["what"]: f["outcome"] for f in verdict["findings"]}
+
+
+def test_new_then_accepted_then_same(project: Path, cli) -> None:
+    """The first run is new, accepting writes files, the second run is the same and exits 0."""
+    code, out, _ = cli("run", "cases", "--json", "a.json", "-q")
+    assert code == 0
+    assert "1 case: 1 new" in out
+    assert set(findings(project / "a.json").values()) == {"new"}
+    assert cli("run", "cases", "--strict", "-q")[0] == 6
+
+    code, out, _ = cli("run", "cases", *ACCEPT, "-q")
+    assert code == 0
+    assert "accepted baselines/quality/small/sleb-windows-2blocks.json" in out
+    code, out, _ = cli("run", "cases", "--fresh", "--strict", "--json", "b.json", "-q")
+
+    assert code == 0
+    assert set(findings(project / "b.json").values()) == {"same"}
+    baseline = read(project / "baselines/quality/small/sleb-windows-2blocks.json")
+    assert baseline["accepted"]["because"] == "first run"
+
+
+def test_repeating_gives_the_same_numbers_bit_for_bit(project: Path, cli) -> None:
+    """Everything but the varying metrics is equal in two fresh runs."""
+    runs = []
+    for name in ("a.json", "b.json"):
+        cli("run", "cases", "--fresh", "--json", name, "-q")
+        (record,) = read(project / name)["records"]
+        runs.append((record["plan"], record["trace"], record["measurements"]))
+
+    assert runs[0] == runs[1]
+
+
+def test_a_stored_answer_is_reused_until_something_changes(project: Path, cli) -> None:
+    """The second run reuses; --fresh, a changed case and --limit do not."""
+    cli("run", "cases", "-q")
+
+    assert "1 reused" in cli("run", "cases", "-q")[1]
+    assert "reused" not in cli("run", "cases", "--fresh", "-q")[1]
+    assert "reused" not in cli("run", "cases", "--limit", "5", "-q")[1]
+    assert "reused" not in cli("run", "cases", "--set", "blocks=1", "-q")[1]
+
+
+def test_a_broken_method_fails_the_run(project: Path, cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worst block instead of the best: exit 1, the plan and the perplexity are named."""
+    cli("run", "cases", *ACCEPT, "-q")
+    from prunebench.methods import _choosing
+
+    def highest(scores):
+        return max(scores, key=scores.__getitem__), 0.1
+
+    monkeypatch.setattr(_choosing, "lowest", highest)
+    code, out, _ = cli("run", "cases", "--fresh", "--json", "b.json", "-q")
+    found = findings(project / "b.json")
+
+    assert code == 1
+    assert found["plan"] == "changed_plan"
+    assert found["perplexity/tinyworld"] == "worse"
+    assert "small/sleb-windows-2blocks: worse perplexity/tinyworld: " in out
+    assert "run it again: prunebench run cases/small.yaml -k 'sleb-windows-2blocks'" in out
+
+
+def test_a_broken_model_fails_the_run(project: Path, cli) -> None:
+    """Noise in one block of the checkpoint, same name: the store misses, exit 1, scores named."""
+    shutil.copytree(reference.MODEL, project / "model")
+    case = project / "cases" / "small.yaml"
+    text = case.read_text().replace("id: prunebench/reference", "id: ../model")
+    case.write_text(text.replace("[{name: sleb, calibration_unit: windows}]", "[{name: random}]"))
+    cli("run", "cases", *ACCEPT, "-q")
+    from safetensors.torch import load_file, save_file
+
+    file = project / "model" / "model.safetensors"
+    weights = load_file(file)
+    noise = torch.Generator().manual_seed(0)
+    name = "model.layers.11.mlp.down_proj.weight"
+    scale = weights[name].float().std()
+    weights[name] += (torch.randn(weights[name].shape, generator=noise) * scale).half()
+    save_file(weights, file, metadata={"format": "pt"})
+    code, out, _ = cli("run", "cases", "--json", "b.json", "-q")
+    found = findings(project / "b.json")
+
+    assert code == 1
+    assert found["plan"] == "same"
+    assert found["perplexity/tinyworld"] == "worse"
+    assert "reused" not in out
+
+
+def test_a_crash_is_its_own_cases_and_the_rest_goes_on(project: Path, cli) -> None:
+    """One case asks too much: exit 3, one line, the other case is run and saved."""
+    case = project / "cases" / "small.yaml"
+    case.write_text(case.read_text().replace("blocks: [2]", "blocks: [11, 2]"))
+    code, out, _ = cli("run", "cases", "--json", "a.json", "-q")
+    data = read(project / "a.json")
+
+    assert code == 3
+    assert [v["ok"] for v in data["verdicts"]] == [False, True]
+    assert "11 of 12 blocks are to go, but at most 10 may" in data["verdicts"][0]["error"]
+    assert "Traceback" not in out
+    assert len(data["records"]) == 1
+
+
+def test_bugs_in_a_plugin_are_told_in_one_line(
+    project: Path, cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An exception nobody foresaw names its type and place, without a traceback."""
+    from prunebench.methods import _choosing
+
+    monkeypatch.setattr(_choosing, "lowest", lambda scores: 1 / 0)
+    code, out, err = cli("run", "cases", "-q")
+
+    assert code == 3
+    assert "ZeroDivisionError" in out
+    assert "Traceback" not in out + err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["run", "nowhere"], 2, "nowhere: no such case file or folder"),
+        (["run", "cases", "-k", "nothing"], 5, "none match -k 'nothing'"),
+        (["run", "cases", "-k", "a and"], 2, "expected a word"),
+        (["run", "cases", "--accept"], 2, "--accept needs --because"),
+        (["run", "cases", *ACCEPT, "--limit", "3"], 2, "exclude each other"),
+        (["run", "cases", "--set", "blocks"], 2, "expected KEY=VALUE"),
+        (["run", "cases", "--set", "blocks=0"], 2, "--set blocks=0: found 0"),
+        (["run", "cases", "--set", "metods.name=x"], 2, "--set metods.name=x: unknown key"),
+        (["run", "cases", "--fail-on", "worst"], 2, "unknown outcome 'worst'"),
+        (["run", "cases", "--device", "abacus"], 2, "--device abacus"),
+        (["run", "cases", "--speed"], 2, "--speed"),
+        (["show", "nothing"], 2, "no record of 'nothing'"),
+        (["accept", "cases"], 2, "accept needs --because"),
+        (["frobnicate"], 2, "frobnicate"),
+    ],
+)
+def test_bad_arguments_are_plain_lines(
+    arguments: list[str], code: int, says: str, project: Path, cli
+) -> None:
+    """One line on standard error, no box, no traceback, the exit code of the contract."""
+    got, out, err = cli(*arguments)
+
+    assert got == code
+    assert says in err
+    assert "Traceback" not in err
+    assert not set("╭│╰") & set(out + err)
+
+
+def test_dry_run_and_list_run_nothing(project: Path, cli) -> None:
+    """Ids are printed, no results folder appears."""
+    for arguments in (["run", "cases", "--dry-run"], ["list", "cases"]):
+        code, out, _ = cli(*arguments)
+
+        assert (code, out) == (0, "small/sleb-windows-2blocks\n")
+    assert not (project / ".prunebench").exists()
+    assert '"id": "small/sleb-windows-2blocks"' in cli("list", "cases", "--json")[1]
+
+
+def test_check_counts_and_complains(project: Path, cli) -> None:
+    """Good files are counted; a bad one is a line with its place and exit 2."""
+    assert cli("check", "cases") == (0, "1 cases in 1 files: ok\n", "")
+    (project / "cases" / "bad.yaml").write_text("modle: 1\n")
+    code, out, err = cli("check", "cases")
+
+    assert (code, out) == (2, "")
+    assert err.startswith("cases/bad.yaml:1:1: unknown key 'modle'; did you mean 'model'?")
+
+
+def test_show_tells_a_record_beside_its_baseline(project: Path, cli) -> None:
+    """By the end of its id; every measurement with its baseline and outcome."""
+    cli("run", "cases", *ACCEPT, "-q")
+    code, out, _ = cli("show", "sleb-windows-2blocks")
+
+    assert code == 0
+    assert "drop_blocks" in out
+    assert "perplexity/tinyworld" in out
+    assert '"record"' in cli("show", "2blocks", "--json")[1]
+
+
+def test_accept_takes_stored_records(project: Path, cli) -> None:
+    """A later accept needs no new run; a case that changed since is refused."""
+    cli("run", "cases", "-q")
+    code, out, _ = cli("accept", "cases", "--because", "looked at it")
+    assert (code, "accepted baselines/quality" in out) == (0, True)
+
+    case = project / "cases" / "small.yaml"
+    case.write_text(case.read_text().replace("limit: 40", "limit: 30"))
+    code, _, err = cli("accept", "cases", "--because", "again")
+    assert code == 3
+    assert "older version of the case" in err
+
+
+def test_fail_on_chooses_what_fails(project: Path, cli) -> None:
+    """The same new records pass by default and fail on request."""
+    cli("run", "cases", "-q")
+
+    assert cli("run", "cases", "-q")[0] == 0
+    assert cli("run", "cases", "-q", "--fail-on", "new")[0] == 1
+
+
+def test_a_damaged_baseline_is_not_comparable(project: Path, cli) -> None:
+    """The run goes on and says which file is damaged."""
+    cli("run", "cases", *ACCEPT, "-q")
+    path = project / "baselines/quality/small/sleb-windows-2blocks.json"
+    path.write_bytes(path.read_bytes()[:100])
+    code, out, _ = cli("run", "cases", "-q")
+
+    assert code == 0
+    assert "not_comparable baseline: " in out
+    assert cli("run", "cases", "-q", "--strict")[0] == 6
+
+
+def test_an_interrupt_saves_what_there_is_and_says_how_to_go_on(project: Path) -> None:
+    """Ctrl-C after the first case: exit 130, its record kept, the JSON written, then resumed."""
+    case = project / "cases" / "small.yaml"
+    case.write_text(case.read_text().replace("blocks: [2]", "blocks: [2, 3, 4, 5, 6, 7, 8]"))
+    program = [sys.executable, "-m", "prunebench", "run", "cases", "--json", "a.json"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen(
+        program, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    )
+    deadline = time.monotonic() + 120
+    while not list(Path(".prunebench").rglob("*.json")) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    run.send_signal(signal.SIGINT)
+    out, err = run.communicate(timeout=60)
+
+    assert run.returncode == 130, err
+    assert "run the same command to go on" in err
+    done = len(read(project / "a.json")["records"])
+    assert 1 <= done < 7
+    again = subprocess.run(program, capture_output=True, text=True, check=False, env=environment)
+    assert again.returncode == 0
+    assert f"({done} reused" in again.stdout
