@@ -79,9 +79,8 @@ def _check(data: object, kind: inspect.Type, where: Where) -> Iterator[Problem]:
         yield from _number(data, kind, where)
     elif not isinstance(kind, inspect.AnyType) and not _is(data, kind):
         yield where, _expected(kind, data)
-    elif isinstance(kind, inspect.StrType) and kind.pattern:
-        if not re.search(kind.pattern, str(data)):
-            yield where, f"found {found(data)}, expected text of the form {kind.pattern}"
+    elif isinstance(kind, inspect.StrType) and not re.search(kind.pattern or "", str(data)):
+        yield where, f"found {found(data)}, expected text of the form {kind.pattern}"
 
 
 def _union(data: object, kind: inspect.UnionType, where: Where) -> Iterator[Problem]:

@@ -128,7 +128,7 @@ def test_bugs_in_a_plugin_are_told_in_one_line(
     """An exception nobody foresaw names its type and place, without a traceback."""
     from prunebench.methods import _choosing
 
-    monkeypatch.setattr(_choosing, "lowest", lambda scores: 1 / 0)
+    monkeypatch.setattr(_choosing, "lowest", lambda _: 1 / 0)
     code, out, err = cli("run", "cases", "-q")
 
     assert code == 3
@@ -244,7 +244,7 @@ def test_an_interrupt_saves_what_there_is_and_says_how_to_go_on(project: Path) -
     while not list(Path(".prunebench").rglob("*.json")) and time.monotonic() < deadline:
         time.sleep(0.02)
     run.send_signal(signal.SIGINT)
-    out, err = run.communicate(timeout=60)
+    _, err = run.communicate(timeout=60)
 
     assert run.returncode == 130, err
     assert "run the same command to go on" in err

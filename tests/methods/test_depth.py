@@ -1,4 +1,4 @@
-"""SLEB and Shortened LLaMA against the authors' own outputs and against plain re-implementations."""
+"""SLEB and Shortened LLaMA against the authors' outputs and against plain re-implementations."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_shortened_llama_scores_equal_the_released_code(criterion: str, oracle) 
 
     mine = [plan.trace[0].scores[str(block)] for block in range(12)]
     assert mine == pytest.approx(theirs["block_scores"], rel=tolerance)
-    assert list(plan.edits[0].blocks) == [b for b in theirs["order"]][:11]
+    assert list(plan.edits[0].blocks) == theirs["order"][:11]
 
 
 def test_shortened_llama_perplexities_equal_the_released_code(oracle) -> None:

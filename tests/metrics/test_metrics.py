@@ -111,12 +111,12 @@ def test_generation_equals_greedy_decoding_by_hand(lm) -> None:
 
 def test_unknown_tasks_and_metrics_are_named(lm) -> None:
     """One line, with the nearest known task where the folder is small."""
+    misspelt = Accuracy(tasks=("tinyworld_recal",), tasks_folder=str(reference.TASKS))
     with pytest.raises(PrunebenchError, match="did you mean 'tinyworld_recall'"):
-        folder = str(reference.TASKS)
-        list(Accuracy(tasks=("tinyworld_recal",), tasks_folder=folder).measure(lm, lm))
+        list(misspelt.measure(lm, lm))
+    other = Generation(tasks=("tinyworld_complete",), metric="f1", limit=1)
     with pytest.raises(PrunebenchError, match="no metric 'f1'"):
-        tasks = ("tinyworld_complete",)
-        list(Generation(tasks=tasks, metric="f1", limit=1).measure(lm, lm))
+        list(other.measure(lm, lm))
 
 
 def test_few_shot_examples_go_before_the_question(lm) -> None:
