@@ -6,6 +6,8 @@ import itertools
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from functools import reduce
+from operator import or_
 from pathlib import Path
 from typing import Any, cast
 
@@ -97,6 +99,21 @@ def case_prefix(path: Path) -> str:
         if folder.name == "cases":
             return "/".join(slug(p) for p in absolute.relative_to(folder).with_suffix("").parts)
     return slug(absolute.stem)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a case file with the built-in methods and metrics, for editors."""
+    methods = reduce(or_, map(registry.method, registry.files("methods")))
+    metrics = reduce(or_, map(registry.metric, registry.files("metrics")))
+    (top, method, metric), parts = msgspec.json.schema_components(
+        [CaseFile, methods, metrics], ref_template="#/$defs/{name}"
+    )
+    keys = parts[top["$ref"].rpartition("/")[2]]["properties"]
+    keys["method"] = method
+    keys["metrics"] = {"type": "array", "items": metric, "minItems": 1}
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    whole = {"$schema": draft, "title": "prunebench case file", **top, "$defs": parts}
+    return cast("dict[str, Any]", json.loads(msgspec.json.encode(whole)))
 
 
 def default_tolerance(metric: str) -> Tolerance:

@@ -140,8 +140,17 @@ def list_cases(
 
 
 @app.command()
-def check(paths: Paths = None, as_json: AsJson = False) -> None:
+def check(
+    paths: Paths = None,
+    as_json: AsJson = False,
+    schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of case files instead.")
+    ] = False,
+) -> None:
     """Check case files: every problem at once, as file:line:column."""
+    if schema:
+        _print_json(casefile.json_schema())
+        return
     files = casefile.find(_paths(paths))
     cases = casefile.load(files)
     if as_json:

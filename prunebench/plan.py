@@ -35,14 +35,15 @@ AnyEdit = DropBlocks | DropSublayers
 class Step(Struct, frozen=True, omit_defaults=True):
     """How one choice was made.
 
-    *scores* are per candidate in the method's own unit, keyed ``"3"`` or ``"3.attn"``. *margin* is
+    *scores* are per candidate in the method's own unit, keyed ``"3"`` or ``"3.attn"``; None is a
+    score that is not finite. *margin* is
     the distance to the runner-up and *noise* the reproducibility of such a score on this machine,
     both in that unit: the choice is determined only where the margin exceeds the noise.
     *block_forwards* counts one block on one window.
     """
 
     step: int
-    scores: dict[str, float]
+    scores: dict[str, float | None]
     chosen: str
     margin: float | None = None
     noise: float = 0.0

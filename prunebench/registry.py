@@ -28,11 +28,11 @@ def metric(name: str) -> type[Metric]:
 def names(kind: str) -> list[str]:
     """All known names of a kind: ``methods`` or ``metrics``."""
     base: type[Method] | type[Metric] = Method if kind == "methods" else Metric
-    return sorted({*_files(kind), *_entry_points(kind), *(tag(c) for c in _subclasses(base))})
+    return sorted({*files(kind), *_entry_points(kind), *(tag(c) for c in _subclasses(base))})
 
 
 def _find(base: Plugin, kind: str, name: str) -> Plugin:
-    if name in _files(kind):
+    if name in files(kind):
         import_module(f".{kind}.{name}", __package__)
     elif name in _entry_points(kind):
         _entry_points(kind)[name].load()
@@ -43,9 +43,10 @@ def _find(base: Plugin, kind: str, name: str) -> Plugin:
 
 
 @cache
-def _files(kind: str) -> frozenset[str]:
+def files(kind: str) -> tuple[str, ...]:
+    """The names that come with the package."""
     folder = Path(__file__).parent / kind
-    return frozenset(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
+    return tuple(sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_")))
 
 
 @cache

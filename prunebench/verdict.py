@@ -178,11 +178,11 @@ def _is_tie(now: Record, was: Record) -> bool:
 
 def _close(mine: Step, theirs: Step) -> bool:
     """Whether each run scored the other's choice within its noise of its own."""
-    return all(
-        other in step.scores
-        and abs(step.scores[other] - step.scores[step.chosen]) <= max(step.noise, 0.0)
-        for step, other in ((mine, theirs.chosen), (theirs, mine.chosen))
-    )
+    for step, other in ((mine, theirs.chosen), (theirs, mine.chosen)):
+        chosen, runner_up = step.scores.get(step.chosen), step.scores.get(other)
+        if chosen is None or runner_up is None or abs(runner_up - chosen) > step.noise:
+            return False
+    return True
 
 
 def _differences(now: Any, was: Any, path: str = "") -> Iterator[str]:

@@ -100,7 +100,7 @@ def ids() -> Any:
 def cli(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[int, str, str]]:
-    """Calls the console entry point in this process: ``code, out, err = cli("run", ...)``."""
+    """The console entry point in this process; a call gives exit code, output and errors."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
         from prunebench.cli import main

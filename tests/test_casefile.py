@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
+import jsonschema
 import pytest
+import yaml
 
 from prunebench import CaseError, casefile
 
@@ -268,3 +271,19 @@ def test_every_case_in_the_repository_loads() -> None:
 
     assert files
     assert casefile.load([root])
+
+
+def test_the_shipped_json_schema_is_the_current_one() -> None:
+    """prunebench/case.schema.json is what `prunebench check --schema` prints."""
+    shipped = Path(casefile.__file__).with_name("case.schema.json")
+
+    assert json.loads(shipped.read_text()) == casefile.json_schema()
+
+
+def test_the_json_schema_takes_good_files_and_refuses_bad_keys() -> None:
+    """Another library's validator agrees on the shipped cases and on a misspelt key."""
+    validator = jsonschema.Draft202012Validator(casefile.json_schema())
+    for path in casefile.PROTOCOLS.glob("*.yaml"):
+        assert list(validator.iter_errors(yaml.safe_load(path.read_text()))) == []
+    assert list(validator.iter_errors({"modle": 1}))
+    assert list(validator.iter_errors({"method": {"name": "sleb", "keep_frist": 1}}))

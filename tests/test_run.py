@@ -122,6 +122,18 @@ def test_a_crash_is_its_own_cases_and_the_rest_goes_on(project: Path, cli) -> No
     assert len(data["records"]) == 1
 
 
+def test_a_case_that_needs_more_than_the_machine_has_is_skipped(project: Path, cli) -> None:
+    """No GPU here: the reason is told and nothing fails."""
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    case = project / "cases" / "small.yaml"
+    case.write_text(case.read_text() + "needs: {gpu_memory: 80GiB}\n")
+    code, out, _ = cli("run", "cases", "-q")
+
+    assert code == 0
+    assert "skipped: needs 80GiB of GPU memory, this is cpu" in out
+
+
 def test_bugs_in_a_plugin_are_told_in_one_line(
     project: Path, cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:

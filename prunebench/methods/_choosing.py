@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from ..errors import PrunebenchError
 from ..models import CausalLM
+from ..plan import Step
 
 
 def lowest(scores: Mapping[int, float]) -> tuple[int, float | None]:
@@ -22,6 +23,20 @@ def lowest(scores: Mapping[int, float]) -> tuple[int, float | None]:
         raise PrunebenchError("no candidate has a finite score; is the model sound in this dtype?")
     margin = finite[1][0] - finite[0][0] if len(finite) > 1 else None
     return finite[0][1], margin
+
+
+def choice(
+    step: int, scores: Mapping[int, float], noise: float, block_forwards: int
+) -> tuple[int, Step]:
+    """Pick the lowest score, and record how it was picked."""
+    chosen, margin = lowest(scores)
+    kept = {str(block): finite(score) for block, score in scores.items()}
+    return chosen, Step(step, kept, str(chosen), margin, noise, block_forwards)
+
+
+def finite(score: float) -> float | None:
+    """*score*, or None where JSON has no word for it."""
+    return score if math.isfinite(score) else None
 
 
 def removable(lm: CausalLM, count: int, keep_first: int, keep_last: int) -> range:

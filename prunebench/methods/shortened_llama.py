@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
+from msgspec.structs import replace
 
 from ..api import Method, Target
 from ..plan import DropBlocks, Plan, Step
@@ -37,7 +38,7 @@ class ShortenedLlama(Method, frozen=True, tag="shortened_llama"):
 
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
         """Score every block of the dense model, then take the lowest that may go."""
-        from ._choosing import lowest, removable
+        from ._choosing import choice, finite, removable
 
         count = target.block_count(lm)
         candidates = removable(lm, count, self.keep_first, self.keep_last)
@@ -45,22 +46,16 @@ class ShortenedLlama(Method, frozen=True, tag="shortened_llama"):
             return Plan()
         scores, noise, forwards = self.scores(lm, calibration)
         left = {block: scores[block] for block in candidates}
+        removed: list[int] = []
         trace: list[Step] = []
         for step in range(count):
-            chosen, margin = lowest(left)
-            trace.append(
-                Step(
-                    step=step,
-                    scores={str(b): s for b, s in (left if step else scores).items()},
-                    chosen=str(chosen),
-                    margin=margin,
-                    noise=noise,
-                    block_forwards=0 if step else forwards,
-                )
-            )
+            chosen, made = choice(step, left, noise, 0 if step else forwards)
+            removed.append(chosen)
+            trace.append(made)
             del left[chosen]
-        removed = tuple(int(step.chosen) for step in trace)
-        return Plan((DropBlocks(removed),), tuple(trace))
+        # The first step tells the scores of the protected blocks too.
+        trace[0] = replace(trace[0], scores={str(b): finite(s) for b, s in scores.items()})
+        return Plan((DropBlocks(tuple(removed)),), tuple(trace))
 
     def scores(self, lm: CausalLM, calibration: Calibration) -> tuple[dict[int, float], float, int]:
         """Importance of every block, the noise of such a score, and the block-forwards spent."""

@@ -33,7 +33,7 @@ class Sleb(Method, frozen=True, tag="sleb"):
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
         """Search greedily, one removal after the other."""
         from ..stream import Stream
-        from ._choosing import lowest, removable
+        from ._choosing import choice, removable
 
         count = target.block_count(lm)
         candidates = list(removable(lm, count, self.keep_first, self.keep_last))
@@ -47,17 +47,8 @@ class Sleb(Method, frozen=True, tag="sleb"):
         for step in range(count):
             before = stream.forwards
             scores = stream.without_each(alive, candidates)
-            chosen, margin = lowest(scores)
-            trace.append(
-                Step(
-                    step=step,
-                    scores={str(block): score for block, score in scores.items()},
-                    chosen=str(chosen),
-                    margin=margin,
-                    noise=noise,
-                    block_forwards=stream.forwards - before,
-                )
-            )
+            chosen, made = choice(step, scores, noise, stream.forwards - before)
+            trace.append(made)
             removed.append(chosen)
             alive.remove(chosen)
             candidates.remove(chosen)
