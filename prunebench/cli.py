@@ -60,6 +60,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Because = Annotated[str, typer.Option(metavar="TEXT", help="Why the new values are right.")]
 
 DEFAULT_STORE = Path(".prunebench")
+OWN_BASELINES = Path("baselines")
 
 
 @app.command()
@@ -122,7 +123,8 @@ def run(  # one parameter per option of the contract
         _say(f"interrupted with {left} of {len(cases)} cases left; run the same command to go on")
         raise typer.Exit(INTERRUPTED)
     if accept:
-        _accept([r for r in results if r.record], roots, because)
+        own = Baselines(baselines or OWN_BASELINES)
+        _accept([r for r in results if r.record], own, because)
         crashed = any(r.verdict.error for r in results)
         raise typer.Exit(CRASHED if crashed else OK)
     raise typer.Exit(exit_code([r.verdict for r in results], strict=strict))
@@ -183,7 +185,7 @@ def accept(
             _say(f"{case.id}: the stored record answers an older version of the case; run it again")
         else:
             results.append(Result(case, session.judge(case, record), record, cached=True))
-    _accept(results, roots, because)
+    _accept(results, Baselines(baselines or OWN_BASELINES), because)
     raise typer.Exit(OK if len(results) == len(cases) else CRASHED)
 
 
@@ -264,7 +266,7 @@ def _all_cases() -> list[Path]:
 
 def default_baselines() -> Path:
     """``baselines/`` here, or the shipped ones where the shipped cases are used."""
-    own = Path("baselines")
+    own = OWN_BASELINES
     return own if own.is_dir() or Path("cases").is_dir() else _shipped("baselines")
 
 
