@@ -6,7 +6,7 @@ import hashlib
 import inspect
 import json
 import sys
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -24,8 +24,7 @@ def key(case: Case, device: str) -> str | None:
     """The content hash of a case's answer, or None where the model is not at hand yet.
 
     Covers weights, tokenizer, calibration and evaluation text, task files, protocol, options, our
-    own code, library versions, device and thread count is left out: results are compared across
-    machines by baselines, not by the cache.
+    own code, plug-ins' code, library versions and the device.
     """
     weights = model_hash(case.model)
     if weights is None:
@@ -85,11 +84,18 @@ def _file_hash(file: Path) -> str:
     # The hub cache links a snapshot's file to a blob that is named by the hash of its content.
     if file.is_symlink() and file.resolve().parent.name == "blobs":
         return file.resolve().name
+    stat = file.stat()
+    return _content_hash(file, stat.st_size, stat.st_mtime_ns)
+
+
+@lru_cache(maxsize=4096)
+def _content_hash(file: Path, size: int, modified: int) -> str:
+    # Size and time are only what makes this process read a file again.
+    del size, modified
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-@cache
 def _folder_hash(folder: str) -> str:
     digest = hashlib.sha256()
     for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):

@@ -18,7 +18,6 @@ JOINS = {"tinyworld": "\n", "wikitext2": "\n\n"}
 SPLITS = {"calibration": "calibration", "evaluation": "test"}
 
 
-@cache
 def documents(dataset: str, purpose: str) -> tuple[str, ...]:
     """The documents of a text.
 
@@ -58,10 +57,7 @@ def fingerprint(dataset: str) -> str:
     """What the cache knows a text by: a file's content, or a name whose content is fixed."""
     if dataset.startswith(("/", ".")) and Path(dataset).is_file():
         return hashlib.sha256(Path(dataset).read_bytes()).hexdigest()
-    if dataset == "tinyworld":
-        texts = (text for split in SPLITS.values() for text in reference.documents(split))
-        return hashlib.sha256("\n".join(texts).encode()).hexdigest()
-    return dataset
+    return _tinyworld_hash() if dataset == "tinyworld" else dataset
 
 
 def _file(path: Path) -> list[str]:
@@ -82,6 +78,13 @@ def _file(path: Path) -> list[str]:
     return texts
 
 
+@cache
+def _tinyworld_hash() -> str:
+    texts = (text for split in SPLITS.values() for text in reference.documents(split))
+    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
+
+
+@cache
 def _tinyworld(purpose: str) -> list[str]:
     return reference.documents(SPLITS[purpose])
 
