@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
 
-from .api import Count, Fraction, Method, Metric, Target, tag
+from .api import Count, Method, Metric, Target, tag
 from .record import Tolerance
 from .schema import found
 from .verdict import Outcome
@@ -42,29 +43,6 @@ class Needs(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True)
 
     device: Literal["cpu", "cuda"] | None = None
     gpu_memory: Annotated[str, Meta(pattern=r"^\d+(\.\d+)? ?(GiB|GB)$")] | None = None
-
-
-class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
-    """The keys of a case file. Only ``model``, ``method`` and ``metrics`` must end up given."""
-
-    protocol: str | None = None
-    extends: str | None = None
-    defaults: dict[str, Any] | None = None
-    model: ModelSpec | None = None
-    method: dict[str, Any] | None = None
-    sparsity: Fraction | None = None
-    blocks: Count | None = None
-    sublayers: Count | None = None
-    slicing: Fraction | None = None
-    calibration: CalibrationSpec | None = None
-    metrics: list[dict[str, Any]] | None = None
-    tolerance: dict[str, Tolerance] | None = None
-    fail_on: list[Outcome] | None = None
-    marks: list[Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*$")]] | None = None
-    needs: Needs | None = None
-    matrix: dict[str, list[Any]] | None = None
-    include: list[dict[str, Any]] | None = None
-    exclude: list[dict[str, Any]] | None = None
 
 
 class Case(Struct, frozen=True):
@@ -168,3 +146,12 @@ def axis_label(key: str, value: object) -> str:
 def slug(text: str) -> str:
     """*text* reduced to what may stand in one part of a file name, on any system."""
     return re.sub(r"[^A-Za-z0-9._=+-]+", "-", text).strip("-.") or "x"
+
+
+#: Told what is being done: the case, and the step in words.
+Progress = Callable[[Case, str], None]
+
+
+def silent(case: Case, step: str) -> None:
+    """No progress display."""
+    del case, step

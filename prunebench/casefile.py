@@ -4,23 +4,18 @@ from __future__ import annotations
 
 import itertools
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import reduce
-from operator import or_
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-import yaml
 
-from . import registry, schema, texts
+from . import registry, texts
 from .api import Method, Metric, Target
 from .case import (
     AMOUNTS,
     CalibrationSpec,
     Case,
-    CaseFile,
     ModelSpec,
     Needs,
     axis_label,
@@ -29,19 +24,15 @@ from .case import (
     slug,
 )
 from .errors import CaseError, PrunebenchError, did_you_mean
+from .grammar import SHAPING, Data, check_keys
+from .layers import is_path, matches, merge, override, rebased, resolved, texts_in, with_setting
 from .record import Tolerance
-from .schema import found
 from .source import Source, Where
 from .verdict import FAILING, Outcome
 
 PROTOCOLS = Path(__file__).parent / "protocols"
 SUFFIXES = (".yaml", ".yml")
 MAX_CASES = 10_000
-
-#: Keys that shape the file and stand in no single case.
-SHAPING = ("extends", "defaults", "matrix", "include", "exclude")
-
-Data = dict[str, Any]
 
 
 def load(
@@ -59,7 +50,7 @@ def load(
     """
     cases: list[Case] = []
     problems: list[str] = []
-    settings = [_override(text) for text in overrides]
+    settings = [override(text) for text in overrides]
     for path in find(paths):
         try:
             cases += CaseReader(path, settings, limit).cases()
@@ -99,21 +90,6 @@ def case_prefix(path: Path) -> str:
         if folder.name == "cases":
             return "/".join(slug(p) for p in absolute.relative_to(folder).with_suffix("").parts)
     return slug(absolute.stem)
-
-
-def json_schema() -> dict[str, Any]:
-    """The JSON Schema of a case file with the built-in methods and metrics, for editors."""
-    methods = reduce(or_, map(registry.method, registry.files("methods")))
-    metrics = reduce(or_, map(registry.metric, registry.files("metrics")))
-    (top, method, metric), parts = msgspec.json.schema_components(
-        [CaseFile, methods, metrics], ref_template="#/$defs/{name}"
-    )
-    keys = parts[top["$ref"].rpartition("/")[2]]["properties"]
-    keys["method"] = method
-    keys["metrics"] = {"type": "array", "items": metric, "minItems": 1}
-    draft = "https://json-schema.org/draft/2020-12/schema"
-    whole = {"$schema": draft, "title": "prunebench case file", **top, "$defs": parts}
-    return cast("dict[str, Any]", json.loads(msgspec.json.encode(whole)))
 
 
 def default_tolerance(metric: str) -> Tolerance:
@@ -172,11 +148,10 @@ class CaseReader:
             else:
                 above = Source(file)
                 self._check_shape(above)
-                lower = merge(
-                    lower, _rebased(self._layers(above, (*seen, file)), file, source.path)
-                )
+                lower = merge(lower, rebased(self._layers(above, (*seen, file)), file, source.path))
         own = {k: v for k, v in data.items() if k not in ("extends", "defaults")}
-        return merge(merge(lower, data.get("defaults") or {}), own)
+        defaults = data.get("defaults")
+        return merge(merge(lower, defaults if isinstance(defaults, dict) else {}), own)
 
     def _protocol(self, source: Source, name: str) -> Data:
         file = PROTOCOLS / f"{name}.yaml"
@@ -197,8 +172,8 @@ class CaseReader:
     def _check_shape(self, source: Source) -> None:
         for where, message in check_keys(source.data, ()):
             self._problem(source, where, message)
-        for where, text in _texts_in(source.data):
-            if where[-2:] == ("model", "id") and _is_path(text):
+        for where, text in texts_in(source.data):
+            if where[-2:] == ("model", "id") and is_path(text):
                 self._check_folder(source, where, text)
             elif where[-1] == "dataset":
                 self._check_dataset(source, where, text)
@@ -213,7 +188,7 @@ class CaseReader:
             self._problem(source, where, f"model folder {text!r} has no config.json")
 
     def _check_dataset(self, source: Source, where: Where, text: str) -> None:
-        if _is_path(text):
+        if is_path(text):
             if not (source.path.parent / text).is_file():
                 self._problem(source, where, f"no such text file: {text!r}")
         elif text not in texts.NAMES:
@@ -240,7 +215,7 @@ class CaseReader:
         combinations = list(itertools.product(*(range(len(v)) for v in matrix.values())))
         for indices in combinations if matrix else [()]:
             cell = {k: matrix[k][i] for k, i in zip(matrix, indices, strict=True)}
-            if any(_matches(cell, pattern) for pattern in base.get("exclude") or []):
+            if any(matches(cell, pattern) for pattern in base.get("exclude") or []):
                 continue
             if not matrix and base.get("include"):
                 continue  # a file that lists its cases has no further one
@@ -259,7 +234,7 @@ class CaseReader:
         """*data* with the settings applied; ``_label`` carries what the cell adds to the id."""
         extra = [axis_label(k, v) for k, v in cell.items() if k not in ("method", *AMOUNTS)]
         for key, value in self.settings:
-            data = _set(data, key, value)
+            data = with_setting(data, key, value)
         return {**data, "_label": "-".join(extra)}
 
     # ------------------------------------------------------------------- cases
@@ -281,10 +256,10 @@ class CaseReader:
         try:
             method = _method(raw["method"])
             self._check_amount(where, method, amounts)
-            resolved = cast("Data", _resolved(raw, self.path.parent))
-            model = msgspec.convert(resolved["model"], ModelSpec)
-            calibration = msgspec.convert(resolved.get("calibration") or {}, CalibrationSpec)
-            metrics = self._metrics(resolved["metrics"])
+            paths = cast("Data", resolved(raw, self.path.parent))
+            model = msgspec.convert(paths["model"], ModelSpec)
+            calibration = msgspec.convert(paths.get("calibration") or {}, CalibrationSpec)
+            metrics = self._metrics(paths["metrics"])
             asked = question(
                 raw.get("protocol"),
                 msgspec.convert(raw["model"], ModelSpec),
@@ -349,165 +324,9 @@ class CaseReader:
             self._problem(self.source, where, f"give exactly one of {hint} for {name}; found {had}")
 
 
-def check_keys(data: Data, where: Where) -> Iterator[tuple[Where, str]]:
-    """Every problem of the keys of a case file, or of a part of one."""
-    plain = {k: v for k, v in data.items() if k not in ("method", "metrics", "_label")}
-    yield from schema.problems(plain, CaseFile, where)
-    if data.get("method") is not None:
-        yield from _check_plugin(data["method"], "method", (*where, "method"))
-    metrics = data.get("metrics")
-    if isinstance(metrics, list):
-        for i, item in enumerate(metrics):
-            yield from _check_plugin(item, "metric", (*where, "metrics", i))
-        if not metrics:
-            yield (*where, "metrics"), "found an empty list, expected at least one metric"
-    elif metrics is not None:
-        yield (*where, "metrics"), f"found {found(metrics)}, expected a list"
-    yield from _check_parts(data, where)
-
-
-def _check_parts(data: Data, where: Where) -> Iterator[tuple[Where, str]]:
-    """The keys inside matrix, include, exclude and defaults are case keys again."""
-    matrix = data.get("matrix")
-    for key, values in matrix.items() if isinstance(matrix, dict) else ():
-        spot = (*where, "matrix", key)
-        if key in SHAPING:
-            yield spot, f"{key!r} cannot vary; a matrix takes keys of a single case"
-        elif key not in CaseFile.__struct_fields__:
-            known = set(CaseFile.__struct_fields__) - set(SHAPING)
-            yield spot, f"unknown key {key!r}; {did_you_mean(key, known)}"
-        elif isinstance(values, list):
-            if not values:
-                yield spot, "found an empty list, expected at least one value"
-            for i, value in enumerate(values):
-                for inner, message in check_keys({key: value}, ()):
-                    yield (*spot, i, *inner[1:]), message
-    for part in ("include", "exclude"):
-        items = data.get(part)
-        for i, item in enumerate(items if isinstance(items, list) else ()):
-            if not isinstance(item, dict):
-                continue
-            spot = (*where, part, i)
-            for key in SHAPING:
-                if key in item:
-                    yield (*spot, key), f"{key!r} cannot stand inside {part!r}"
-            if part == "include":
-                yield from check_keys({k: v for k, v in item.items() if k not in SHAPING}, spot)
-    if isinstance(data.get("defaults"), dict):
-        yield from check_keys(data["defaults"], (*where, "defaults"))
-
-
-def _check_plugin(data: Any, kind: str, where: Where) -> Iterator[tuple[Where, str]]:
-    if not isinstance(data, dict):
-        yield where, f"found {found(data)}, expected a mapping with 'name'"
-        return
-    name = data.get("name")
-    if not isinstance(name, str):
-        known = ", ".join(registry.names(f"{kind}s"))
-        yield where, f"missing key 'name' of a {kind}; allowed: {known}"
-        return
-    try:
-        cls = registry.method(name) if kind == "method" else registry.metric(name)
-    except PrunebenchError as error:
-        yield (*where, "name"), str(error)
-        return
-    yield from schema.problems(data, cls, where)
-
-
 def _method(data: Data) -> Method:
     return msgspec.convert(data, registry.method(data["name"]))
 
 
 def _metric(data: Data) -> Metric:
     return msgspec.convert(data, registry.metric(data["name"]))
-
-
-def merge(lower: Data, upper: Data) -> Data:
-    """*upper* laid over *lower*: mappings merge, everything else replaces.
-
-    A method of another name replaces the one below it, options and all.
-    """
-    merged = dict(lower)
-    for key, value in upper.items():
-        below = merged.get(key)
-        other = key == "method" and isinstance(value, dict) and value.get("name") is not None
-        if (
-            isinstance(below, dict)
-            and isinstance(value, dict)
-            and not (other and below.get("name") != value.get("name"))
-        ):
-            merged[key] = merge(below, value)
-        else:
-            merged[key] = value
-    return merged
-
-
-def _matches(cell: Data, pattern: Data) -> bool:
-    return all(
-        _matches(cell.get(k) or {}, v) if isinstance(v, dict) else cell.get(k) == v
-        for k, v in pattern.items()
-    )
-
-
-def _override(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise PrunebenchError(f"--set {text}: found no '=', expected KEY=VALUE")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise PrunebenchError(f"--set {text}: the value is not valid YAML") from None
-
-
-def _set(data: Data, key: str, value: Any) -> Data:
-    """*data* with the value at a dotted key replaced; numbers index lists."""
-    head, _, rest = key.partition(".")
-    new: Any = value
-    if rest:
-        inner = data.get(head)
-        if isinstance(inner, list) and rest.partition(".")[0].isdigit():
-            items = {str(i): item for i, item in enumerate(inner)}
-            index = rest.partition(".")[0]
-            if index not in items:
-                raise PrunebenchError(f"--set {key}: {head} has {len(inner)} items")
-            new = list(_set(items, rest, value).values())
-        else:
-            new = _set(inner if isinstance(inner, dict) else {}, rest, value)
-    dropped = set(AMOUNTS) - {head} if head in AMOUNTS else set()  # one amount replaces another
-    return {**{k: v for k, v in data.items() if k not in dropped}, head: new}
-
-
-def _is_path(text: object) -> bool:
-    return isinstance(text, str) and text.startswith((".", "/"))
-
-
-def _texts_in(value: Any, where: Where = ()) -> Iterator[tuple[Where, str]]:
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from _texts_in(item, (*where, key))
-    elif isinstance(value, list):
-        for i, item in enumerate(value):
-            yield from _texts_in(item, (*where, i))
-    elif isinstance(value, str) and where:
-        yield where, value
-
-
-def _rebased(value: Any, file: Path, reader: Path) -> Any:
-    """*value* with paths relative to *file* rewritten relative to *reader*, which extends it."""
-    if isinstance(value, dict):
-        return {key: _rebased(item, file, reader) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_rebased(item, file, reader) for item in value]
-    if not _is_path(value) or value.startswith("/"):
-        return value
-    moved = os.path.relpath(file.parent / value, reader.resolve().parent)
-    return moved if moved.startswith(".") else f"./{moved}"
-
-
-def _resolved(value: Any, folder: Path) -> Any:
-    """*value* with every relative path in it made absolute against the case file's folder."""
-    if isinstance(value, dict):
-        return {key: _resolved(item, folder) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_resolved(item, folder) for item in value]
-    return str((folder / value).resolve()) if _is_path(value) else value

@@ -8,7 +8,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from . import __version__, casefile, report, select
+from . import __version__, casefile, grammar, report, select
 from .baseline import Baselines
 from .case import Case
 from .errors import PrunebenchError, did_you_mean
@@ -151,7 +151,7 @@ def check(
 ) -> None:
     """Check case files: every problem at once, as file:line:column."""
     if schema:
-        _print_json(casefile.json_schema())
+        _print_json(grammar.json_schema())
         return
     files = casefile.find(_paths(paths))
     cases = casefile.load(files)

@@ -14,12 +14,11 @@ import torch
 from . import cache, surgery
 from .api import Method, Target, tag
 from .calibration import Calibration
-from .case import CalibrationSpec, Case, ModelSpec
+from .case import CalibrationSpec, Case, ModelSpec, Progress, silent
 from .errors import PrunebenchError
 from .models import CausalLM, load_model
 from .plan import Plan
 from .record import Environment, Measurement, Record
-from .session import Progress, silent
 
 
 class Worker:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from . import cache, verdict
 from .baseline import Accepted, Baselines
-from .case import Case
+from .case import Case, Progress, silent
 from .errors import PrunebenchError
 from .record import Record
 from .store import Store
@@ -23,16 +23,8 @@ from .verdict import Finding, Outcome, Verdict
 if TYPE_CHECKING:
     from .runner import Worker
 
-#: Told what is being done: the case, and the step in words.
-Progress = Callable[[Case, str], None]
-
 OK, REGRESSION, USAGE, CRASHED, UNSURE, NOTHING, NOT_COMPARABLE = range(7)
 INTERRUPTED = 130
-
-
-def silent(case: Case, step: str) -> None:
-    """No progress display."""
-    del case, step
 
 
 class Result(Struct, frozen=True):

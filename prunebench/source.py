@@ -105,7 +105,7 @@ class Source:
         loader = _CONSTRUCTOR
         try:
             value: Hashable = loader.construct_object(node)
-        except (yaml.YAMLError, ValueError, OverflowError) as error:
+        except (yaml.YAMLError, ValueError, LookupError, OverflowError) as error:
             what = " ".join(str(getattr(error, "problem", error)).split())
             line, column = node.start_mark.line + 1, node.start_mark.column + 1
             self._problems.append(f"{self.path}:{line}:{column}: {what}")

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import yaml
 
-from prunebench import CaseError, casefile
+from prunebench import CaseError, casefile, grammar
 
 GOOD = """\
 model: {id: prunebench/reference, dtype: float32}
@@ -180,6 +180,14 @@ BAD = {
     "matrix: {spasity: [0.1]}\n": "file.yaml:1:10: unknown key 'spasity'",
     "matrix: {sparsity: [0.1, 2]}\n": "file.yaml:1:26: found 2, expected a number above 0",
     "matrix: {include: [1]}\n": "file.yaml:1:10: 'include' cannot vary",
+    "matrix: {blocks: [1]}\nexclude: [{block: 1}]\n": "2:12: 'block' is no axis of the matrix; did",
+    "matrix: {blocks: [1]}\nexclude: [{blocks: {a: 1}}]\n": "missing key 'model'",
+    "matrix: {blocks: 3}\n": "1:10: found 3, expected a list",
+    "include: {a: 1}\n": "1:1: found a mapping, expected a list",
+    "include: [3]\n": "1:11: found 3, expected a mapping",
+    "defaults: [1]\n": "1:1: found a list, expected a mapping",
+    "method: [1]\n": "found a list, expected a mapping",
+    "model: 2024-01-01\n": "found '2024-01-01', expected a mapping",
     "protocol: tinywrld@1\n": "unknown protocol 'tinywrld@1'; did you mean 'tinyworld@1'?",
     "extends: ./nothing.yaml\n": "file.yaml:1:1: no such file: './nothing.yaml'",
     "tolerance: {perplexity: {relative: 1}}\n": "unknown key 'relative'",
@@ -277,12 +285,12 @@ def test_the_shipped_json_schema_is_the_current_one() -> None:
     """prunebench/case.schema.json is what `prunebench check --schema` prints."""
     shipped = Path(casefile.__file__).with_name("case.schema.json")
 
-    assert json.loads(shipped.read_text()) == casefile.json_schema()
+    assert json.loads(shipped.read_text()) == grammar.json_schema()
 
 
 def test_the_json_schema_takes_good_files_and_refuses_bad_keys() -> None:
     """Another library's validator agrees on the shipped cases and on a misspelt key."""
-    validator = jsonschema.Draft202012Validator(casefile.json_schema())
+    validator = jsonschema.Draft202012Validator(grammar.json_schema())
     for path in casefile.PROTOCOLS.glob("*.yaml"):
         assert list(validator.iter_errors(yaml.safe_load(path.read_text()))) == []
     assert list(validator.iter_errors({"modle": 1}))

@@ -18,7 +18,9 @@ LAYERS = (
     ("api", "verdict", "select", "texts"),
     ("registry", "store", "baseline"),
     ("case",),
-    ("casefile", "cache"),
+    ("grammar", "cache"),
+    ("layers",),
+    ("casefile",),
     ("session",),
     ("report", "progress"),
     # ------------------------------------------------- torch below this line

@@ -1,0 +1,133 @@
+"""What may stand in a case file: its keys, the check of them, and the JSON Schema for editors."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from functools import reduce
+from operator import or_
+from typing import Annotated, Any, cast
+
+import msgspec
+from msgspec import Meta, Struct
+
+from . import registry, schema
+from .api import Count, Fraction
+from .case import CalibrationSpec, ModelSpec, Needs
+from .errors import PrunebenchError, did_you_mean
+from .record import Tolerance
+from .schema import Where, found
+from .verdict import Outcome
+
+#: Keys that shape the file and stand in no single case.
+SHAPING = ("extends", "defaults", "matrix", "include", "exclude")
+
+Data = dict[str, Any]
+
+
+class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """The keys of a case file. Only ``model``, ``method`` and ``metrics`` must end up given."""
+
+    protocol: str | None = None
+    extends: str | None = None
+    defaults: dict[str, Any] | None = None
+    model: ModelSpec | None = None
+    method: dict[str, Any] | None = None
+    sparsity: Fraction | None = None
+    blocks: Count | None = None
+    sublayers: Count | None = None
+    slicing: Fraction | None = None
+    calibration: CalibrationSpec | None = None
+    metrics: list[dict[str, Any]] | None = None
+    tolerance: dict[str, Tolerance] | None = None
+    fail_on: list[Outcome] | None = None
+    marks: list[Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*$")]] | None = None
+    needs: Needs | None = None
+    matrix: dict[str, list[Any]] | None = None
+    include: list[dict[str, Any]] | None = None
+    exclude: list[dict[str, Any]] | None = None
+
+
+def check_keys(data: Data, where: Where) -> Iterator[tuple[Where, str]]:
+    """Every problem of the keys of a case file, or of a part of one."""
+    plain = {k: v for k, v in data.items() if k not in ("method", "metrics", "_label")}
+    yield from schema.problems(plain, CaseFile, where)
+    if data.get("method") is not None:
+        yield from _check_plugin(data["method"], "method", (*where, "method"))
+    metrics = data.get("metrics")
+    if isinstance(metrics, list):
+        for i, item in enumerate(metrics):
+            yield from _check_plugin(item, "metric", (*where, "metrics", i))
+        if not metrics:
+            yield (*where, "metrics"), "found an empty list, expected at least one metric"
+    elif metrics is not None:
+        yield (*where, "metrics"), f"found {found(metrics)}, expected a list"
+    yield from _check_parts(data, where)
+
+
+def _check_parts(data: Data, where: Where) -> Iterator[tuple[Where, str]]:
+    """The keys inside matrix, include, exclude and defaults are case keys again."""
+    matrix = data.get("matrix")
+    for key, values in matrix.items() if isinstance(matrix, dict) else ():
+        spot = (*where, "matrix", key)
+        if key in SHAPING:
+            yield spot, f"{key!r} cannot vary; a matrix takes keys of a single case"
+        elif key not in CaseFile.__struct_fields__:
+            known = set(CaseFile.__struct_fields__) - set(SHAPING)
+            yield spot, f"unknown key {key!r}; {did_you_mean(key, known)}"
+        elif isinstance(values, list):
+            if not values:
+                yield spot, "found an empty list, expected at least one value"
+            for i, value in enumerate(values):
+                for inner, message in check_keys({key: value}, ()):
+                    yield (*spot, i, *inner[1:]), message
+    for part in ("include", "exclude"):
+        items = data.get(part)
+        for i, item in enumerate(items if isinstance(items, list) else ()):
+            if not isinstance(item, dict):
+                continue
+            spot = (*where, part, i)
+            for key in SHAPING:
+                if key in item:
+                    yield (*spot, key), f"{key!r} cannot stand inside {part!r}"
+            axes = matrix if isinstance(matrix, dict) else {}
+            for key in item if part == "exclude" else ():
+                if key not in axes:
+                    hint = did_you_mean(str(key), axes)
+                    yield (*spot, key), f"{key!r} is no axis of the matrix; {hint}"
+            if part == "include":
+                yield from check_keys({k: v for k, v in item.items() if k not in SHAPING}, spot)
+    if isinstance(data.get("defaults"), dict):
+        yield from check_keys(data["defaults"], (*where, "defaults"))
+
+
+def _check_plugin(data: Any, kind: str, where: Where) -> Iterator[tuple[Where, str]]:
+    if not isinstance(data, dict):
+        yield where, f"found {found(data)}, expected a mapping with 'name'"
+        return
+    name = data.get("name")
+    if not isinstance(name, str):
+        known = ", ".join(registry.names(f"{kind}s"))
+        yield where, f"missing key 'name' of a {kind}; allowed: {known}"
+        return
+    try:
+        cls = registry.method(name) if kind == "method" else registry.metric(name)
+    except PrunebenchError as error:
+        yield (*where, "name"), str(error)
+        return
+    yield from schema.problems(data, cls, where)
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a case file with the built-in methods and metrics, for editors."""
+    methods = reduce(or_, map(registry.method, registry.files("methods")))
+    metrics = reduce(or_, map(registry.metric, registry.files("metrics")))
+    (top, method, metric), parts = msgspec.json.schema_components(
+        [CaseFile, methods, metrics], ref_template="#/$defs/{name}"
+    )
+    keys = parts[top["$ref"].rpartition("/")[2]]["properties"]
+    keys["method"] = method
+    keys["metrics"] = {"type": "array", "items": metric, "minItems": 1}
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    whole = {"$schema": draft, "title": "prunebench case file", **top, "$defs": parts}
+    return cast("dict[str, Any]", json.loads(msgspec.json.encode(whole)))

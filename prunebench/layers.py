@@ -1,0 +1,110 @@
+"""Plain case data before it is a case: merged, overridden, its paths found and moved."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from .case import AMOUNTS
+from .errors import PrunebenchError
+from .grammar import Data
+from .schema import Where
+
+
+def merge(lower: Data, upper: Data) -> Data:
+    """*upper* laid over *lower*: mappings merge, everything else replaces.
+
+    A method of another name replaces the one below it, options and all.
+    """
+    merged = dict(lower)
+    for key, value in upper.items():
+        below = merged.get(key)
+        other = key == "method" and isinstance(value, dict) and value.get("name") is not None
+        if (
+            isinstance(below, dict)
+            and isinstance(value, dict)
+            and not (other and below.get("name") != value.get("name"))
+        ):
+            merged[key] = merge(below, value)
+        else:
+            merged[key] = value
+    return merged
+
+
+def matches(cell: object, pattern: Data) -> bool:
+    """Whether *cell* has everything that *pattern* has, at any depth."""
+    return isinstance(cell, dict) and all(
+        matches(cell.get(k), v) if isinstance(v, dict) else cell.get(k) == v
+        for k, v in pattern.items()
+    )
+
+
+def override(text: str) -> tuple[str, Any]:
+    """``KEY=VALUE`` as a dotted key and a YAML value."""
+    key, equals, value = text.partition("=")
+    if not equals or not key:
+        raise PrunebenchError(f"--set {text}: found no '=', expected KEY=VALUE")
+    try:
+        return key.strip(), yaml.safe_load(value)
+    except yaml.YAMLError:
+        raise PrunebenchError(f"--set {text}: the value is not valid YAML") from None
+
+
+def with_setting(data: Data, key: str, value: Any) -> Data:
+    """*data* with the value at a dotted key replaced; numbers index lists."""
+    head, _, rest = key.partition(".")
+    new: Any = value
+    if rest:
+        inner = data.get(head)
+        if isinstance(inner, list) and rest.partition(".")[0].isdigit():
+            items = {str(i): item for i, item in enumerate(inner)}
+            index = rest.partition(".")[0]
+            if index not in items:
+                raise PrunebenchError(f"--set {key}: {head} has {len(inner)} items")
+            new = list(with_setting(items, rest, value).values())
+        else:
+            new = with_setting(inner if isinstance(inner, dict) else {}, rest, value)
+    dropped = set(AMOUNTS) - {head} if head in AMOUNTS else set()  # one amount replaces another
+    return {**{k: v for k, v in data.items() if k not in dropped}, head: new}
+
+
+def is_path(text: object) -> bool:
+    """Whether *text* names a file or folder rather than something known by name."""
+    return isinstance(text, str) and text.startswith((".", "/"))
+
+
+def texts_in(value: Any, where: Where = ()) -> Iterator[tuple[Where, str]]:
+    """Every text in *value* with its place."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from texts_in(item, (*where, key))
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from texts_in(item, (*where, i))
+    elif isinstance(value, str) and where:
+        yield where, value
+
+
+def rebased(value: Any, file: Path, reader: Path) -> Any:
+    """*value* with paths relative to *file* rewritten relative to *reader*, which extends it."""
+    if isinstance(value, dict):
+        return {key: rebased(item, file, reader) for key, item in value.items()}
+    if isinstance(value, list):
+        return [rebased(item, file, reader) for item in value]
+    if not is_path(value) or value.startswith("/"):
+        return value
+    moved = os.path.relpath(file.parent / value, reader.resolve().parent)
+    return moved if moved.startswith(".") else f"./{moved}"
+
+
+def resolved(value: Any, folder: Path) -> Any:
+    """*value* with every relative path in it made absolute against the case file's folder."""
+    if isinstance(value, dict):
+        return {key: resolved(item, folder) for key, item in value.items()}
+    if isinstance(value, list):
+        return [resolved(item, folder) for item in value]
+    return str((folder / value).resolve()) if is_path(value) else value
