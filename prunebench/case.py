@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -49,7 +50,8 @@ class Case(Struct, frozen=True):
     """One method at one amount on one model, with what is to be measured.
 
     *asked* is the question as plain JSON, with paths as the user wrote them; a baseline answers
-    exactly this. Tolerances and what fails are policy and not part of the question.
+    exactly this. Tolerances and what fails are policy and not part of the question. *settings* are
+    the overrides it was loaded with.
     """
 
     id: str
@@ -65,6 +67,7 @@ class Case(Struct, frozen=True):
     fail_on: tuple[Outcome, ...]
     marks: tuple[str, ...] = ()
     needs: Needs = Needs()
+    settings: tuple[str, ...] = ()
 
     @property
     def dense(self) -> bool:
@@ -74,7 +77,8 @@ class Case(Struct, frozen=True):
     @property
     def reproduce(self) -> str:
         """The command that runs this case alone."""
-        return f"prunebench run {self.file} -k '{self.label}'"
+        settings = "".join(f" --set {shlex.quote(text)}" for text in self.settings)
+        return f"prunebench run {self.file} -k '{self.label}'{settings}"
 
     @property
     def label(self) -> str:

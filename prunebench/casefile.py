@@ -292,6 +292,7 @@ class CaseReader:
             fail_on=fail_on,
             marks=tuple(raw.get("marks") or ()),
             needs=needs,
+            settings=tuple(f"{k}={v}" for k, v in self.settings),
         )
 
     def _setting_of(self, key: str) -> str:

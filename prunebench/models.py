@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from . import reference
 from .errors import PrunebenchError
+from .watching import say
 
 #: model_type -> where its decoder blocks are. An architecture is one line here.
 BLOCKS = {
@@ -131,12 +132,13 @@ class CausalLM:
             Nats per predicted token, (windows,), float64. Losses are computed in float32 whatever
             the model's dtype, for half precision makes ties of near losses.
         """
-        results = []
+        results: list[Tensor] = []
         with torch.no_grad():
             for batch in batches(windows, batch_size):
+                say(f"window {len(results)} of {len(windows)}")
                 ids = batch.to(self.device)
-                results.append(nll_of(self.hf(ids, use_cache=False).logits, ids))
-        return torch.cat(results)
+                results += nll_of(self.hf(ids, use_cache=False).logits, ids)
+        return torch.stack(results)
 
     def nll(self, windows: Tensor) -> float:
         """Mean over *windows* of their mean next-token cross entropy, in nats."""

@@ -8,6 +8,7 @@ import subprocess
 import time
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from functools import partial
 
 import torch
 
@@ -19,6 +20,7 @@ from .errors import PrunebenchError
 from .models import CausalLM, load_model
 from .plan import Plan
 from .record import Environment, Measurement, Record
+from .watching import watched
 
 
 class Worker:
@@ -60,8 +62,9 @@ class Worker:
         pruned = surgery.apply(dense.share(), search.plan) if count else dense
         measurements: list[Measurement] = []
         for metric in case.metrics:
-            self.progress(case, tag(metric))
-            measurements += metric.measure(pruned, dense)
+            self.progress(case, name := tag(metric))
+            with watched(partial(self._tell, case, name)):
+                measurements += metric.measure(pruned, dense)
         return Record(
             case_id=case.id,
             asked=case.asked,
@@ -112,11 +115,15 @@ class Worker:
             if same == (case.model, case.method, case.calibration):
                 yield other.target.block_count(dense)
 
+    def _tell(self, case: Case, metric: str, text: str) -> None:
+        self.progress(case, f"{metric}, {text}")
+
     def _choose(self, case: Case, dense: CausalLM, target: Target) -> _Search:
         self.progress(case, "searching")
         calibration = Calibration(case.calibration, dense)
         start = time.perf_counter()
-        plan = case.method.choose(dense, calibration, target)
+        with watched(lambda text: self.progress(case, f"searching, {text}")):
+            plan = case.method.choose(dense, calibration, target)
         return _Search(plan, time.perf_counter() - start, calibration.tokens)
 
 

@@ -113,6 +113,9 @@ def test_settings_override_any_key_and_mark_the_id(tmp_path: Path) -> None:
     assert case.target.sparsity == 0.25
     suffix = "@calibration.seed=4@metrics.0.nsamples=3@sparsity=0.25"
     assert case.id == f"group/file/sleb-0.25{suffix}"
+    assert case.reproduce.endswith(
+        "--set calibration.seed=4 --set metrics.0.nsamples=3 --set sparsity=0.25"
+    )
 
 
 def test_an_amount_replaces_another_amount(tmp_path: Path) -> None:

@@ -265,3 +265,17 @@ def test_an_interrupt_saves_what_there_is_and_says_how_to_go_on(project: Path) -
     again = subprocess.run(program, capture_output=True, text=True, check=False, env=environment)
     assert again.returncode == 0
     assert f"({done} reused" in again.stdout
+
+
+def test_long_work_says_how_far_it_is(project: Path) -> None:
+    """The progress display hears of every removal of a search and of every metric."""
+    from prunebench import casefile
+    from prunebench.runner import Worker
+
+    steps: list[str] = []
+    (case,) = casefile.load([project / "cases"])
+    Worker("cpu", lambda _, step: steps.append(step)).run(case)
+
+    assert "searching, removal 1 of 2" in steps
+    assert "searching, removal 2 of 2" in steps
+    assert [s for s in steps if "," not in s][-2:] == ["perplexity", "accuracy"]

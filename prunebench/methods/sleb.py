@@ -15,6 +15,7 @@ from msgspec import Meta
 
 from ..api import Method, Target
 from ..plan import DropBlocks, Plan, Step
+from ..watching import say
 
 if TYPE_CHECKING:
     from ..calibration import Calibration
@@ -45,6 +46,7 @@ class Sleb(Method, frozen=True, tag="sleb"):
         removed: list[int] = []
         trace: list[Step] = []
         for step in range(count):
+            say(f"removal {step + 1} of {count}")
             before = stream.forwards
             scores = stream.without_each(alive, candidates)
             chosen, made = choice(step, scores, noise, stream.forwards - before)

@@ -11,6 +11,7 @@ from msgspec import Meta
 
 from ..api import Count, Metric
 from ..record import Direction, Measurement, Tolerance
+from ..watching import say
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -53,6 +54,7 @@ class Latency(Metric, frozen=True, tag="latency"):
         models = [lm] if lm is dense else [dense, lm]
         times: list[list[Round]] = [[] for _ in models]
         for round_number in range(self.warmup + self.rounds):
+            say(f"round {round_number + 1} of {self.warmup + self.rounds}")
             order = range(len(models)) if round_number % 2 else reversed(range(len(models)))
             for i in order:
                 taken = _time(models[i], prompt, self.new_tokens)

@@ -1,0 +1,67 @@
+"""The committed smoke baselines are ones that somebody else's machine can meet."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from prunebench import casefile
+from prunebench.baseline import Baselines
+
+ROOT = Path(__file__).parents[1]
+
+if not (ROOT / "cases").is_dir():
+    pytest.skip("the tests run without the repository around them", allow_module_level=True)
+
+CASES = {case.id: case for case in casefile.load([ROOT / "cases" / "smoke"])}
+BASELINES = Baselines(ROOT / "baselines")
+
+
+@pytest.mark.parametrize("case_id", CASES)
+def test_every_smoke_case_has_a_baseline_to_the_same_question(case_id: str) -> None:
+    """Accepted, with a reason, for the case as it stands."""
+    record = BASELINES.load(case_id, "cpu")
+    accepted = BASELINES.accepted(case_id)
+
+    assert record is not None
+    assert accepted is not None
+    assert accepted.because
+    assert record.asked == CASES[case_id].asked
+
+
+def test_no_smoke_baseline_is_orphaned() -> None:
+    """Each belongs to a case."""
+    ids = {i for i in BASELINES.case_ids() if i.startswith("smoke/")}
+
+    assert ids == set(CASES)
+
+
+@pytest.mark.parametrize("case_id", CASES)
+def test_every_choice_has_a_clear_margin(case_id: str) -> None:
+    """At least 1e-3 nats to the runner-up, or 1e-3 of the score where the unit is not nats."""
+    record = BASELINES.load(case_id, "cpu")
+    assert record is not None
+    method = CASES[case_id].asked["method"]
+    for step in record.trace:
+        chosen = step.scores[step.chosen]
+        assert chosen is not None
+        assert step.margin is not None
+        nats = {"sleb": step.margin}.get(method["name"], math.log((chosen + step.margin) / chosen))
+
+        assert nats >= 1e-3, step
+        assert step.determined
+
+
+def test_methods_beat_the_random_control() -> None:
+    """At the larger amount every published method leaves a better perplexity than random."""
+    ppl = {}
+    for case_id, case in CASES.items():
+        record = BASELINES.load(case_id, "cpu")
+        measured = record.find("perplexity/tinyworld") if record else None
+        if measured and case.target.sparsity == 0.3:
+            ppl[case.label] = measured.value
+
+    assert len(ppl) >= 5
+    assert all(v < ppl["random-0.3"] for k, v in ppl.items() if k != "random-0.3")
