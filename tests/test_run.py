@@ -88,14 +88,16 @@ def test_a_broken_model_fails_the_run(project: Path, cli) -> None:
     shutil.copytree(reference.MODEL, project / "model")
     case = project / "cases" / "small.yaml"
     text = case.read_text().replace("id: prunebench/reference", "id: ../model")
-    case.write_text(text.replace("[{name: sleb, calibration_unit: windows}]", "[{name: random}]"))
+    case.write_text(
+        text.replace("[{name: sleb, calibration_unit: windows}]", "[{name: random, seed: 1}]")
+    )
     cli("run", "cases", *ACCEPT, "-q")
     from safetensors.torch import load_file, save_file
 
     file = project / "model" / "model.safetensors"
     weights = load_file(file)
     noise = torch.Generator().manual_seed(0)
-    name = "model.layers.11.mlp.down_proj.weight"
+    name = "model.layers.4.mlp.down_proj.weight"
     scale = weights[name].float().std()
     weights[name] += (torch.randn(weights[name].shape, generator=noise) * scale).half()
     save_file(weights, file, metadata={"format": "pt"})
