@@ -97,9 +97,10 @@ def test_a_broken_model_fails_the_run(project: Path, cli) -> None:
     file = project / "model" / "model.safetensors"
     weights = load_file(file)
     noise = torch.Generator().manual_seed(0)
-    name = "model.layers.4.mlp.down_proj.weight"
-    scale = weights[name].float().std()
-    weights[name] += (torch.randn(weights[name].shape, generator=noise) * scale).half()
+    for name, weight in weights.items():
+        if name.startswith("model.layers.1.") and weight.ndim == 2:
+            spread = weight.float().std()
+            weights[name] = weight + (torch.randn(weight.shape, generator=noise) * spread).half()
     save_file(weights, file, metadata={"format": "pt"})
     code, out, _ = cli("run", "cases", "--json", "b.json", "-q")
     found = findings(project / "b.json")

@@ -18,7 +18,8 @@ class Accuracy(Metric, frozen=True, tag="accuracy"):
     """Fraction of questions answered right, per task and as the plain mean of the tasks.
 
     *acc_norm* names the tasks scored by lm-eval's length-normalised variant. *tasks_folder* holds
-    task YAML files; without it, lm-eval's own tasks are meant. Samples are 1 for right, 0 else.
+    task YAML files; without it, lm-eval's own tasks are meant. Samples are 1 for right, 0 else; the
+    mean's are those of all tasks, so that it too is judged on the questions that changed.
     """
 
     unit: ClassVar[str] = "acc"
@@ -38,11 +39,13 @@ class Accuracy(Metric, frozen=True, tag="accuracy"):
 
         folder = task_folder(self.tasks_folder, self.tasks)
         results = answers(lm, self.tasks, folder, self.limit, self.num_fewshot, self.batch_size)
-        means = []
+        means: list[float] = []
+        everything: list[float] = []
         for task, samples in results.items():
             key = "acc_norm" if task in self.acc_norm else "acc"
             right = [float(sample[key]) for sample in samples]
             means.append(sum(right) / len(right))
+            everything += right
             yield self.measured(task, means[-1], right)
         if len(means) > 1:
-            yield self.measured("mean", sum(means) / len(means))
+            yield self.measured("mean", sum(means) / len(means), everything)
