@@ -18,11 +18,11 @@ def lowest(scores: Mapping[int, float]) -> tuple[int, float | None]:
     Raises:
         PrunebenchError: if no score is finite.
     """
-    finite = sorted((score, block) for block, score in scores.items() if math.isfinite(score))
-    if not finite:
+    ranked = sorted((score, block) for block, score in scores.items() if math.isfinite(score))
+    if not ranked:
         raise PrunebenchError("no candidate has a finite score; is the model sound in this dtype?")
-    margin = finite[1][0] - finite[0][0] if len(finite) > 1 else None
-    return finite[0][1], margin
+    margin = ranked[1][0] - ranked[0][0] if len(ranked) > 1 else None
+    return ranked[0][1], margin
 
 
 def choice(
