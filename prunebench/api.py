@@ -69,6 +69,8 @@ class Method(
     unit: ClassVar[str] = "blocks"
     #: A smaller amount is a prefix of a larger one, so one search serves all amounts.
     nested: ClassVar[bool] = False
+    #: Every removal is chosen on the model that the one before it left.
+    stepwise: ClassVar[bool] = False
     #: Whether choosing reads calibration data.
     calibrated: ClassVar[bool] = True
 

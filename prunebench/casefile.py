@@ -24,7 +24,7 @@ from .case import (
     slug,
 )
 from .errors import CaseError, PrunebenchError, did_you_mean
-from .grammar import SHAPING, Data, check_keys
+from .grammar import SHAPING, Data, amount_problem, check_keys
 from .layers import is_path, matches, merge, override, rebased, resolved, texts_in, with_setting
 from .record import Tolerance
 from .source import Source, Where
@@ -255,7 +255,8 @@ class CaseReader:
         raw = json.loads(json.dumps(data))
         try:
             method = _method(raw["method"])
-            self._check_amount(where, method, amounts)
+            if problem := amount_problem(method, amounts):
+                self._problem(self.source, where, problem)
             paths = cast("Data", resolved(raw, self.path.parent))
             model = msgspec.convert(paths["model"], ModelSpec)
             calibration = msgspec.convert(paths.get("calibration") or {}, CalibrationSpec)
@@ -304,25 +305,6 @@ class CaseReader:
     def _metrics(self, items: list[Data]) -> tuple[Metric, ...]:
         metrics = tuple(_metric(item) for item in items)
         return metrics if self.limit is None else tuple(m.limited(self.limit) for m in metrics)
-
-    def _check_amount(self, where: Where, method: Method, amounts: list[str]) -> None:
-        allowed = {
-            "none": (),
-            "blocks": ("sparsity", "blocks"),
-            "sublayers": ("sparsity", "sublayers"),
-            "width": ("sparsity", "slicing"),
-        }[method.unit]
-        name = method.__struct_config__.tag
-        wrong = [a for a in amounts if a not in allowed]
-        if wrong and not allowed:
-            self._problem(self.source, where, f"{name} removes nothing; leave out {wrong[0]!r}")
-        elif wrong:
-            hint = " or ".join(map(repr, allowed))
-            self._problem(self.source, where, f"{name} takes {hint}, not {wrong[0]!r}")
-        elif allowed and len(amounts) != 1:
-            had = ", ".join(amounts) or "none"
-            hint = ", ".join(allowed)
-            self._problem(self.source, where, f"give exactly one of {hint} for {name}; found {had}")
 
 
 def _method(data: Data) -> Method:

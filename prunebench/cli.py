@@ -8,11 +8,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from . import __version__, casefile, grammar, report, select
+from . import __version__, casefile, grammar, layers, report, select
+from .api import Target
 from .baseline import Baselines
 from .case import Case
 from .errors import PrunebenchError, did_you_mean
 from .files import write_json
+from .plan import describe
 from .progress import Display
 from .session import (
     CRASHED,
@@ -23,6 +25,7 @@ from .session import (
     Result,
     Session,
     accepted,
+    before_torch,
     exit_code,
 )
 from .store import Store
@@ -219,6 +222,60 @@ def show(
         _print_json({"record": record, "baseline": was, "verdict": judged})
     else:
         report.record_table(record, judged, report.console())
+
+
+@app.command()
+def prune(
+    model: Annotated[str, typer.Argument(help="A folder or hub id.", show_default=False)],
+    method: Annotated[str, typer.Option(metavar="NAME", help="The pruning method.")],
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A method option.")
+    ] = None,
+    sparsity: Annotated[float | None, typer.Option(help="Fraction of all parameters.")] = None,
+    blocks: Annotated[int | None, typer.Option(help="Blocks to remove.")] = None,
+    sublayers: Annotated[int | None, typer.Option(help="Sublayers to remove.")] = None,
+    slicing: Annotated[float | None, typer.Option(help="Fraction of the width.")] = None,
+    calibration_ids: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON: windows of token ids.")
+    ] = None,
+    eval_ids: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="JSON: windows to evaluate on.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Save the pruned checkpoint here.")
+    ] = None,
+    json_file: JsonFile = None,
+    dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16 or auto.")] = "float32",
+    device: Annotated[str, typer.Option(metavar="D", help="cpu, cuda, ...")] = "cpu",
+) -> None:
+    """Prune one model: choose, apply, and evaluate or save where asked."""
+    given = {"sparsity": sparsity, "blocks": blocks, "sublayers": sublayers, "slicing": slicing}
+    amounts = {key: value for key, value in given.items() if value is not None}
+    options = dict(layers.override(text, "--option") for text in option or ())
+    chosen = grammar.build_method(method, options)
+    flags = {**amounts, "model": {"id": model, "dtype": dtype}}
+    problems = [f"--{w[-1]}: {m}" for w, m in grammar.check_keys(flags, ())]
+    problems += [p for p in [grammar.amount_problem(chosen, list(amounts))] if p]
+    if problems:
+        raise PrunebenchError("\n".join(problems))
+    before_torch()
+    from . import pruning
+
+    pruned = pruning.prune(
+        model,
+        chosen,
+        Target(**amounts),  # type: ignore[arg-type]  # checked above
+        calibration_ids=calibration_ids,
+        eval_ids=eval_ids,
+        output=output,
+        dtype=dtype,
+        device=device,
+    )
+    if json_file:
+        write_json(json_file, pruning.to_json(pruned))
+    print(f"{describe(pruned.plan)}; sparsity {pruned.sparsity:.2%}")  # noqa: T201
+    if (ppl := pruned.perplexity) is not None:
+        print(f"perplexity {ppl.dense:.4f} dense, {ppl.pruned:.4f} pruned")  # noqa: T201
 
 
 def _version(value: bool) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import or_
 from typing import Annotated, Any, cast
@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from . import registry, schema
-from .api import Count, Fraction
+from .api import Count, Fraction, Method, tag
 from .case import CalibrationSpec, ModelSpec, Needs
 from .errors import PrunebenchError, did_you_mean
 from .record import Tolerance
@@ -116,6 +116,40 @@ def _check_plugin(data: Any, kind: str, where: Where) -> Iterator[tuple[Where, s
         yield (*where, "name"), str(error)
         return
     yield from schema.problems(data, cls, where)
+
+
+def amount_problem(method: Method, amounts: Sequence[str]) -> str | None:
+    """What is wrong with the amounts given for a method, or None."""
+    allowed = {
+        "none": (),
+        "blocks": ("sparsity", "blocks"),
+        "sublayers": ("sparsity", "sublayers"),
+        "width": ("sparsity", "slicing"),
+    }[method.unit]
+    name = tag(method)
+    wrong = [amount for amount in amounts if amount not in allowed]
+    if wrong and not allowed:
+        return f"{name} removes nothing; leave out {wrong[0]!r}"
+    if wrong:
+        return f"{name} takes {' or '.join(map(repr, allowed))}, not {wrong[0]!r}"
+    if allowed and len(amounts) != 1:
+        had = ", ".join(amounts) or "none"
+        return f"give exactly one of {', '.join(allowed)} for {name}; found {had}"
+    return None
+
+
+def build_method(name: str, options: Data) -> Method:
+    """The method called *name* with *options*, checked as in a case file.
+
+    Raises:
+        PrunebenchError: with every problem, a line each.
+    """
+    cls = registry.method(name)
+    data = {"name": name, **options}
+    lines = [f"{name}: {'.'.join(map(str, w))}: {m}" for w, m in schema.problems(data, cls)]
+    if lines:
+        raise PrunebenchError("\n".join(lines))
+    return msgspec.convert(data, cls)
 
 
 def json_schema() -> dict[str, Any]:

@@ -43,15 +43,15 @@ def matches(cell: object, pattern: Data) -> bool:
     )
 
 
-def override(text: str) -> tuple[str, Any]:
-    """``KEY=VALUE`` as a dotted key and a YAML value."""
+def override(text: str, flag: str = "--set") -> tuple[str, Any]:
+    """``KEY=VALUE``, given to *flag*, as a dotted key and a YAML value."""
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise PrunebenchError(f"--set {text}: found no '=', expected KEY=VALUE")
+        raise PrunebenchError(f"{flag} {text}: found no '=', expected KEY=VALUE")
     try:
         return key.strip(), yaml.safe_load(value)
     except yaml.YAMLError:
-        raise PrunebenchError(f"--set {text}: the value is not valid YAML") from None
+        raise PrunebenchError(f"{flag} {text}: the value is not valid YAML") from None
 
 
 def with_setting(data: Data, key: str, value: Any) -> Data:

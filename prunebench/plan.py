@@ -32,7 +32,7 @@ class DropSublayers(Edit, frozen=True, tag="drop_sublayers"):
 AnyEdit = DropBlocks | DropSublayers
 
 
-class Step(Struct, frozen=True, omit_defaults=True):
+class Step(Struct, frozen=True):
     """How one choice was made.
 
     *scores* are per candidate in the method's own unit, keyed ``"3"`` or ``"3.attn"``; None is a

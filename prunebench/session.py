@@ -80,7 +80,7 @@ class Session:
     def worker(self) -> Worker:
         """Made when first needed: with every answer stored, torch is never imported."""
         if self._worker is None:
-            _before_torch()
+            before_torch()
             from .runner import Worker
 
             upcoming = [c for c in self.cases if self.fresh or self._stored(c) is None]
@@ -133,7 +133,7 @@ class _SkippedError(Exception):
     """The machine lacks what a case needs."""
 
 
-def _before_torch() -> None:
+def before_torch() -> None:
     """What has to be in the environment before torch starts its threads.
 
     OpenMP threads that spin while they wait make a shared machine crawl: the dense smoke case took
@@ -144,7 +144,7 @@ def _before_torch() -> None:
 
 
 def _default_device() -> str:
-    _before_torch()
+    before_torch()
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"

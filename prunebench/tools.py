@@ -6,15 +6,15 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import torch
 from torch import Tensor
 
-from . import registry, schema, surgery
+from . import surgery
 from .api import Method, Target
 from .calibration import Calibration, check_ids
 from .case import CalibrationSpec
 from .errors import PrunebenchError
+from .grammar import build_method
 from .models import CausalLM, load_model
 from .plan import Plan
 
@@ -49,18 +49,9 @@ def choose(
     Raises:
         PrunebenchError: if the request cannot be met.
     """
-    chosen = method if isinstance(method, Method) else build(method, options)
+    chosen = method if isinstance(method, Method) else build_method(method, options)
     target = Target(sparsity=sparsity, blocks=blocks, sublayers=sublayers, slicing=slicing)
     return chosen.choose(lm, _calibration(calibration, lm), target)
-
-
-def build(name: str, options: dict[str, Any]) -> Method:
-    """The method called *name* with *options*, checked as in a case file."""
-    cls = registry.method(name)
-    data = {"name": name, **options}
-    for where, message in schema.problems(data, cls):
-        raise PrunebenchError(f"{name}: {'.'.join(map(str, where))}: {message}")
-    return msgspec.convert(data, cls)
 
 
 def apply(lm: CausalLM, plan: Plan) -> CausalLM:

@@ -26,7 +26,8 @@ LAYERS = (
     # ------------------------------------------------- torch below this line
     ("models",),
     ("calibration", "stream", "surgery"),
-    ("tools", "runner"),
+    ("tools", "runner", "export"),
+    ("pruning",),
     # ------------------------------------------------- front ends
     ("cli", "plugin"),
 )

@@ -26,6 +26,7 @@ class Sleb(Method, frozen=True, tag="sleb"):
     """Greedy removal by calibration loss; scores are nats per token."""
 
     nested: ClassVar[bool] = True
+    stepwise: ClassVar[bool] = True
 
     keep_first: Annotated[int, Meta(ge=0)] = 1
     keep_last: Annotated[int, Meta(ge=0)] = 1

@@ -1,0 +1,55 @@
+"""Saves a pruned model as a checkpoint, reloads it, and proves that it is the same."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+
+from .errors import PrunebenchError
+from .models import CausalLM, load_model
+
+
+def save(lm: CausalLM, folder: Path) -> None:
+    """Write *lm* as a folder that plain transformers reloads; the tokenizer goes with it.
+
+    The checkpoint is written beside its place and moved there only once a reloaded copy gives the
+    same logits, so a folder that exists is a good one.
+
+    Raises:
+        PrunebenchError: if the place is taken or cannot be written, or the reloaded model differs.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PrunebenchError(f"--output {folder}: is there already and not an empty folder")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    except OSError as error:
+        message = f"--output {folder}: cannot be written: {error.strerror}"
+        raise PrunebenchError(message) from error
+    try:
+        lm.hf.save_pretrained(draft)
+        if lm.tokenizer is not None:
+            lm.tokenizer.save_pretrained(draft)
+        _prove(lm, draft)
+        if folder.exists():
+            folder.rmdir()
+        draft.chmod(0o755)  # mkdtemp makes folders private
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _prove(lm: CausalLM, draft: Path) -> None:
+    dtype = str(lm.hf.dtype).removeprefix("torch.")
+    again = load_model(draft, dtype=dtype, device=str(lm.device))
+    vocabulary = lm.hf.get_input_embeddings().num_embeddings
+    length = min(16, lm.max_length or 16)
+    ids = torch.randint(vocabulary, (2, length), generator=torch.Generator().manual_seed(0))
+    ids = ids.to(lm.device)
+    with torch.no_grad():
+        same = torch.equal(lm.hf(ids).logits, again.hf(ids).logits)
+    if not same:
+        raise PrunebenchError("the saved model differs from the pruned one; nothing was written")

@@ -1,0 +1,132 @@
+"""Prunes one model from loading to checkpoint: what ``prunebench prune`` does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from . import export, files, reference, tools
+from .api import Method, Target
+from .calibration import Calibration, check_ids
+from .case import CalibrationSpec
+from .errors import PrunebenchError
+from .models import CausalLM, load_model
+from .plan import AnyEdit, Plan, Step
+from .surgery import apply
+
+
+class Perplexities(Struct, frozen=True):
+    """Perplexity on the evaluation ids; *after_each_step* for methods that go step by step."""
+
+    dense: float
+    pruned: float
+    after_each_step: list[float] | None = None
+
+
+class Pruned(Struct, frozen=True):
+    """What came of it, as ``--json`` writes it."""
+
+    method: Method
+    model: str
+    parameters: int
+    dense_parameters: int
+    sparsity: float
+    plan: tuple[AnyEdit, ...]
+    trace: tuple[Step, ...]
+    perplexity: Perplexities | None
+
+
+def prune(
+    model: str,
+    method: Method,
+    target: Target,
+    *,
+    calibration_ids: Path | None = None,
+    eval_ids: Path | None = None,
+    output: Path | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> Pruned:
+    """Load *model*, choose, apply, and evaluate or save where asked.
+
+    Args:
+        model: a folder or hub id.
+        method: the method with its options.
+        target: how much is to go.
+        calibration_ids: JSON file of token windows; by default WikiText-2, or TinyWorld's own
+            calibration split for the reference model.
+        eval_ids: JSON file of token windows; without it nothing is evaluated.
+        output: where to save the pruned checkpoint.
+        dtype: as in a case file.
+        device: a torch device.
+
+    Raises:
+        PrunebenchError: if anything given does not fit; nothing is then written.
+    """
+    given = _read_ids(calibration_ids) if calibration_ids else None
+    evaluated = tools.tensor(_read_ids(eval_ids)) if eval_ids else None
+    lm = load_model(model, dtype=dtype, device=device)
+    if evaluated is not None:
+        check_ids(evaluated, lm)
+    if given is not None:
+        calibration = Calibration.of_ids(tools.tensor(given), lm)
+    else:
+        calibration = Calibration(_default_calibration(model), lm)
+    plan = method.choose(lm, calibration, target)
+    pruned = apply(lm.share(), plan)
+    perplexity = None
+    if evaluated is not None:
+        perplexity = Perplexities(
+            dense=tools.perplexity(lm, evaluated),
+            pruned=tools.perplexity(pruned, evaluated),
+            after_each_step=_after_each(lm, plan, evaluated) if method.stepwise else None,
+        )
+    if output is not None:
+        export.save(pruned, output)
+    parameters, dense_parameters = pruned.num_parameters, lm.num_parameters
+    return Pruned(
+        method=method,
+        model=model,
+        parameters=parameters,
+        dense_parameters=dense_parameters,
+        sparsity=1 - parameters / dense_parameters,
+        plan=plan.edits,
+        trace=plan.trace,
+        perplexity=perplexity,
+    )
+
+
+def to_json(pruned: Pruned) -> dict[str, Any]:
+    """The result as JSON data; a perplexity per step only where there is one."""
+    data: dict[str, Any] = msgspec.to_builtins(pruned)
+    if data["perplexity"] and data["perplexity"]["after_each_step"] is None:
+        del data["perplexity"]["after_each_step"]
+    return data
+
+
+def _after_each(lm: CausalLM, plan: Plan, ids: Any) -> list[float]:
+    return [
+        tools.perplexity(apply(lm.share(), plan.prefix(size)), ids)
+        for size in range(1, plan.size + 1)
+    ]
+
+
+def _default_calibration(model: str) -> CalibrationSpec:
+    if model == reference.MODEL_ID:
+        return CalibrationSpec(dataset="tinyworld", seqlen=128)
+    return CalibrationSpec()
+
+
+def _read_ids(path: Path) -> list[list[int]]:
+    try:
+        windows = files.read_json(path, list[list[int]])
+    except PrunebenchError as error:
+        raise PrunebenchError(f"{error}; expected a list of lists of token ids") from None
+    lengths = sorted({len(window) for window in windows})
+    if len(lengths) != 1 or lengths[0] < 2:
+        found = "no windows" if not lengths else f"lengths {lengths[:5]}"
+        raise PrunebenchError(f"{path}: found {found}, expected equally long windows of 2 or more")
+    return windows
