@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from . import registry, texts
+from . import registry
 from .api import Method, Metric, Target
 from .case import (
     AMOUNTS,
@@ -24,9 +25,10 @@ from .case import (
     slug,
 )
 from .errors import CaseError, PrunebenchError, did_you_mean
-from .grammar import SHAPING, Data, amount_problem, check_keys
-from .layers import is_path, matches, merge, override, rebased, resolved, texts_in, with_setting
+from .grammar import SHAPING, Data, amount_problem, check_keys, check_names
+from .layers import Setting, matches, merge, rebased, resolved, with_setting
 from .record import Tolerance
+from .select import Matcher
 from .source import Source, Where
 from .verdict import FAILING, Outcome
 
@@ -36,24 +38,28 @@ MAX_CASES = 10_000
 
 
 def load(
-    paths: Iterable[Path], overrides: Sequence[str] = (), limit: int | None = None
+    paths: Iterable[Path],
+    overrides: Sequence[str] = (),
+    limit: int | None = None,
+    select: Matcher = lambda _: True,
 ) -> list[Case]:
-    """All cases of the files and folders *paths*, dense ones first within a file.
+    """The cases of the files and folders *paths*, dense ones first within a file.
 
     Args:
         paths: case files, or folders searched for ``*.yaml``.
         overrides: ``key=value`` texts that replace any case key and give the id a suffix.
         limit: at most so many questions per task.
+        select: which ids are wanted; an override that does not fit another case is no problem.
 
     Raises:
         CaseError: with every problem of every file.
     """
     cases: list[Case] = []
     problems: list[str] = []
-    settings = [override(text) for text in overrides]
+    settings = [Setting.parse(text) for text in overrides]
     for path in find(paths):
         try:
-            cases += CaseReader(path, settings, limit).cases()
+            cases += CaseReader(path, settings, limit, select).cases()
         except CaseError as error:
             problems += error.problems
     seen: dict[str, Case] = {}
@@ -61,12 +67,11 @@ def load(
         first = seen.setdefault(case.id, case)
         if first is not case:
             other = f"{first.file}:{first.line}"
-            problems.append(
-                f"{case.file}:{case.line}:1: duplicate case id {case.id!r}, also {other}"
-            )
+            place = f"{case.file}:{case.line}:1"
+            problems.append(f"{place}: duplicate case id {case.id!r}, also {other}")
     if problems:
         raise CaseError(dict.fromkeys(problems))
-    return cases
+    return [case for case in cases if select(case.id)]
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
@@ -98,21 +103,36 @@ def default_tolerance(metric: str) -> Tolerance:
     return registry.metric(family).tolerance if family in registry.names("metrics") else Tolerance()
 
 
+class Cell(NamedTuple):
+    """One case to be: its place in the file, its data, and what other axes add to its id."""
+
+    where: Where
+    data: Data
+    label: str
+
+
+def _axes_label(cell: Data) -> str:
+    return "-".join(axis_label(k, v) for k, v in cell.items() if k not in ("method", *AMOUNTS))
+
+
 class CaseReader:
     """Turns one file into cases.
 
     Args:
         path: the case file.
-        settings: parsed overrides, as (dotted key, value).
+        settings: overrides of case keys.
         limit: at most so many questions per task.
+        select: which ids are wanted.
     """
 
     def __init__(
-        self, path: Path, settings: Sequence[tuple[str, Any]] = (), limit: int | None = None
+        self, path: Path, settings: Sequence[Setting], limit: int | None, select: Matcher
     ) -> None:
         self.path = path
-        self.settings = settings
+        # A path on the command line is relative to where the command is given.
+        self.settings = [s.rebased(Path.cwd() / "command", path) for s in settings]
         self.limit = limit
+        self.select = select
         self.source = Source(path)
         self.problems: list[str] = []
 
@@ -126,16 +146,38 @@ class CaseReader:
         base = self._layers(self.source, ())
         if self.problems:
             raise CaseError(self.problems)
-        cases = [case for where, data in self._expand(base) if (case := self._case(where, data))]
+        cases = []
+        for cell in self._expand(base):
+            try:
+                cases.append(self._case(cell, self._fitting(cell)))
+            except CaseError as error:
+                if not self.settings or self._wanted(cell):
+                    self.problems += error.problems
         if self.problems:
             raise CaseError(self.problems)
         return sorted(cases, key=lambda case: not case.dense)
+
+    def _fitting(self, cell: Cell) -> list[Setting]:
+        """The settings without amounts where the method removes nothing."""
+        name = (cell.data.get("method") or {}).get("name")
+        dense = name is not None and registry.method(name).unit == "none"
+        return [s for s in self.settings if not (dense and s.key in AMOUNTS)]
+
+    def _wanted(self, cell: Cell) -> bool:
+        """Whether a case that its settings do not fit was asked for."""
+        try:
+            return self.select(self._case(cell, []).id)
+        except CaseError:
+            return True
 
     # ------------------------------------------------------------------ layers
 
     def _layers(self, source: Source, seen: tuple[Path, ...]) -> Data:
         """The file's own keys over its defaults, its parent and its protocol."""
-        data = source.data
+        data = dict(source.data)
+        for setting in self.settings if source is self.source else ():
+            if setting.key == "protocol":
+                data["protocol"] = setting.value
         lower: Data = {}
         if isinstance(name := data.get("protocol"), str):
             lower = self._protocol(source, name)
@@ -172,135 +214,105 @@ class CaseReader:
     def _check_shape(self, source: Source) -> None:
         for where, message in check_keys(source.data, ()):
             self._problem(source, where, message)
-        for where, text in texts_in(source.data):
-            if where[-2:] == ("model", "id") and is_path(text):
-                self._check_folder(source, where, text)
-            elif where[-1] == "dataset":
-                self._check_dataset(source, where, text)
-            elif where[-1] == "tasks_folder" and not (source.path.parent / text).is_dir():
-                self._problem(source, where, f"no such task folder: {text!r}")
-
-    def _check_folder(self, source: Source, where: Where, text: str) -> None:
-        folder = (source.path.parent / text).resolve()
-        if not folder.is_dir():
-            self._problem(source, where, f"no such model folder: {text!r}")
-        elif not (folder / "config.json").is_file():
-            self._problem(source, where, f"model folder {text!r} has no config.json")
-
-    def _check_dataset(self, source: Source, where: Where, text: str) -> None:
-        if is_path(text):
-            if not (source.path.parent / text).is_file():
-                self._problem(source, where, f"no such text file: {text!r}")
-        elif text not in texts.NAMES:
-            hint = did_you_mean(text, texts.NAMES)
-            message = f"unknown dataset {text!r}; {hint}, or a path that starts with . or /"
+        for where, message in check_names(source.data, source.path.parent):
             self._problem(source, where, message)
 
     # --------------------------------------------------------------- expansion
 
-    def _expand(self, base: Data) -> Iterator[tuple[Where, Data]]:
-        """Every combination of the matrix, less the excluded, plus the included, with settings."""
-        base = dict(base)
-        matrix: dict[str, list[Any]] = dict(base.get("matrix") or {})
+    def _expand(self, base: Data) -> Iterator[Cell]:
+        """Every combination of the matrix, less the excluded, plus the included."""
+        matrix = self._axes(base)
         single = {k: v for k, v in base.items() if k not in SHAPING}
-        for key, value in self.settings:
-            if key in matrix:
-                matrix[key] = [value]
-        size = 1
-        for values in matrix.values():
-            size *= len(values)
+        included = base.get("include") or []
+        size = math.prod(map(len, matrix.values()))
         if size > MAX_CASES:
             self._problem(self.source, ("matrix",), f"{size} combinations, at most {MAX_CASES}")
             return
-        combinations = list(itertools.product(*(range(len(v)) for v in matrix.values())))
-        for indices in combinations if matrix else [()]:
+        # A file that only lists its cases has no further one.
+        combinations = itertools.product(*(range(len(v)) for v in matrix.values()))
+        for indices in combinations if matrix or not included else ():
             cell = {k: matrix[k][i] for k, i in zip(matrix, indices, strict=True)}
-            if any(matches(cell, pattern) for pattern in base.get("exclude") or []):
-                continue
-            if not matrix and base.get("include"):
-                continue  # a file that lists its cases has no further one
-            where = self._cell_place(matrix, indices)
-            yield where, self._labelled(merge(single, cell), cell)
-        for i, extra in enumerate(base.get("include") or []):
-            yield ("include", i), self._labelled(merge(single, extra), extra)
+            if not any(matches(cell, pattern) for pattern in base.get("exclude") or []):
+                yield Cell(self._place(matrix, indices), merge(single, cell), _axes_label(cell))
+        for i, extra in enumerate(included):
+            yield Cell(("include", i), merge(single, extra), _axes_label(extra))
 
-    def _cell_place(self, matrix: Mapping[str, Any], indices: tuple[int, ...]) -> Where:
+    def _axes(self, base: Data) -> dict[str, list[Any]]:
+        """The matrix, with the axes that settings replace."""
+        matrix: dict[str, list[Any]] = dict(base.get("matrix") or {})
+        for setting in self.settings:
+            if setting.key in matrix or (setting.key in AMOUNTS and set(AMOUNTS) & set(matrix)):
+                rivals = AMOUNTS if setting.key in AMOUNTS else ()
+                matrix = {k: v for k, v in matrix.items() if k not in rivals}
+                matrix[setting.key] = [setting.value]
+        return matrix
+
+    def _place(self, matrix: Mapping[str, Any], indices: tuple[int, ...]) -> Where:
         for key, i in zip(matrix, indices, strict=True):
             if key == "method":
                 return ("matrix", "method", i)
         return ("matrix",) if matrix else ("method",)
 
-    def _labelled(self, data: Data, cell: Data) -> Data:
-        """*data* with the settings applied; ``_label`` carries what the cell adds to the id."""
-        extra = [axis_label(k, v) for k, v in cell.items() if k not in ("method", *AMOUNTS)]
-        for key, value in self.settings:
-            data = with_setting(data, key, value)
-        return {**data, "_label": "-".join(extra)}
-
     # ------------------------------------------------------------------- cases
 
-    def _case(self, where: Where, data: Data) -> Case | None:
-        label = data.pop("_label")
-        before = len(self.problems)
-        if self.settings:
-            for at, message in check_keys(data, ()):
-                key = ".".join(map(str, at))
-                self.problems.append(f"--set {self._setting_of(key)}: {message}")
-        for key in ("model", "method", "metrics"):
-            if data.get(key) is None:
-                self._problem(self.source, where, f"missing key {key!r}")
-        amounts = [k for k in AMOUNTS if data.get(k) is not None]
-        if len(self.problems) > before:
-            return None
-        raw = json.loads(json.dumps(data))
+    def _case(self, cell: Cell, settings: Sequence[Setting]) -> Case:
+        data = cell.data
+        for setting in settings:
+            data = with_setting(data, setting.key, setting.value)
+        self._check(cell, data, settings)
+        raw: Data = json.loads(json.dumps(data))
+        amounts = [k for k in AMOUNTS if raw.get(k) is not None]
+        paths = cast("Data", resolved(raw, self.path.parent))
         try:
             method = _method(raw["method"])
-            if problem := amount_problem(method, amounts):
-                self._problem(self.source, where, problem)
-            paths = cast("Data", resolved(raw, self.path.parent))
-            model = msgspec.convert(paths["model"], ModelSpec)
-            calibration = msgspec.convert(paths.get("calibration") or {}, CalibrationSpec)
-            metrics = self._metrics(paths["metrics"])
+            target = Target(**{k: raw[k] for k in amounts})
             asked = question(
                 raw.get("protocol"),
                 msgspec.convert(raw["model"], ModelSpec),
                 method,
-                target := Target(**{k: raw[k] for k in amounts}),
+                target,
                 msgspec.convert(raw.get("calibration") or {}, CalibrationSpec),
                 self._metrics(raw["metrics"]),
             )
-            policy = msgspec.convert(raw.get("tolerance") or {}, dict[str, Tolerance])
-            fail_on = msgspec.convert(raw.get("fail_on") or FAILING, tuple[Outcome, ...])
-            needs = msgspec.convert(raw.get("needs") or {}, Needs)
+            name = "-".join(p for p in (method_label(method, target), cell.label) if p)
+            return Case(
+                id=f"{case_prefix(self.path)}/{name}{''.join(s.suffix for s in settings)}",
+                file=self.path,
+                line=int(self.source.at(cell.where).rsplit(":", 2)[1]),
+                asked=asked,
+                model=msgspec.convert(paths["model"], ModelSpec),
+                method=method,
+                target=target,
+                calibration=msgspec.convert(paths.get("calibration") or {}, CalibrationSpec),
+                metrics=self._metrics(paths["metrics"]),
+                tolerance=msgspec.convert(raw.get("tolerance") or {}, dict[str, Tolerance]),
+                fail_on=msgspec.convert(raw.get("fail_on") or FAILING, tuple[Outcome, ...]),
+                marks=tuple(raw.get("marks") or ()),
+                needs=msgspec.convert(raw.get("needs") or {}, Needs),
+                settings=tuple(setting.text for setting in settings),
+            )
         except (msgspec.ValidationError, PrunebenchError) as error:
-            self._problem(self.source, where, str(error))
-            return None
-        if len(self.problems) > before:
-            return None
-        name = "-".join(p for p in (method_label(method, target), label) if p)
-        suffix = "".join(f"@{slug(f'{k}={v}')}" for k, v in self.settings)
-        return Case(
-            id=f"{case_prefix(self.path)}/{name}{suffix}",
-            file=self.path,
-            line=int(self.source.at(where).rsplit(":", 2)[1]),
-            asked=asked,
-            model=model,
-            method=method,
-            target=target,
-            calibration=calibration,
-            metrics=metrics,
-            tolerance=policy,
-            fail_on=fail_on,
-            marks=tuple(raw.get("marks") or ()),
-            needs=needs,
-            settings=tuple(f"{k}={v}" for k, v in self.settings),
-        )
+            raise CaseError([f"{self.source.at(cell.where)}: {error}"]) from None
 
-    def _setting_of(self, key: str) -> str:
-        for name, value in self.settings:
-            if key.startswith(name) or name.startswith(key):
-                return f"{name}={value}"
-        return key
+    def _check(self, cell: Cell, data: Data, settings: Sequence[Setting]) -> None:
+        """Refuse a case that is not whole, or that its settings broke."""
+        lines = []
+        for where, message in (
+            [*check_keys(data, ()), *check_names(data, self.path.parent)] if settings else ()
+        ):
+            key = ".".join(map(str, where))
+            given = [s for s in settings if key.startswith(s.key) or s.key.startswith(key)]
+            lines.append(f"--set {given[0].text if given else key}: {message}")
+        place = self.source.at(cell.where)
+        for key in ("model", "method", "metrics"):
+            if data.get(key) is None:
+                lines.append(f"{place}: missing key {key!r}")
+        if not lines:
+            amounts = [k for k in AMOUNTS if data.get(k) is not None]
+            problem = amount_problem(_method(data["method"]), amounts)
+            lines += [f"{place}: {problem}"] if problem else []
+        if lines:
+            raise CaseError(lines)
 
     def _metrics(self, items: list[Data]) -> tuple[Metric, ...]:
         metrics = tuple(_metric(item) for item in items)

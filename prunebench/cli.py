@@ -8,12 +8,13 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from . import __version__, casefile, grammar, layers, report, select
+from . import __version__, casefile, grammar, report, select
 from .api import Target
 from .baseline import Baselines
 from .case import Case
 from .errors import PrunebenchError, did_you_mean
 from .files import write_json
+from .layers import Setting
 from .plan import describe
 from .progress import Display
 from .session import (
@@ -251,7 +252,7 @@ def prune(
     """Prune one model: choose, apply, and evaluate or save where asked."""
     given = {"sparsity": sparsity, "blocks": blocks, "sublayers": sublayers, "slicing": slicing}
     amounts = {key: value for key, value in given.items() if value is not None}
-    options = dict(layers.override(text, "--option") for text in option or ())
+    options = {s.key: s.value for s in (Setting.parse(t, "--option") for t in option or ())}
     chosen = grammar.build_method(method, options)
     flags = {**amounts, "model": {"id": model, "dtype": dtype}}
     problems = [f"--{w[-1]}: {m}" for w, m in grammar.check_keys(flags, ())]
@@ -340,15 +341,10 @@ def _cases(
     settings: list[str] | None = None,
     limit: int | None = None,
 ) -> list[Case]:
-    matches = select.matcher(keyword)
-    cases = casefile.load(_paths(paths), settings or (), limit)
-    chosen = [case for case in cases if matches(case.id)]
+    chosen = casefile.load(_paths(paths), settings or (), limit, select.matcher(keyword))
     if not chosen:
         where = ", ".join(map(str, _paths(paths)))
-        _say(
-            f"no cases selected: {len(cases)} in {where}"
-            + (f", none match -k {keyword!r}" if keyword else "")
-        )
+        _say(f"no cases in {where}" + (f" match -k {keyword!r}" if keyword else ""))
         raise typer.Exit(NOTHING)
     return chosen
 

@@ -6,12 +6,13 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import reduce
 from operator import or_
+from pathlib import Path
 from typing import Annotated, Any, cast
 
 import msgspec
 from msgspec import Meta, Struct
 
-from . import registry, schema
+from . import registry, schema, texts
 from .api import Count, Fraction, Method, tag
 from .case import CalibrationSpec, ModelSpec, Needs
 from .errors import PrunebenchError, did_you_mean
@@ -116,6 +117,45 @@ def _check_plugin(data: Any, kind: str, where: Where) -> Iterator[tuple[Where, s
         yield (*where, "name"), str(error)
         return
     yield from schema.problems(data, cls, where)
+
+
+def is_path(text: object) -> bool:
+    """Whether *text* names a file or folder rather than something known by name."""
+    return isinstance(text, str) and text.startswith((".", "/"))
+
+
+def texts_in(value: Any, where: Where = ()) -> Iterator[tuple[Where, str]]:
+    """Every text in *value* with its place."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from texts_in(item, (*where, key))
+    elif isinstance(value, list):
+        for i, item in enumerate(value):
+            yield from texts_in(item, (*where, i))
+    elif isinstance(value, str) and where:
+        yield where, value
+
+
+def check_names(data: Data, folder: Path) -> Iterator[tuple[Where, str]]:
+    """Every folder, text and data set that is named but not there; paths relative to *folder*."""
+    for where, text in texts_in(data):
+        if where[-2:] == ("model", "id") and is_path(text):
+            yield from _check_model(where, text, folder)
+        elif where[-1] == "dataset" and is_path(text):
+            if not (folder / text).is_file():
+                yield where, f"no such text file: {text!r}"
+        elif where[-1] == "dataset" and text not in texts.NAMES:
+            hint = did_you_mean(text, texts.NAMES)
+            yield where, f"unknown dataset {text!r}; {hint}, or a path that starts with . or /"
+        elif where[-1] == "tasks_folder" and not (folder / text).is_dir():
+            yield where, f"no such task folder: {text!r}"
+
+
+def _check_model(where: Where, text: str, folder: Path) -> Iterator[tuple[Where, str]]:
+    if not (folder / text).is_dir():
+        yield where, f"no such model folder: {text!r}"
+    elif not (folder / text / "config.json").is_file():
+        yield where, f"model folder {text!r} has no config.json"
 
 
 def amount_problem(method: Method, amounts: Sequence[str]) -> str | None:

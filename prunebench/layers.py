@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
-from .case import AMOUNTS
+from .case import AMOUNTS, slug
 from .errors import PrunebenchError
-from .grammar import Data
-from .schema import Where
+from .grammar import SHAPING, Data, is_path
 
 
 def merge(lower: Data, upper: Data) -> Data:
@@ -43,15 +41,39 @@ def matches(cell: object, pattern: Data) -> bool:
     )
 
 
-def override(text: str, flag: str = "--set") -> tuple[str, Any]:
-    """``KEY=VALUE``, given to *flag*, as a dotted key and a YAML value."""
-    key, equals, value = text.partition("=")
-    if not equals or not key:
-        raise PrunebenchError(f"{flag} {text}: found no '=', expected KEY=VALUE")
-    try:
-        return key.strip(), yaml.safe_load(value)
-    except yaml.YAMLError:
-        raise PrunebenchError(f"{flag} {text}: the value is not valid YAML") from None
+class Setting(NamedTuple):
+    """An override of a case key, as given on the command line."""
+
+    key: str
+    value: Any
+    text: str
+
+    @classmethod
+    def parse(cls, text: str, flag: str = "--set") -> Setting:
+        """Read ``KEY=VALUE``, given to *flag*: a dotted key and a YAML value.
+
+        Raises:
+            PrunebenchError: if it is not of that form, or the key shapes the whole file.
+        """
+        key, equals, value = text.partition("=")
+        key = key.strip()
+        if not equals or not key:
+            raise PrunebenchError(f"{flag} {text}: found no '=', expected KEY=VALUE")
+        if key.split(".")[0] in SHAPING:
+            raise PrunebenchError(f"{flag} {text}: {key!r} shapes the file; edit the file instead")
+        try:
+            return cls(key, yaml.safe_load(value), text)
+        except (yaml.YAMLError, ValueError):
+            raise PrunebenchError(f"{flag} {text}: the value is not valid YAML") from None
+
+    @property
+    def suffix(self) -> str:
+        """What it adds to a case id."""
+        return f"@{slug(self.text)}"
+
+    def rebased(self, file: Path, reader: Path) -> Setting:
+        """The same with paths relative to *file* made relative to *reader*."""
+        return self._replace(value=rebased(self.value, file, reader))
 
 
 def with_setting(data: Data, key: str, value: Any) -> Data:
@@ -70,23 +92,6 @@ def with_setting(data: Data, key: str, value: Any) -> Data:
             new = with_setting(inner if isinstance(inner, dict) else {}, rest, value)
     dropped = set(AMOUNTS) - {head} if head in AMOUNTS else set()  # one amount replaces another
     return {**{k: v for k, v in data.items() if k not in dropped}, head: new}
-
-
-def is_path(text: object) -> bool:
-    """Whether *text* names a file or folder rather than something known by name."""
-    return isinstance(text, str) and text.startswith((".", "/"))
-
-
-def texts_in(value: Any, where: Where = ()) -> Iterator[tuple[Where, str]]:
-    """Every text in *value* with its place."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from texts_in(item, (*where, key))
-    elif isinstance(value, list):
-        for i, item in enumerate(value):
-            yield from texts_in(item, (*where, i))
-    elif isinstance(value, str) and where:
-        yield where, value
 
 
 def rebased(value: Any, file: Path, reader: Path) -> Any:

@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import yaml
 
-from prunebench import CaseError, casefile, grammar
+from prunebench import CaseError, PrunebenchError, casefile, grammar
 
 GOOD = """\
 model: {id: prunebench/reference, dtype: float32}
@@ -298,3 +298,73 @@ def test_the_json_schema_takes_good_files_and_refuses_bad_keys() -> None:
         assert list(validator.iter_errors(yaml.safe_load(path.read_text()))) == []
     assert list(validator.iter_errors({"modle": 1}))
     assert list(validator.iter_errors({"method": {"name": "sleb", "keep_frist": 1}}))
+
+
+MIXED = """
+matrix:
+  method: [{name: sleb}, {name: shortened_llama}]
+  sparsity: [0.2, 0.3]
+include:
+  - {method: {name: dense}}
+"""
+
+
+def test_an_amount_set_from_outside_leaves_dense_alone(tmp_path: Path) -> None:
+    """--set sparsity or blocks replaces that axis, whichever it was; dense has no amount."""
+    path = write(tmp_path, GOOD + MIXED)
+
+    for text, name in (("sparsity=0.5", "0.5"), ("blocks=3", "3blocks")):
+        assert ids(path, text) == [
+            "group/file/dense",
+            f"group/file/sleb-{name}@{text}",
+            f"group/file/shortened_llama-{name}@{text}",
+        ]
+
+
+def test_a_setting_need_only_fit_the_cases_that_are_wanted(tmp_path: Path) -> None:
+    """An option of one method is no mistake of another that was not asked for."""
+    path = write(tmp_path, GOOD + MIXED)
+    setting = ["method.criterion=ppl"]
+    chosen = casefile.load([path], setting, select=lambda case_id: "shortened" in case_id)
+
+    assert [case.label for case in chosen] == [
+        f"shortened_llama-ppl-{amount}@method.criterion=ppl" for amount in ("0.2", "0.3")
+    ]
+    with pytest.raises(CaseError, match=r"--set method.criterion=ppl: unknown key 'criterion'"):
+        casefile.load([path], setting)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("model.id=./nowhere", "--set model.id=./nowhere: no such model folder"),
+        ("metrics.0.dataset=foo", "--set metrics.0.dataset=foo: unknown dataset 'foo'"),
+        ("metrics.0.dataset=./foo", "no such text file"),
+        ("metrics.0.seqlen=0", "--set metrics.0.seqlen=0: found 0"),
+        ("metrics.7.seqlen=8", "metrics has 1 items"),
+        ("protocol=nothing", "unknown protocol 'nothing'"),
+        ("matrix.sparsity=[0.1]", "shapes the file"),
+        ("calibration.nsamples=2024-01-01", "expected a whole number"),
+        ("calibration.dataset=2024-01-01", "expected text"),
+        ("sparsity=[", "not valid YAML"),
+    ],
+)
+def test_bad_settings_are_plain_lines(tmp_path: Path, text: str, says: str) -> None:
+    """What a setting breaks is told with the setting, before anything runs."""
+    path = write(tmp_path, GOOD + "method: {name: sleb}\nblocks: 2\n")
+    with pytest.raises(PrunebenchError) as caught:
+        casefile.load([path], [text])
+
+    assert says in str(caught.value)
+
+
+def test_a_path_in_a_setting_is_relative_to_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file named on the command line is looked for where the command is given."""
+    path = write(tmp_path, GOOD + "method: {name: dense}\n")
+    (tmp_path / "text.txt").write_text("some text\n")
+    monkeypatch.chdir(tmp_path)
+    (case,) = casefile.load([path], ["metrics.0.dataset=./text.txt"])
+
+    assert case.metrics[0].dataset == str((tmp_path / "text.txt").resolve())

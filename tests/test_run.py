@@ -155,7 +155,7 @@ def test_bugs_in_a_plugin_are_told_in_one_line(
     ("arguments", "code", "says"),
     [
         (["run", "nowhere"], 2, "nowhere: no such case file or folder"),
-        (["run", "cases", "-k", "nothing"], 5, "none match -k 'nothing'"),
+        (["run", "cases", "-k", "nothing"], 5, "no cases in cases match -k 'nothing'"),
         (["run", "cases", "-k", "a and"], 2, "expected a word"),
         (["run", "cases", "--accept"], 2, "--accept needs --because"),
         (["run", "cases", *ACCEPT, "--limit", "3"], 2, "exclude each other"),
