@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import cosine_similarity
 
 from .models import CausalLM, batches, nll_of
 
@@ -73,6 +74,18 @@ class Stream:
                         break
                     prefix = self._run(batch, prefix, [block])
         return {block: torch.cat(parts).mean().item() for block, parts in losses.items()}
+
+    def influence(self) -> dict[int, float]:
+        """One minus the mean cosine between what enters and what leaves each block of the model."""
+        angles: dict[int, list[Tensor]] = {block: [] for block in range(len(self.lm.blocks))}
+        with torch.no_grad():
+            for batch in self._batches:
+                entering = batch.entering
+                for block, found in angles.items():
+                    leaving = self._run(batch, entering, [block])
+                    found.append(cosine_similarity(entering.double(), leaving.double(), dim=-1))
+                    entering = leaving
+        return {block: 1 - torch.cat(found).mean().item() for block, found in angles.items()}
 
     def _run(self, batch: _Batch, hidden: Tensor, blocks: Sequence[int]) -> Tensor:
         for block in blocks:

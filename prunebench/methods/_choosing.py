@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+from msgspec.structs import replace
 
 from ..errors import PrunebenchError
 from ..models import CausalLM
-from ..plan import Step
+from ..plan import DropBlocks, Plan, Step
 
 
 def lowest(scores: Mapping[int, float]) -> tuple[int, float | None]:
@@ -32,6 +34,26 @@ def choice(
     chosen, margin = lowest(scores)
     kept = {str(block): finite(score) for block, score in scores.items()}
     return chosen, Step(step, kept, str(chosen), margin, noise, block_forwards)
+
+
+def one_shot(
+    scores: Mapping[int, float],
+    candidates: Iterable[int],
+    count: int,
+    noise: float,
+    block_forwards: int,
+) -> Plan:
+    """The plan that takes the *count* lowest of *candidates*; the trace tells all *scores* once."""
+    if not count:
+        return Plan()
+    left = {block: scores[block] for block in candidates}
+    trace: list[Step] = []
+    for step in range(count):
+        chosen, made = choice(step, left, noise, 0 if step else block_forwards)
+        trace.append(made)
+        del left[chosen]
+    trace[0] = replace(trace[0], scores={str(b): finite(s) for b, s in scores.items()})
+    return Plan((DropBlocks(tuple(int(step.chosen) for step in trace)),), tuple(trace))
 
 
 def finite(score: float) -> float | None:

@@ -14,10 +14,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
-from msgspec.structs import replace
 
 from ..api import Method, Target
-from ..plan import DropBlocks, Plan, Step
+from ..plan import Plan
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -38,24 +37,14 @@ class ShortenedLlama(Method, frozen=True, tag="shortened_llama"):
 
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
         """Score every block of the dense model, then take the lowest that may go."""
-        from ._choosing import choice, finite, removable
+        from ._choosing import one_shot, removable
 
         count = target.block_count(lm)
         candidates = removable(lm, count, self.keep_first, self.keep_last)
         if not count:
             return Plan()
         scores, noise, forwards = self.scores(lm, calibration)
-        left = {block: scores[block] for block in candidates}
-        removed: list[int] = []
-        trace: list[Step] = []
-        for step in range(count):
-            chosen, made = choice(step, left, noise, 0 if step else forwards)
-            removed.append(chosen)
-            trace.append(made)
-            del left[chosen]
-        # The first step tells the scores of the protected blocks too.
-        trace[0] = replace(trace[0], scores={str(b): finite(s) for b, s in scores.items()})
-        return Plan((DropBlocks(tuple(removed)),), tuple(trace))
+        return one_shot(scores, candidates, count, noise, forwards)
 
     def scores(self, lm: CausalLM, calibration: Calibration) -> tuple[dict[int, float], float, int]:
         """Importance of every block, the noise of such a score, and the block-forwards spent."""

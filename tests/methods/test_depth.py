@@ -157,6 +157,35 @@ def test_one_shot_methods_run_on_every_family(method: str, family: str, tiny, id
     assert all(p.grad is None for p in lm.hf.parameters())
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_block_influence_is_the_cosine_of_hidden_states(family: str, tiny, ids) -> None:
+    """1 - cosine between the hidden states that transformers itself reports, mean over tokens."""
+    lm = tiny(family)
+    plan = prunebench.choose(lm, "block_influence", blocks=2, calibration=ids)
+    with torch.no_grad():
+        states = lm.hf(ids, output_hidden_states=True).hidden_states
+    scores = plan.trace[0].scores
+    # What leaves the last block is reported after the final norm, so it is left out here.
+    for block in range(5):
+        cosine = torch.cosine_similarity(states[block], states[block + 1], dim=-1).mean().item()
+
+        assert scores[str(block)] == pytest.approx(1 - cosine, abs=1e-6)
+    assert list(plan.edits[0].blocks) == [int(b) for b in sorted(scores, key=scores.get)[:2]]
+
+
+def test_positional_controls_drop_what_they_say(tiny) -> None:
+    """Front, back, and a run around the middle, on six blocks."""
+    lm = tiny("llama")
+
+    def dropped(method: str, count: int) -> list[int]:
+        return list(prunebench.choose(lm, method, blocks=count).edits[0].blocks)
+
+    assert dropped("first", 3) == [0, 1, 2]
+    assert dropped("last", 3) == [5, 4, 3]
+    assert dropped("middle", 2) == [2, 3]
+    assert dropped("middle", 3) == [1, 2, 3]
+
+
 def test_taylor_is_weight_times_the_gradient_by_finite_differences(tiny, ids) -> None:
     """D loss / d log-scale of one tensor, from central differences in float64, is sum w * grad."""
     lm = tiny("llama", blocks=3)
@@ -178,7 +207,9 @@ def test_taylor_is_weight_times_the_gradient_by_finite_differences(tiny, ids) ->
     assert analytic == pytest.approx((losses[0] - losses[1]) / 6e-3, rel=0.01)
 
 
-@pytest.mark.parametrize("method", ["sleb", "shortened_llama", "random"])
+@pytest.mark.parametrize(
+    "method", ["sleb", "shortened_llama", "random", "first", "last", "block_influence"]
+)
 def test_a_smaller_amount_is_a_prefix_of_a_larger_one(method: str, tiny, ids) -> None:
     """Nested methods: one search serves every amount, choice by choice."""
     lm = tiny("llama", blocks=10)

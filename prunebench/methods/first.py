@@ -1,0 +1,26 @@
+"""The first blocks: a control that shows how much the early ones matter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from ..api import Method, Target
+from ..plan import DropBlocks, Plan
+
+if TYPE_CHECKING:
+    from ..calibration import Calibration
+    from ..models import CausalLM
+
+
+class First(Method, frozen=True, tag="first"):
+    """Drop blocks from the front; none is protected."""
+
+    nested: ClassVar[bool] = True
+    calibrated: ClassVar[bool] = False
+
+    def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:  # noqa: ARG002
+        """Blocks 0, 1, 2, ..."""
+        from ._choosing import removable
+
+        blocks = removable(lm, count := target.block_count(lm), 0, 0)
+        return Plan((DropBlocks(tuple(blocks[:count])),) if count else ())

@@ -1,0 +1,26 @@
+"""The last blocks: the control that early exit amounts to."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from ..api import Method, Target
+from ..plan import DropBlocks, Plan
+
+if TYPE_CHECKING:
+    from ..calibration import Calibration
+    from ..models import CausalLM
+
+
+class Last(Method, frozen=True, tag="last"):
+    """Drop blocks from the back; none is protected."""
+
+    nested: ClassVar[bool] = True
+    calibrated: ClassVar[bool] = False
+
+    def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:  # noqa: ARG002
+        """The last block, the one before it, ..."""
+        from ._choosing import removable
+
+        blocks = removable(lm, count := target.block_count(lm), 0, 0)
+        return Plan((DropBlocks(tuple(reversed(blocks))[:count]),) if count else ())

@@ -1,0 +1,26 @@
+"""A run of blocks in the middle: the control that knows only that the ends matter."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+from ..api import Method, Target
+from ..plan import DropBlocks, Plan
+
+if TYPE_CHECKING:
+    from ..calibration import Calibration
+    from ..models import CausalLM
+
+
+class Middle(Method, frozen=True, tag="middle"):
+    """Drop neighbouring blocks around the middle; the earlier run where two are as central."""
+
+    calibrated: ClassVar[bool] = False
+
+    def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:  # noqa: ARG002
+        """Blocks (n - count) // 2 and the following."""
+        from ._choosing import removable
+
+        blocks = removable(lm, count := target.block_count(lm), 0, 0)
+        start = (len(blocks) - count) // 2
+        return Plan((DropBlocks(tuple(blocks[start : start + count])),) if count else ())
