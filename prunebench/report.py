@@ -153,7 +153,7 @@ def _table(file: str, results: list[Result]) -> Table:
         pad_edge=False,
     )
     grid.add_column("case", overflow="fold")
-    grid.add_column("gone", justify="right", no_wrap=True)
+    grid.add_column("sparsity", justify="right", no_wrap=True)
     for heading, _ in columns:
         grid.add_column(heading, justify="right", no_wrap=True)
     grid.add_column("verdict")
@@ -185,4 +185,6 @@ def _cell(measurement: Measurement | None) -> str:
         return f"{value:.1%}"
     if unit == "x":
         return f"{value:.2f}x"
-    return f"{value:.3f}" if unit == "ppl" and value < 100 else f"{value:.1f} {unit}"
+    if unit == "ppl":
+        return f"{value:.3f}" if value < 100 else f"{value:.0f}"
+    return f"{value:.1f} {unit}"
