@@ -16,7 +16,7 @@ def main() -> None:
     """Run the main job (or reuse its stored records) and export the terminal as SVG."""
     cases = casefile.load([Path("cases/smoke")])
     session = Session(cases, Store(Path(".prunebench")), Baselines(Path("baselines")), "cpu")
-    console = Console(record=True, width=88)
+    console = Console(record=True, width=94)
     console.print("$ prunebench run", style="bold")
     results = [session.answer(case) for case in cases]
     for i, result in enumerate(results):
