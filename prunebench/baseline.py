@@ -20,6 +20,8 @@ from . import files
 from .errors import PrunebenchError
 from .record import SCHEMA, Measurement, Record
 
+#: A user's own baselines, below the current directory.
+OWN = Path("baselines")
 #: A samples file larger than this is refused: baselines live in git.
 MAX_SAMPLE_BYTES = 1_000_000
 

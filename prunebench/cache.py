@@ -130,14 +130,9 @@ def _datasets(case: Case) -> list[str]:
 
 
 def _task_folders(case: Case) -> list[str]:
-    folders = []
-    for metric in case.metrics:
-        if not hasattr(metric, "tasks_folder"):
-            continue
-        local = set(getattr(metric, "tasks", ())) <= set(reference.TASK_NAMES)
-        folder = metric.tasks_folder or (str(reference.TASKS) if local else None)
-        folders += [folder] if folder and Path(folder).is_dir() else []
-    return folders
+    metrics = [m for m in case.metrics if hasattr(m, "tasks_folder")]
+    found = [texts.task_folder(m.tasks_folder, getattr(m, "tasks", ())) for m in metrics]
+    return [folder for folder in found if folder]
 
 
 @cache

@@ -10,13 +10,14 @@ import typer
 
 from . import __version__, casefile, grammar, report, select
 from .api import Target
-from .baseline import Baselines
+from .baseline import OWN, Baselines
 from .case import Case
 from .errors import PrunebenchError, did_you_mean
 from .files import write_json
 from .layers import Setting
 from .plan import describe
 from .progress import Display
+from .record import Record
 from .session import (
     CRASHED,
     INTERRUPTED,
@@ -64,7 +65,6 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Because = Annotated[str, typer.Option(metavar="TEXT", help="Why the new values are right.")]
 
 DEFAULT_STORE = Path(".prunebench")
-OWN_BASELINES = Path("baselines")
 
 
 @app.command()
@@ -127,8 +127,7 @@ def run(  # one parameter per option of the contract
         _say(f"interrupted with {left} of {len(cases)} cases left; run the same command to go on")
         raise typer.Exit(INTERRUPTED)
     if accept:
-        own = Baselines(baselines or OWN_BASELINES)
-        _accept([r for r in results if r.record], own, because)
+        _accept([r.record for r in results if r.record], Baselines(baselines or OWN), because)
         crashed = any(r.verdict.error for r in results)
         raise typer.Exit(CRASHED if crashed else OK)
     raise typer.Exit(exit_code([r.verdict for r in results], strict=strict))
@@ -170,7 +169,6 @@ def accept(
     paths: Paths = None,
     keyword: Keyword = "",
     because: Because = "",
-    device: Device = None,
     baselines: BaselineDir = None,
     store: StoreDir = DEFAULT_STORE,
 ) -> None:
@@ -178,19 +176,17 @@ def accept(
     if not because.strip():
         raise PrunebenchError("accept needs --because TEXT: a baseline changes for a reason")
     cases = _cases(paths, keyword)
-    roots = Baselines(baselines or default_baselines())
-    session = Session(cases, Store(store), roots, device)
-    results = []
+    kept = Store(store)
+    records = []
     for case in cases:
-        record = session.store.latest(case.id)
-        if record is None:
-            _say(f"{case.id}: no stored record; run it first")
-        elif record.asked != case.asked:
-            _say(f"{case.id}: the stored record answers an older version of the case; run it again")
+        if record := kept.latest(case.id, case.asked):
+            records.append(record)
         else:
-            results.append(Result(case, session.judge(case, record), record, cached=True))
-    _accept(results, Baselines(baselines or OWN_BASELINES), because)
-    raise typer.Exit(OK if len(results) == len(cases) else CRASHED)
+            older = kept.latest(case.id) is not None
+            why = "only of an older version of the case" if older else "none"
+            _say(f"{case.id}: stored records: {why}; run it first")
+    _accept(records, Baselines(baselines or OWN), because)
+    raise typer.Exit(OK if len(records) == len(cases) else CRASHED)
 
 
 @app.command()
@@ -301,6 +297,11 @@ def main() -> NoReturn:
     """
     try:
         app(standalone_mode=True)
+    except SystemExit as stop:
+        # click ends an interrupt with 1, which here means a regression.
+        if isinstance(stop.__context__, typer.Abort):
+            sys.exit(INTERRUPTED)
+        raise
     except PrunebenchError as error:
         _say(str(error))
         sys.exit(USAGE)
@@ -324,8 +325,7 @@ def _all_cases() -> list[Path]:
 
 def default_baselines() -> Path:
     """``baselines/`` here, or the shipped ones where the shipped cases are used."""
-    own = OWN_BASELINES
-    return own if own.is_dir() or Path("cases").is_dir() else _shipped("baselines")
+    return OWN if OWN.is_dir() or Path("cases").is_dir() else _shipped("baselines")
 
 
 def _shipped(part: str) -> Path:
@@ -368,11 +368,10 @@ def _outcomes(text: str) -> tuple[Outcome, ...] | None:
     return tuple(Outcome(word) for word in words)
 
 
-def _accept(results: list[Result], baselines: Baselines, because: str) -> None:
+def _accept(records: list[Record], baselines: Baselines, because: str) -> None:
     stamp = accepted(because.strip())
-    for result in results:
-        assert result.record is not None  # noqa: S101 -- the caller passes records only
-        for path in baselines.save(result.record, stamp):
+    for record in records:
+        for path in baselines.save(record, stamp):
             print(f"accepted {path}")  # noqa: T201
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -197,6 +198,7 @@ def load_model(
     """
     import transformers
 
+    device = available(device)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     name = str(model_id)
@@ -217,6 +219,27 @@ def load_model(
         raise PrunebenchError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
     hf.requires_grad_(False)
     return CausalLM(hf.to(device).eval(), _tokenizer(source, options))
+
+
+def available(device: str | None) -> str:
+    """*device*, or by default a GPU if there is one and else the CPU.
+
+    Raises:
+        PrunebenchError: if there is no such device.
+    """
+    if device is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise PrunebenchError(f"--device {device}: {reason}") from None
+    return device
+
+
+def perplexity_of(loss: float) -> float:
+    """The exponential of a loss in nats; infinite, not an error, where a float cannot hold it."""
+    return math.exp(loss) if not loss > 709 else math.inf
 
 
 def _tokenizer(source: str, options: dict[str, Any]) -> Any:

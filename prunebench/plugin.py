@@ -50,6 +50,9 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError("--prunebench-accept needs --prunebench-because TEXT")
     if accept and config.getoption("--prunebench-limit"):
         raise pytest.UsageError("--prunebench-accept and --prunebench-limit exclude each other")
+    limit = config.getoption("--prunebench-limit")
+    if limit is not None and limit < 1:
+        raise pytest.UsageError(f"--prunebench-limit {limit}: expected at least 1")
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -68,7 +71,7 @@ class CaseFileCollector(pytest.File):
     def collect(self) -> Iterator[pytest.Item]:
         """An item per case."""
         from . import casefile
-        from .errors import CaseError
+        from .errors import PrunebenchError
 
         config = self.config
         try:
@@ -79,7 +82,7 @@ class CaseFileCollector(pytest.File):
         limit = config.getoption("--prunebench-limit")
         try:
             cases = casefile.load([shown if shown.is_file() else self.path], settings, limit)
-        except CaseError as error:
+        except PrunebenchError as error:
             raise self.CollectError(str(error)) from None
         for case in cases:
             yield CaseItem.from_parent(self, name=case.label, case=case)
@@ -115,7 +118,9 @@ class CaseItem(pytest.Item):
         self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None
     ) -> str | Any:
         """The findings as plain lines; a traceback only for our own bugs."""
-        if isinstance(excinfo.value, CaseFailedError):
+        from .errors import PrunebenchError
+
+        if isinstance(excinfo.value, CaseFailedError | PrunebenchError):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 
@@ -154,8 +159,7 @@ def _session(item: CaseItem) -> Session:
     """One session per process, so that models and searches are shared between items."""
     stash = item.session.stash
     if _SESSION not in stash:
-        from .baseline import Baselines
-        from .cli import default_baselines
+        from .baseline import OWN, Baselines
         from .session import Session
         from .store import Store
 
@@ -164,7 +168,7 @@ def _session(item: CaseItem) -> Session:
         stash[_SESSION] = Session(
             [i.case for i in item.session.items if isinstance(i, CaseItem)],
             Store(Path(option("--prunebench-store"))),
-            Baselines(Path(folder) if folder else default_baselines()),
+            Baselines(Path(folder) if folder else OWN),
             option("--prunebench-device"),
             fresh=option("--prunebench-fresh"),
         )

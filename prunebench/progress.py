@@ -27,7 +27,7 @@ class Display:
         live = self.console.is_terminal and not os.environ.get("CI")
         self._lines = not live and not quiet
         self._progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeElapsedColumn(),

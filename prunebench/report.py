@@ -144,8 +144,8 @@ def _table(file: str, results: list[Result]) -> Table:
     device = next((r.environment.device for r in records), "")
     caption = " · ".join(part for part in (model, protocol, device) if part)
     grid = Table(
-        title=file,
-        caption=caption,
+        title=Text(file),
+        caption=Text(caption),
         title_justify="left",
         caption_justify="left",
         box=box.SIMPLE_HEAD,

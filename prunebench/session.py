@@ -72,11 +72,6 @@ class Session:
             _ = self.worker.device  # a device that is not there is the whole run's failure
 
     @property
-    def device(self) -> str:
-        """The torch device in use."""
-        return self._device if self._device == "cpu" else self.worker.device
-
-    @property
     def worker(self) -> Worker:
         """Made when first needed: with every answer stored, torch is never imported."""
         if self._worker is None:
@@ -107,12 +102,12 @@ class Session:
 
     def judge(self, case: Case, record: Record) -> Verdict:
         """Compare *record* with the baseline of *case*."""
+        fail_on = self.fail_on or case.fail_on
         try:
             was = self.baselines.load(case.id, record.environment.device)
         except PrunebenchError as error:
             finding = Finding("baseline", Outcome.NOT_COMPARABLE, note=str(error))
-            return Verdict(case.id, ok=True, findings=(finding,))
-        fail_on = self.fail_on or case.fail_on
+            return Verdict(case.id, finding.outcome not in fail_on, (finding,))
         return verdict.compare(record, was, case.tolerance_for, fail_on)
 
     def _record(self, case: Case) -> tuple[Record, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from . import files
 from .errors import PrunebenchError
@@ -38,8 +39,8 @@ class Store:
         files.write_json(path, record)
         return path
 
-    def latest(self, case_id: str) -> Record | None:
-        """The newest sound record of a case, whatever its content."""
+    def latest(self, case_id: str, asked: dict[str, Any] | None = None) -> Record | None:
+        """The newest sound record of a case; with *asked*, of exactly that question."""
         folder = self.root / "records" / case_id
         records = []
         for path in folder.glob("*.json"):
@@ -47,6 +48,8 @@ class Store:
                 records.append(files.read_json(path, Record))
             except PrunebenchError:
                 continue
+        if asked is not None:
+            records = [record for record in records if record.asked == asked]
         return max(records, key=lambda r: r.created, default=None)
 
     def case_ids(self) -> list[str]:

@@ -1,10 +1,10 @@
-"""Named texts and local files as documents: what calibration and perplexity read."""
+"""Named texts, local files and task folders: what a case reads beside its model."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 
@@ -58,6 +58,17 @@ def fingerprint(dataset: str) -> str:
     if dataset.startswith(("/", ".")) and Path(dataset).is_file():
         return hashlib.sha256(Path(dataset).read_bytes()).hexdigest()
     return _tinyworld_hash() if dataset == "tinyworld" else dataset
+
+
+def task_folder(folder: str | None, tasks: Iterable[str]) -> str | None:
+    """Where the YAML files of *tasks* are: *folder*, the shipped ones, or None for lm-eval's own.
+
+    Raises:
+        PrunebenchError: if the folder does not exist.
+    """
+    if folder is not None and not Path(folder).is_dir():
+        raise PrunebenchError(f"no such task folder: {folder!r}")
+    return folder or (str(reference.TASKS) if set(tasks) <= set(reference.TASK_NAMES) else None)
 
 
 def _file(path: Path) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,7 +14,7 @@ from .calibration import Calibration, check_ids
 from .case import CalibrationSpec
 from .errors import PrunebenchError
 from .grammar import build_method
-from .models import CausalLM, load_model
+from .models import CausalLM, load_model, perplexity_of
 from .plan import Plan
 
 __all__ = ["apply", "choose", "load_model", "perplexity"]
@@ -63,7 +62,7 @@ def perplexity(lm: CausalLM, ids: Ids) -> float:
     """Perplexity: exp of the mean over windows of their mean float32 cross entropy."""
     windows = tensor(ids)
     check_ids(windows, lm)
-    return math.exp(lm.nll(windows))
+    return perplexity_of(lm.nll(windows))
 
 
 def tensor(ids: Ids) -> Tensor:

@@ -200,3 +200,12 @@ def test_a_hub_id_is_loaded_from_a_cache_laid_out_as_the_hubs(
     assert torch.equal(again.window_nll(ids), lm.window_nll(ids))
     with pytest.raises(PrunebenchError, match=r"'someone/other' cannot be loaded.*HF_HUB_OFFLINE"):
         load_model("someone/other")
+
+
+def test_a_perplexity_beyond_floats_is_infinite() -> None:
+    """No overflow error for a model that is utterly broken."""
+    from prunebench.models import perplexity_of
+
+    assert perplexity_of(1.0) == pytest.approx(2.718281828)
+    assert perplexity_of(1e6) == float("inf")
+    assert perplexity_of(float("nan")) != perplexity_of(float("nan"))

@@ -113,3 +113,16 @@ def test_cases_share_the_store_under_xdist(user: pytest.Pytester) -> None:
     records = list((user.path / ".prunebench").rglob("*.json"))
 
     assert len(records) == 4
+
+
+def test_bad_options_are_plain_lines(user: pytest.Pytester) -> None:
+    """A setting that cannot be read, a device that is not there, an impossible limit."""
+    result = user.runpytest("cases", "--prunebench-set", "blocks")
+    result.stdout.fnmatch_lines(["*--set blocks: found no '=', expected KEY=VALUE*"])
+    assert "Traceback" not in result.stdout.str()
+
+    result = user.runpytest_subprocess("cases", "--prunebench-device", "abacus")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["--device abacus: *"])
+
+    assert user.runpytest("cases", "--prunebench-limit", "0").ret == 4

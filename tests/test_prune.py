@@ -117,6 +117,7 @@ BAD = [
     (["--method", "sleb", "--blocks", "1", "--eval-ids", "ragged.json"], "equally long"),
     (["--method", "sleb", "--blocks", "1", "--eval-ids", "text.json"], "list of lists"),
     (["--method", "sleb", "--blocks", "1", "--eval-ids", "large.json"], "token id 99"),
+    (["--method", "sleb", "--blocks", "1", "--device", "abacus"], "--device abacus"),
     (["--method", "random", "--blocks", "1", "--output", "calib.json"], "is there already"),
 ]
 

@@ -282,3 +282,37 @@ def test_long_work_says_how_far_it_is(project: Path) -> None:
     assert "searching, removal 1 of 2" in steps
     assert "searching, removal 2 of 2" in steps
     assert [s for s in steps if "," not in s][-2:] == ["perplexity", "accuracy"]
+
+
+def test_accept_takes_the_whole_answer_and_not_a_newer_limited_one(project: Path, cli) -> None:
+    """A quick look with --limit afterwards does not stand in the way."""
+    cli("run", "cases", "-q")
+    cli("run", "cases", "-q", "--limit", "5")
+    code, _, err = cli("accept", "cases", "--because", "looked at it")
+
+    assert code == 0, err
+    assert cli("run", "cases", "-q", "--strict")[0] == 0
+
+
+def test_an_interrupt_anywhere_is_130_and_never_a_regression(
+    project: Path, cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C while cases are still being read exits 130; 1 is for regressions only."""
+    from prunebench import casefile
+
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(casefile, "load", interrupted)
+
+    assert cli("run", "cases")[0] == 130
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"), [("80GiB", 80), ("80 GiB", 80), ("80GB", 74.5058), ("24.5 GiB", 24.5)]
+)
+def test_memory_needs_are_read_in_their_unit(text: str, expected: float) -> None:
+    """GiB are 2**30 bytes, GB 10**9."""
+    from prunebench.runner import gibibytes
+
+    assert gibibytes(text) == pytest.approx(expected, rel=1e-5)

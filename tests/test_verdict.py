@@ -215,3 +215,10 @@ def test_sparsity_is_the_fraction_of_parameters_that_is_gone() -> None:
 def test_alpha_is_one_in_twenty() -> None:
     """The documented error rate is the one in force."""
     assert verdict.ALPHA == 0.05
+
+
+def test_a_plan_that_contradicts_its_trace_is_no_tie() -> None:
+    """The same choices with other edits mean a broken method, never noise."""
+    now = record(plan=(DropBlocks((4, 3)),))
+
+    assert compare(now, record(), lambda _: Tolerance()).outcome == "changed_plan"

@@ -48,16 +48,15 @@ class ShortenedLlama(Method, frozen=True, tag="shortened_llama"):
 
     def scores(self, lm: CausalLM, calibration: Calibration) -> tuple[dict[int, float], float, int]:
         """Importance of every block, the noise of such a score, and the block-forwards spent."""
-        from math import exp
-
         if self.criterion == "ppl":
+            from ..models import perplexity_of
             from ..stream import Stream
 
             stream = Stream(lm, calibration.windows())
             everything = range(len(lm.blocks))
             losses = stream.without_each(everything, everything)
-            scores = {block: exp(loss) for block, loss in losses.items()}
-            return scores, stream.noise() * exp(stream.dense_nll), stream.forwards
+            scores = {block: perplexity_of(loss) for block, loss in losses.items()}
+            return scores, stream.noise() * perplexity_of(stream.dense_nll), stream.forwards
         if self.criterion == "magnitude":
             scores = {i: self._sum(weights) for i, weights in enumerate(_weights(lm))}
             return scores, _rounding(scores), 0

@@ -9,12 +9,11 @@ import os
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-from .. import reference
 from ..errors import PrunebenchError, did_you_mean
 from ..models import CausalLM
+from ..texts import task_folder
 
 
 def answers(
@@ -27,9 +26,12 @@ def answers(
 ) -> dict[str, list[dict[str, Any]]]:
     """Task to its per-question samples, in question order, as lm-eval logs them.
 
+    *folder* is the case's own task folder, if it names one.
+
     Raises:
         PrunebenchError: if a task is unknown or its data cannot be had.
     """
+    folder = task_folder(folder, tasks)
     _quieten()
     import lm_eval
     from lm_eval.models.huggingface import HFLM
@@ -53,19 +55,6 @@ def answers(
             results = lm_eval.evaluate(scorer, loaded, limit=limit, bootstrap_iters=0)
     samples = results["samples"]
     return {task: sorted(samples[task], key=lambda s: s["doc_id"]) for task in loaded["tasks"]}
-
-
-def task_folder(folder: str | None, tasks: Sequence[str]) -> str | None:
-    """Where the YAML files of *tasks* are; None means lm-eval's own.
-
-    Raises:
-        PrunebenchError: if the folder does not exist.
-    """
-    if folder is not None and not Path(folder).is_dir():
-        raise PrunebenchError(f"no such task folder: {folder!r}")
-    if folder is None and set(tasks) <= set(reference.TASK_NAMES):
-        return str(reference.TASKS)
-    return folder
 
 
 def _load(manager: Any, tasks: Sequence[str]) -> Any:

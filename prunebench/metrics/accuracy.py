@@ -35,10 +35,11 @@ class Accuracy(Metric, frozen=True, tag="accuracy"):
 
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:  # noqa: ARG002
         """``accuracy/<task>`` for each task, then ``accuracy/mean``."""
-        from ._tasks import answers, task_folder
+        from ._tasks import answers
 
-        folder = task_folder(self.tasks_folder, self.tasks)
-        results = answers(lm, self.tasks, folder, self.limit, self.num_fewshot, self.batch_size)
+        results = answers(
+            lm, self.tasks, self.tasks_folder, self.limit, self.num_fewshot, self.batch_size
+        )
         means: list[float] = []
         everything: list[float] = []
         for task, samples in results.items():

@@ -34,10 +34,11 @@ class Generation(Metric, frozen=True, tag="generation"):
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:  # noqa: ARG002
         """``generation/<task>`` for each task."""
         from ..errors import PrunebenchError
-        from ._tasks import answers, task_folder
+        from ._tasks import answers
 
-        folder = task_folder(self.tasks_folder, self.tasks)
-        results = answers(lm, self.tasks, folder, self.limit, self.num_fewshot, self.batch_size)
+        results = answers(
+            lm, self.tasks, self.tasks_folder, self.limit, self.num_fewshot, self.batch_size
+        )
         for task, samples in results.items():
             if self.metric not in samples[0]:
                 raise PrunebenchError(f"task {task!r} has no metric {self.metric!r}")
