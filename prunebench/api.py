@@ -43,11 +43,15 @@ class Target(Struct, frozen=True, omit_defaults=True):
             raise PrunebenchError(
                 f"this method removes blocks: give 'sparsity' or 'blocks', not {given or 'nothing'}"
             )
-        total = lm.num_parameters
-        gone = [0.0]
-        for parameters in lm.block_parameters:
-            gone.append(gone[-1] + parameters / total)
-        asked = self.sparsity
+        return self.nearest(lm.gone(range(len(lm.blocks))))
+
+    def nearest(self, gone: Sequence[float]) -> int:
+        """How many removals come nearest to the sparsity asked for, ties to fewer.
+
+        Args:
+            gone: the sparsity after 0, 1, 2, ... removals.
+        """
+        asked = self.sparsity or 0.0
         return min(range(len(gone)), key=lambda n: (abs(gone[n] - asked), n))
 
 
@@ -71,6 +75,8 @@ class Method(
     nested: ClassVar[bool] = False
     #: Every removal is chosen on the model that the one before it left.
     stepwise: ClassVar[bool] = False
+    #: An option that says how much goes, in place of an amount.
+    sizing: ClassVar[str] = ""
     #: Whether choosing reads calibration data.
     calibrated: ClassVar[bool] = True
 

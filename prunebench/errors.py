@@ -10,6 +10,16 @@ class PrunebenchError(Exception):
     """Something the user can put right: a case, an argument, a file, a model that does not fit."""
 
 
+class SearchError(PrunebenchError):
+    """A method looked and found nothing that can be done: the request was sound, the model is not
+    or has no such size.
+    """
+
+
+class PrunebenchWarning(UserWarning):
+    """Something a user should know that is no mistake; front ends print it as one plain line."""
+
+
 class CaseError(PrunebenchError):
     """One or more problems in case files, found before anything was loaded.
 

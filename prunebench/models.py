@@ -14,19 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from . import reference
+from . import modeling, reference
 from .errors import PrunebenchError
+from .families import family_of, ignored_features
 from .watching import say
-
-#: model_type -> where its decoder blocks are. An architecture is one line here.
-BLOCKS = {
-    "gemma": "model.layers",
-    "llama": "model.layers",
-    "mistral": "model.layers",
-    "opt": "model.decoder.layers",
-    "qwen2": "model.layers",
-    "qwen3": "model.layers",
-}
 
 DTYPES = {
     "auto": "auto",
@@ -47,18 +38,19 @@ class CausalLM:
         tokenizer: its tokenizer, or None if only token ids will be used.
 
     Raises:
-        PrunebenchError: if the family is unknown.
+        PrunebenchError: if the family is unknown, or its class ignores a setting of the config.
     """
 
     def __init__(self, hf: Any, tokenizer: Any = None) -> None:
-        family = hf.config.model_type
-        if family not in BLOCKS:
-            known = ", ".join(sorted(BLOCKS))
-            raise PrunebenchError(f"model family {family!r} is not supported; known: {known}")
+        self.family = family_of(hf.config)
+        if ignored := ignored_features(hf):
+            raise PrunebenchError(
+                f"{type(hf).__name__} would silently ignore what the config says: "
+                f"{', '.join(ignored)}"
+            )
         self.hf = hf
         self.tokenizer = tokenizer
-        parent, _, self._attribute = BLOCKS[family].rpartition(".")
-        self._stack = parent
+        self._stack, _, self._attribute = self.family.blocks.rpartition(".")
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -80,6 +72,22 @@ class CausalLM:
         """Unique parameters of each block."""
         return [sum(p.numel() for p in block.parameters()) for block in self.blocks]
 
+    def gone(self, removals: Iterable[int | tuple[int, str]]) -> list[float]:
+        """The sparsity after 0, 1, 2, ... removals of blocks or of halves of blocks."""
+        total = self.num_parameters
+        parts = dict(zip(("attn", "mlp"), self.family.halves, strict=True))
+        removed = 0
+        result = [0.0]
+        for unit in removals:
+            if isinstance(unit, int):
+                removed += self.block_parameters[unit]
+            else:
+                block, part = unit
+                modules = [getattr(self.blocks[block], name) for name in parts[part]]
+                removed += sum(p.numel() for m in modules if m is not None for p in _own(m))
+            result.append(removed / total)
+        return result
+
     @property
     def max_length(self) -> int | None:
         """The context length, where the config states one."""
@@ -97,6 +105,23 @@ class CausalLM:
         mask of each position) stay in step; out of step, decoding goes wrong without any error.
         """
         self._install([self.blocks[i] for i in blocks], blocks)
+
+    def lose(self, sublayers: Iterable[tuple[int, str]]) -> None:
+        """Take out halves of blocks, and blocks that lost both; the norms go with them.
+
+        Args:
+            sublayers: block and ``"attn"`` or ``"mlp"``, in the present numbering.
+        """
+        parts = dict(zip(("attn", "mlp"), self.family.halves, strict=True))
+        for index, part in sublayers:
+            modeling.adopt(self.blocks[index], self.family.model_type)
+            modeling.lose(self.blocks[index], parts[part])
+        self.keep([i for i, block in enumerate(self.blocks) if any(self.halves(block))])
+
+    def halves(self, block: nn.Module) -> tuple[bool, bool]:
+        """Whether *block* has its attention, and whether it has its MLP."""
+        attn, mlp = (getattr(block, half[-1], None) is not None for half in self.family.halves)
+        return attn, mlp
 
     @contextmanager
     def skipping(self, blocks: Iterable[int]) -> Iterator[None]:
@@ -149,13 +174,15 @@ class CausalLM:
         config = self.hf.config
         types = getattr(config, "layer_types", None)
         setattr(self.hf.get_submodule(self._stack), self._attribute, nn.ModuleList(blocks))
-        for index, block in enumerate(blocks):
-            for module in block.modules():
-                if hasattr(module, "layer_idx"):
-                    module.layer_idx = index  # type: ignore[assignment]
         if types is not None and origin is not None:
             config.layer_types = [types[i] for i in origin]
         config.num_hidden_layers = len(blocks)
+        modeling.number(blocks, config)
+
+
+def _own(module: Any) -> Iterator[nn.Parameter]:
+    """The parameters of a module; an activation function may be no module."""
+    return module.parameters() if isinstance(module, nn.Module) else iter(())
 
 
 def batches(windows: Tensor, size: int | None = None, tokens: int = BATCH_TOKENS) -> list[Tensor]:

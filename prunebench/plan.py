@@ -5,15 +5,19 @@ Block numbers are always those of the dense model, so a plan reads the same what
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
+from msgspec.structs import replace
 
-Sublayer = tuple[int, Literal["attn", "mlp"]]
+Part = Literal["attn", "mlp"]
+Sublayer = tuple[int, Part]
+Formula = Literal["as_released", "as_published"]
+Variant = Literal["exact", "as_released"]
 
 
-class Edit(Struct, frozen=True, forbid_unknown_fields=True, tag_field="edit"):
+class Edit(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="edit"):
     """One structural change."""
 
 
@@ -24,21 +28,65 @@ class DropBlocks(Edit, frozen=True, tag="drop_blocks"):
 
 
 class DropSublayers(Edit, frozen=True, tag="drop_sublayers"):
-    """Attention or MLP halves of blocks are gone. *sublayers* are in order of removal."""
+    """Attention or MLP halves of blocks are gone. *sublayers* are in order of removal.
+
+    The latencies (milliseconds a block) are kept where they were measured for this choice.
+    """
 
     sublayers: tuple[Sublayer, ...]
+    attn_latency: float | None = None
+    mlp_latency: float | None = None
 
 
-AnyEdit = DropBlocks | DropSublayers
+class MergeBlocks(Edit, frozen=True, tag="merge_blocks"):
+    """Each range of blocks, first and last, became one block in the place of the first.
+
+    *as_released*: the projections of the last block with everything else of the first;
+    *as_published*: the first block's projections plus every other's difference to them.
+    """
+
+    ranges: tuple[tuple[int, int], ...]
+    formula: Formula = "as_released"
+
+
+class SliceHidden(Edit, frozen=True, tag="slice_hidden"):
+    """The residual stream was rotated and cut.
+
+    *widths* are those of the stream before each norm: two a block, attention first, with scope
+    *block*; a single one for the whole model with scope *global*. *tensors* names the rotations.
+    """
+
+    widths: tuple[int, ...]
+    variant: Variant = "exact"
+    scope: Literal["block", "global"] = "block"
+    tensors: str = ""
+
+
+class RefitWeights(Edit, frozen=True, tag="refit_weights"):
+    """Weights of *modules* (names in the dense model) were fitted anew; *tensors* names them."""
+
+    modules: tuple[str, ...]
+    tensors: str = ""
+
+
+class LoadCheckpoint(Edit, frozen=True, tag="load_checkpoint"):
+    """The model is one that somebody else pruned; *sha256* is of its files."""
+
+    checkpoint: str
+    sha256: str
+
+
+AnyEdit = DropBlocks | DropSublayers | MergeBlocks | SliceHidden | RefitWeights | LoadCheckpoint
 
 
 class Step(Struct, frozen=True):
     """How one choice was made.
 
     *scores* are per candidate in the method's own unit, keyed ``"3"`` or ``"3.attn"``; None is a
-    score that is not finite. *margin* is
-    the distance to the runner-up and *noise* the reproducibility of such a score on this machine,
-    both in that unit: the choice is determined only where the margin exceeds the noise.
+    score that is not finite. Where something else than the score alone decides, *ranking* has what
+    did. *margin* is the distance to the *runner_up* and *noise* the reproducibility of what decides
+    on this machine: the choice is determined only where the margin exceeds the noise.
+    *first_stage* are the scores that named the candidates, for methods in two stages.
     *block_forwards* counts one block on one window.
     """
 
@@ -48,18 +96,31 @@ class Step(Struct, frozen=True):
     margin: float | None = None
     noise: float = 0.0
     block_forwards: int = 0
+    runner_up: str | None = None
+    ranking: dict[str, float] | UnsetType = UNSET
+    first_stage: dict[str, float | None] | UnsetType = UNSET
 
     @property
     def determined(self) -> bool:
         """Whether another machine must have chosen the same."""
         return self.margin is None or self.margin > self.noise
 
+    def decided_by(self, candidate: str) -> float | None:
+        """What *candidate* was judged by, if it was a candidate."""
+        return (self.ranking or self.scores).get(candidate)
+
 
 class Plan(Struct, frozen=True):
-    """The edits of a model and the trace of how they were chosen."""
+    """The edits of a model and the trace of how they were chosen.
+
+    *tensors* holds the tensors that edits name by hash (``tensors.Tensors``), None where no edit
+    does. *shorten* makes the plan of a smaller amount where it is more than a cut list.
+    """
 
     edits: tuple[AnyEdit, ...] = ()
     trace: tuple[Step, ...] = ()
+    tensors: Any = None
+    shorten: Callable[[int], Plan] | None = None
 
     def __iter__(self) -> Iterator[AnyEdit]:
         return iter(self.edits)
@@ -74,6 +135,10 @@ class Plan(Struct, frozen=True):
 
     def prefix(self, size: int) -> Plan:
         """The plan of a nested method for a smaller amount: its first *size* removals."""
+        if size >= self.size:
+            return self
+        if self.shorten is not None:
+            return self.shorten(size)
         edits: list[AnyEdit] = []
         left = size
         for edit in self.edits:
@@ -85,20 +150,54 @@ class Plan(Struct, frozen=True):
 
 
 def units(edit: AnyEdit) -> tuple[int, ...] | tuple[Sublayer, ...]:
-    """What an edit removes, in order of removal."""
-    return edit.blocks if isinstance(edit, DropBlocks) else edit.sublayers
+    """The blocks or sublayers that an edit removes, in order of removal."""
+    if isinstance(edit, DropBlocks):
+        return edit.blocks
+    if isinstance(edit, DropSublayers):
+        return edit.sublayers
+    if isinstance(edit, MergeBlocks):
+        return tuple(block for low, high in edit.ranges for block in range(low + 1, high + 1))
+    return ()
 
 
 def with_units(edit: AnyEdit, kept: tuple[int, ...] | tuple[Sublayer, ...]) -> AnyEdit:
     """The same kind of edit with other units."""
     field = "blocks" if isinstance(edit, DropBlocks) else "sublayers"
-    return type(edit)(**{field: kept})  # type: ignore[arg-type]
+    return replace(edit, **{field: kept})
+
+
+def name(unit: int | Sublayer) -> str:
+    """A unit as traces and tables call it: ``3`` or ``3.attn``."""
+    return str(unit) if isinstance(unit, int) else f"{unit[0]}.{unit[1]}"
+
+
+def bare(edit: AnyEdit) -> AnyEdit:
+    """The edit without what differs between machines though the same was decided.
+
+    Latencies are measured, and the last bit of a tensor is the processor's; what the tensors do to
+    a model, its scores show.
+    """
+    if isinstance(edit, DropSublayers):
+        return replace(edit, attn_latency=None, mlp_latency=None)
+    if isinstance(edit, SliceHidden | RefitWeights):
+        return replace(edit, tensors="")
+    return edit
 
 
 def describe(edits: tuple[AnyEdit, ...]) -> str:
     """A plan in a few words: ``drop_blocks 5 3``."""
-    words = []
-    for edit in edits:
-        names = [str(u) if isinstance(u, int) else f"{u[0]}.{u[1]}" for u in units(edit)]
-        words.append(f"{edit.__struct_config__.tag} {' '.join(names)}")
+    words = [f"{edit.__struct_config__.tag} {_detail(edit)}" for edit in edits]
     return "; ".join(words) or "nothing removed"
+
+
+def _detail(edit: AnyEdit) -> str:
+    if isinstance(edit, DropBlocks | DropSublayers):
+        return " ".join(map(name, units(edit)))
+    if isinstance(edit, MergeBlocks):
+        return " ".join(f"{low}-{high}" for low, high in edit.ranges)
+    if isinstance(edit, SliceHidden):
+        widths = sorted(set(edit.widths))
+        return f"to {', '.join(map(str, widths))}"
+    if isinstance(edit, RefitWeights):
+        return " ".join(edit.modules)
+    return edit.checkpoint

@@ -11,7 +11,7 @@ from typing import Any
 
 from msgspec import Struct
 
-from .plan import Step, describe
+from .plan import Step, bare, describe
 from .record import Measurement, Record, Tolerance
 from .stats import p_paired, p_unpaired
 
@@ -155,7 +155,7 @@ def _new(measurement: Measurement) -> Finding:
 
 
 def _judge_plan(now: Record, was: Record) -> Finding:
-    if now.plan == was.plan:
+    if [bare(e) for e in now.plan] == [bare(e) for e in was.plan]:
         return Finding("plan", Outcome.SAME, note=describe(now.plan))
     note = f"now {describe(now.plan)}, was {describe(was.plan)}"
     if _is_tie(now, was):
@@ -179,7 +179,7 @@ def _is_tie(now: Record, was: Record) -> bool:
 def _close(mine: Step, theirs: Step) -> bool:
     """Whether each run scored the other's choice within its noise of its own."""
     for step, other in ((mine, theirs.chosen), (theirs, mine.chosen)):
-        chosen, runner_up = step.scores.get(step.chosen), step.scores.get(other)
+        chosen, runner_up = step.decided_by(step.chosen), step.decided_by(other)
         if chosen is None or runner_up is None or abs(runner_up - chosen) > step.noise:
             return False
     return True

@@ -24,15 +24,18 @@ LAYERS = (
     ("session",),
     ("report", "progress"),
     # ------------------------------------------------- torch below this line
+    ("modeling", "tensors"),
+    ("families",),
     ("models",),
-    ("calibration", "stream", "surgery"),
+    ("calibration", "stream", "timing", "width"),
+    ("surgery",),
     ("tools", "runner", "export"),
     ("pruning",),
     # ------------------------------------------------- front ends
     ("cli", "plugin"),
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-TORCH_LINE = RANK["models"]
+TORCH_LINE = RANK["modeling"]
 HEAVY = ("torch", "transformers", "lm_eval", "datasets", "pandas", "scipy", "numpy")
 
 

@@ -70,7 +70,7 @@ def test_a_broken_method_fails_the_run(project: Path, cli, monkeypatch: pytest.M
     from prunebench.methods import _choosing
 
     def highest(scores):
-        return max(scores, key=scores.__getitem__), 0.1
+        return max(scores, key=scores.__getitem__), 0.1, None
 
     monkeypatch.setattr(_choosing, "lowest", highest)
     code, out, _ = cli("run", "cases", "--fresh", "--json", "b.json", "-q")

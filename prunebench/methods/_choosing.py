@@ -4,36 +4,41 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from typing import TypeVar
 
 from msgspec.structs import replace
 
-from ..errors import PrunebenchError
+from ..errors import PrunebenchError, SearchError
 from ..models import CausalLM
-from ..plan import DropBlocks, Plan, Step
+from ..plan import DropBlocks, Plan, Step, Sublayer
+
+Unit = TypeVar("Unit", int, Sublayer)
 
 
-def lowest(scores: Mapping[int, float]) -> tuple[int, float | None]:
-    """The candidate with the lowest score, and its distance to the runner-up.
+def lowest(scores: Mapping[Unit, float]) -> tuple[Unit, float | None, Unit | None]:
+    """The candidate with the lowest score, its distance to the runner-up, and the runner-up.
 
-    Ties go to the lowest block; a score that is not finite is never chosen.
+    Ties go to the lowest unit; a score that is not finite is never chosen.
 
     Raises:
-        PrunebenchError: if no score is finite.
+        SearchError: if no score is finite.
     """
-    ranked = sorted((score, block) for block, score in scores.items() if math.isfinite(score))
+    ranked = sorted((score, unit) for unit, score in scores.items() if math.isfinite(score))
     if not ranked:
-        raise PrunebenchError("no candidate has a finite score; is the model sound in this dtype?")
+        raise SearchError("no candidate has a finite score; is the model sound in this dtype?")
     margin = ranked[1][0] - ranked[0][0] if len(ranked) > 1 else None
-    return ranked[0][1], margin
+    second = ranked[1][1] if len(ranked) > 1 else None
+    return ranked[0][1], margin, second
 
 
 def choice(
     step: int, scores: Mapping[int, float], noise: float, block_forwards: int
 ) -> tuple[int, Step]:
     """Pick the lowest score, and record how it was picked."""
-    chosen, margin = lowest(scores)
+    chosen, margin, second = lowest(scores)
     kept = {str(block): finite(score) for block, score in scores.items()}
-    return chosen, Step(step, kept, str(chosen), margin, noise, block_forwards)
+    runner_up = None if second is None else str(second)
+    return chosen, Step(step, kept, str(chosen), margin, noise, block_forwards, runner_up)
 
 
 def one_shot(

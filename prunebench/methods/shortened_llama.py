@@ -50,11 +50,10 @@ class ShortenedLlama(Method, frozen=True, tag="shortened_llama"):
         """Importance of every block, the noise of such a score, and the block-forwards spent."""
         if self.criterion == "ppl":
             from ..models import perplexity_of
-            from ..stream import Stream
+            from ..stream import Stream, Thinning
 
             stream = Stream(lm, calibration.windows())
-            everything = range(len(lm.blocks))
-            losses = stream.without_each(everything, everything)
+            losses = Thinning(stream, budget=0).losses(range(len(lm.blocks)))
             scores = {block: perplexity_of(loss) for block, loss in losses.items()}
             return scores, stream.noise() * perplexity_of(stream.dense_nll), stream.forwards
         if self.criterion == "magnitude":

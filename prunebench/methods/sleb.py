@@ -3,8 +3,8 @@
 Take out every block in turn, measure the calibration loss of what is left, drop the block whose
 absence hurts least, and look again (the paper's Metric 3). As in the released code, the first and
 the last block stay, ties go to the lower block, and *lines* draws the calibration text by lines;
-*windows* draws the 128 windows that the paper speaks of. Prefixes are shared between candidates,
-which changes the cost and no decision.
+*windows* draws the 128 windows that the paper speaks of. Hidden states are shared between
+candidates and kept from one removal to the next, which changes the cost and no decision.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Sleb(Method, frozen=True, tag="sleb"):
 
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
         """Search greedily, one removal after the other."""
-        from ..stream import Stream
+        from ..stream import Stream, Thinning
         from ._choosing import choice, removable
 
         count = target.block_count(lm)
@@ -43,16 +43,16 @@ class Sleb(Method, frozen=True, tag="sleb"):
             return Plan()
         stream = Stream(lm, calibration.windows(self.calibration_unit))
         noise = stream.noise()
-        alive = list(range(len(lm.blocks)))
+        thinning = Thinning(stream)
         removed: list[int] = []
         trace: list[Step] = []
         for step in range(count):
             say(f"removal {step + 1} of {count}")
             before = stream.forwards
-            scores = stream.without_each(alive, candidates)
+            scores = thinning.losses(candidates)
             chosen, made = choice(step, scores, noise, stream.forwards - before)
             trace.append(made)
             removed.append(chosen)
-            alive.remove(chosen)
+            thinning.remove(chosen)
             candidates.remove(chosen)
         return Plan((DropBlocks(tuple(removed)),), tuple(trace))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -14,8 +13,6 @@ from ..record import Direction, Measurement, Tolerance
 from ..watching import say
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from ..models import CausalLM
 
 Round = dict[str, float]
@@ -42,14 +39,10 @@ class Latency(Metric, frozen=True, tag="latency"):
 
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:
         """``latency/prefill``, ``latency/decode``, and each as ``latency/speedup-...``."""
-        import torch
-
         from ..calibration import check_ids
+        from ..timing import random_prompt, time_once
 
-        vocabulary = dense.hf.get_input_embeddings().num_embeddings
-        generator = torch.Generator().manual_seed(0)
-        shape = (self.batch_size, self.prompt_tokens)
-        prompt = torch.randint(vocabulary, shape, generator=generator)
+        prompt = random_prompt(dense, self.batch_size, self.prompt_tokens)
         check_ids(prompt.new_zeros((1, self.prompt_tokens + self.new_tokens)), dense)
         models = [lm] if lm is dense else [dense, lm]
         times: list[list[Round]] = [[] for _ in models]
@@ -57,7 +50,7 @@ class Latency(Metric, frozen=True, tag="latency"):
             say(f"round {round_number + 1} of {self.warmup + self.rounds}")
             order = range(len(models)) if round_number % 2 else reversed(range(len(models)))
             for i in order:
-                taken = _time(models[i], prompt, self.new_tokens)
+                taken = time_once(models[i], prompt, self.new_tokens)
                 if round_number >= self.warmup:
                     times[i].append(taken)
         yield from self._report(times)
@@ -77,28 +70,3 @@ class Latency(Metric, frozen=True, tag="latency"):
                 better="higher",
                 samples=tuple(d / o for d, o in zip(dense, own, strict=True)),
             )
-
-
-def _time(lm: CausalLM, prompt: Tensor, new_tokens: int) -> Round:
-    """Seconds for one prompt, and seconds per token of the greedy continuation."""
-    import torch
-
-    ids = prompt.to(lm.device)
-    with torch.inference_mode():
-        start = _clock(lm)
-        out: Any = lm.hf(ids, use_cache=True, logits_to_keep=1)
-        prefilled = _clock(lm)
-        for _ in range(new_tokens):
-            token = out.logits[:, -1:].argmax(-1)
-            out = lm.hf(token, past_key_values=out.past_key_values, use_cache=True)
-        end = _clock(lm)
-    return {"prefill": prefilled - start, "decode": (end - prefilled) / new_tokens}
-
-
-def _clock(lm: CausalLM) -> float:
-    """Seconds, once everything that was asked of the device is done."""
-    if lm.device.type == "cuda":
-        import torch
-
-        torch.cuda.synchronize(lm.device)
-    return time.perf_counter()

@@ -1,0 +1,57 @@
+"""What an attention and an MLP cost in milliseconds, from three models, as SPRINT measures it."""
+
+from __future__ import annotations
+
+import statistics
+
+from ..errors import SearchError
+from ..models import CausalLM
+from ..plan import Part
+from ..timing import random_prompt, time_once
+from ..watching import say
+
+PROMPT, NEW, ROUNDS, TRIES = 1024, 512, 3, 3
+
+
+def measure(lm: CausalLM) -> tuple[float, float]:
+    """Milliseconds that one attention and one MLP add to reading a prompt and generating.
+
+    The dense model is timed beside one without a quarter of its MLPs and one without a quarter of
+    its attentions (of the blocks before the last), interleaved; medians of three rounds, more of
+    them where they do not come out positive.
+
+    Raises:
+        SearchError: if they never do.
+    """
+    depth = len(lm.blocks)
+    removed = max(1, int(0.25 * depth + 1e-5))
+    blocks = range(max(0, depth - 1 - removed), max(1, depth - 1))
+    models = [lm, _without(lm, blocks, "attn"), _without(lm, blocks, "mlp")]
+    prompt_tokens, new_tokens = PROMPT, NEW
+    if (limit := lm.max_length) is not None and prompt_tokens + new_tokens > limit:
+        new_tokens = max(1, limit // 3)
+        prompt_tokens = max(1, limit - new_tokens)
+    prompt = random_prompt(lm, 1, prompt_tokens)
+    times: list[list[float]] = [[] for _ in models]
+    found = [0.0, 0.0]
+    for attempt in range(TRIES):
+        for round_number in range(ROUNDS + (attempt == 0)):
+            say(f"latency of a sublayer, round {round_number + 1}")
+            for own, model in zip(times, models, strict=True):
+                taken = time_once(model, prompt, new_tokens)
+                if attempt or round_number:  # the first round of all warms up
+                    own.append(1e3 * (taken["prefill"] + taken["decode"] * new_tokens))
+        dense, *others = map(statistics.median, times)
+        found = [(dense - other) / len(blocks) for other in others]
+        if min(found) > 0:
+            return found[0], found[1]
+    raise SearchError(
+        f"timing gives {found[0]:.3g} ms for an attention and {found[1]:.3g} ms for an MLP: this "
+        f"machine is too noisy; give attn_latency and mlp_latency"
+    )
+
+
+def _without(lm: CausalLM, blocks: range, part: Part) -> CausalLM:
+    smaller = lm.share()
+    smaller.lose([(block, part) for block in blocks])
+    return smaller

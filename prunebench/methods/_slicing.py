@@ -1,0 +1,126 @@
+"""Principal axes of the residual stream, stage by stage or for a whole model."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import SearchError
+from ..models import CausalLM
+from ..plan import Plan, SliceHidden, Step, Variant
+from ..stream import Stream
+from ..tensors import Tensors, storage_dtype
+from ..watching import say
+from ..width import STAGE, Norms, gram_of, principal, turn_block
+
+
+def per_block(lm: CausalLM, windows: Tensor, width: int, variant: Variant) -> Plan:
+    """A rotation before every norm, found on the stream that the earlier ones have cut.
+
+    A sliced model is the dense one, norms fused, with its stream projected on the kept axes before
+    each norm; so the search runs the dense blocks on projected states, one pass in all.
+
+    Args:
+        lm: the dense model.
+        windows: token ids, (windows, length).
+        width: coordinates to keep.
+        variant: see ``SliceGPT``.
+    """
+    norms = Norms(lm, variant)
+    stream = Stream(lm, windows)
+    states = [batch.entering for batch in stream.batches]
+    if norms.centred_embeddings:
+        states = [state - state.mean(-1, keepdim=True) for state in states]
+    bases: dict[str, Tensor] = {}
+    trace: list[Step] = []
+    for index in range(len(lm.blocks)):
+        say(f"block {index + 1} of {len(lm.blocks)}")
+        block = fused(lm, norms, index)
+        for half in lm.family.halves:
+            axes, step = _axes(states, width, len(trace), len(windows) * (len(trace) % 2))
+            bases[STAGE.format(len(trace))] = axes.to(storage_dtype(lm.hf.dtype))
+            trace.append(step)
+            with torch.no_grad():
+                states = [projected(state, axes) for state in states]
+                states = [
+                    state + batch.branch(block, index, half, state)
+                    for batch, state in zip(stream.batches, states, strict=True)
+                ]
+    tensors = Tensors()
+    edit = SliceHidden((width,) * len(trace), variant, "block", tensors.add(bases))
+    return Plan((edit,), tuple(trace), tensors)
+
+
+def whole_model(lm: CausalLM, windows: Tensor, width: int) -> Plan:
+    """One rotation, from the states of the dense model that enter its norms, scaled to length one.
+
+    Args:
+        lm: the dense model.
+        windows: token ids, (windows, length).
+        width: coordinates to keep.
+    """
+    stream = Stream(lm, windows)
+    gram = torch.zeros(())
+    for batch in stream.batches:
+        state = batch.entering
+        with torch.no_grad():
+            for index, block in enumerate(lm.blocks):
+                for half in lm.family.halves:
+                    gram = gram + _directions(state).to(gram.device if gram.ndim else state.device)
+                    state = state + batch.branch(block, index, half, state)
+            gram = gram + _directions(state)
+    values, vectors = principal(gram)
+    step = _step(values, width, 0, len(windows) * len(lm.blocks))
+    tensors = Tensors()
+    axes = vectors[:, :width].to(storage_dtype(lm.hf.dtype))
+    sha256 = tensors.add({STAGE.format(0): axes})
+    return Plan((SliceHidden((width,), "exact", "global", sha256),), (step,), tensors)
+
+
+def fused(lm: CausalLM, norms: Norms, index: int) -> Any:
+    """A copy of a block with its norms fused into it; the block itself stays as it is."""
+    original = lm.blocks[index]
+    tensors = [*original.parameters(), *original.buffers()]
+    block = copy.deepcopy(original, {id(t): t for t in tensors})
+    turn_block(block, lm, norms, None, None, None)
+    return block
+
+
+def projected(state: Tensor, axes: Tensor) -> Tensor:
+    """The part of *state*, (..., width), that lies along *axes*, (width, kept); in float64."""
+    basis = axes.to(state.device, torch.float64)
+    return ((state.double() @ basis) @ basis.T).to(state.dtype)
+
+
+def _axes(states: Sequence[Tensor], width: int, stage: int, forwards: int) -> tuple[Tensor, Step]:
+    values, vectors = principal(gram_of(states))
+    return vectors[:, :width], _step(values, width, stage, forwards)
+
+
+def _step(values: Tensor, width: int, stage: int, forwards: int) -> Step:
+    """The record of one decomposition: what is kept, and how clear the cut is.
+
+    *scores* has the trace, the kept part of it and the five largest eigenvalues; the margin is
+    between the last eigenvalue that is kept and the first that is not, as parts of the trace.
+    """
+    total = float(values.sum())
+    if not torch.isfinite(values).all() or total <= 0:
+        raise SearchError("the stream has no finite principal axes; is the model sound?")
+    scores: dict[str, float | None] = {
+        "trace": total,
+        "kept": float(values[:width].sum()) / total,
+        **{f"eigenvalue {i + 1}": float(v) for i, v in enumerate(values[:5])},
+    }
+    cut = width < len(values)
+    margin = float(values[width - 1] - values[width]) / total if cut else None
+    rounding = len(values) * torch.finfo(torch.float32).eps
+    return Step(stage, scores, f"width {width}", margin, rounding, forwards)
+
+
+def _directions(state: Tensor) -> Tensor:
+    rows = state.flatten(0, -2).double()
+    return gram_of([rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)])

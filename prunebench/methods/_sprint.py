@@ -1,0 +1,493 @@
+"""SPRINT's search: scores of all sublayers, fits of the candidates, one removal after the other."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+from msgspec import UNSET
+from torch import Tensor
+
+from ..api import Target
+from ..calibration import Calibration
+from ..errors import PrunebenchError, SearchError
+from ..modeling import replace
+from ..models import CausalLM
+from ..plan import DropSublayers, Plan, RefitWeights, Step, Sublayer, name
+from ..stream import Batch, Stream
+from ..surgery import require_pre_norm
+from ..tensors import Tensors
+from ..watching import say
+from ._choosing import finite, lowest
+from ._latency import measure
+from .sprint import Sprint
+
+
+class Fit(NamedTuple):
+    """A candidate's fitted weight, of the MLP numbered *at*, and the score it gives."""
+
+    at: int
+    weight: Tensor
+    score: float
+
+
+class Removal(NamedTuple):
+    """A sublayer that went, and what was written into which module for it."""
+
+    sublayer: int
+    module: str
+    weight: Tensor | None
+
+
+def search(options: Sprint, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
+    """Remove sublayers until *target* or the options' speedup is reached.
+
+    Raises:
+        PrunebenchError: if that many may not go.
+        SearchError: if no candidate is left with a finite score.
+    """
+    require_pre_norm(lm)
+    if any(not all(lm.halves(block)) for block in lm.blocks):
+        raise PrunebenchError(
+            "this model has lost halves of blocks already; start from the dense one"
+        )
+    stop = _stop(options, lm, target)
+    attn, mlp = options.attn_latency, options.mlp_latency
+    measured = options.latency_aware or options.target_speedup is not None
+    if measured and (attn is None or mlp is None):
+        found = measure(lm)
+        attn, mlp = attn or found[0], mlp or found[1]
+    else:
+        measured = False
+    costs = (attn or 1.0, mlp or 1.0)
+    windows = calibration.windows()
+    state = Search(options, lm, windows, costs)
+    trace: list[Step] = []
+    noise = 0.0
+    while not stop(state):
+        say(f"removal {len(state.removed) + 1}")
+        spent = state.stream.forwards
+        state.first_stage()
+        if options.refit:
+            state.second_stage()
+        spent = state.stream.forwards - spent
+        if not trace:
+            noise = _relative_noise(options, lm, windows, costs, state)
+        trace.append(state.remove(noise, spent))
+
+    def plan(count: int) -> Plan:
+        kept = state.removed[:count]
+        latencies = {"attn_latency": attn, "mlp_latency": mlp} if measured else {}
+        drop = DropSublayers(tuple(sublayer(r.sublayer) for r in kept), **latencies)
+        if not kept:
+            return Plan()
+        gone = {r.sublayer for r in kept}
+        # A later fit of the same module replaces an earlier one; a module that went has none.
+        weights = {
+            r.module: r.weight
+            for r in kept
+            if r.weight is not None and state.position[r.module] not in gone
+        }
+        if not weights:
+            return Plan((drop,), tuple(trace[:count]), shorten=plan)
+        tensors = Tensors()
+        modules = tuple(sorted(weights, key=state.position.__getitem__))
+        refit = RefitWeights(modules, tensors.add(weights))
+        return Plan((drop, refit), tuple(trace[:count]), tensors, plan)
+
+    return plan(_nearest(lm, target, state) if target.sparsity is not None else len(state.removed))
+
+
+def sublayer(index: int) -> Sublayer:
+    """Number 2b is the attention of block b, 2b + 1 its MLP."""
+    return index // 2, "mlp" if index % 2 else "attn"
+
+
+class Search:
+    """A shrinking model on its calibration windows, with every score that still holds.
+
+    Args:
+        options: the method.
+        lm: the dense model; it is not changed.
+        windows: token ids, (windows, length).
+        costs: milliseconds of an attention and of an MLP.
+        batch_size: windows per forward.
+    """
+
+    def __init__(
+        self,
+        options: Sprint,
+        lm: CausalLM,
+        windows: Tensor,
+        costs: tuple[float, float],
+        batch_size: int | None = None,
+    ) -> None:
+        self.options = options
+        self.lm = lm.share()  # its tensors are replaced as fits are taken; lm keeps its own
+        self.costs = costs
+        self.stream = Stream(self.lm, windows, batch_size)
+        depth = len(lm.blocks)
+        self.count = 2 * depth
+        self.alive = [True] * self.count
+        self.ends = [0] * self.count
+        self.pseudo = [math.inf] * self.count
+        self.fits: dict[int, Fit] = {}
+        self.removed: list[Removal] = []
+        steps = options.checkpoints
+        self.places = sorted({0} | {2 * (k * depth // (steps + 1)) for k in range(1, steps + 1)})
+        self.saved = [{0: batch.entering} for batch in self.stream.batches]
+        self.start = 0
+        names = [f"{lm.family.blocks}.{b}.{lm.family.mlp_out}" for b in range(depth)]
+        self.position = {module: 2 * b + 1 for b, module in enumerate(names)}
+        self.modules = {at: module for module, at in self.position.items()}
+
+    # ------------------------------------------------------------------ scores
+
+    def first_stage(self) -> None:
+        """Score every sublayer from the restart point on, without any fit."""
+        wanted = [s for s in range(self.start, self.count) if self.alive[s]]
+        for s in wanted:
+            self.ends[s] = self._end(s)
+            self.pseudo[s] = 0.0
+        for saved in self.saved:
+            for place in [p for p in saved if p > self.start]:
+                del saved[place]
+        for s, y, y_hat in self._outputs(self.start, wanted, {}):
+            self.pseudo[s] += self._distance(y, y_hat)
+
+    def second_stage(self) -> None:
+        """Fit the candidates that have no fit yet, and score them with it."""
+        ranked = sorted((self._rank(s, self.pseudo[s]), s) for s in self._removable())
+        names = [s for rank, s in ranked if math.isfinite(rank)][: self.options.candidates]
+        wanted = sorted(s for s in names if s not in self.fits and self.tunable(s))
+        if wanted:
+            self.fits |= self.fit(wanted)
+
+    def fit(self, wanted: list[int]) -> dict[int, Fit]:
+        """Fits of the sublayers *wanted*, each scored."""
+        start = max(p for p in self.saved[0] if p <= wanted[0])
+        weights = self._solve(start, wanted)
+        scores = dict.fromkeys(wanted, 0.0)
+        for s, y, y_hat in self._outputs(start, wanted, weights):
+            scores[s] += self._distance(y, y_hat)
+        return {s: Fit(self.ends[s], weights[s], scores[s]) for s in wanted}
+
+    def tunable(self, s: int) -> bool:
+        """Whether an MLP after *s* can make up for it."""
+        end = self.ends[s]
+        return end > s and end % 2 == 1 and self.alive[end]
+
+    def scores(self) -> dict[int, float]:
+        """What decides, before latencies: of fits where there are any, else without."""
+        if self.options.refit:
+            return {s: fit.score for s, fit in sorted(self.fits.items())}
+        return {s: self.pseudo[s] for s in self._removable()}
+
+    def remove(self, noise: float, spent: int) -> Step:
+        """Take out the sublayer of the lowest score per millisecond, and write its fit in place.
+
+        Args:
+            noise: of a score, relative.
+            spent: block-forwards of this round.
+
+        Raises:
+            SearchError: if none has a finite score.
+        """
+        scores = self.scores()
+        ranks = {s: self._rank(s, score) for s, score in scores.items()}
+        if not ranks:
+            raise SearchError(
+                f"after {len(self.removed)} removals no sublayer is left that may go: "
+                f"the last MLP stays, for nothing after it could make up for it"
+            )
+        chosen, margin, second = lowest(ranks)
+        step = Step(
+            step=len(self.removed),
+            scores={self._name(s): finite(score) for s, score in scores.items()},
+            chosen=self._name(chosen),
+            margin=margin,
+            noise=noise * ranks[chosen],
+            block_forwards=spent,
+            runner_up=None if second is None else self._name(second),
+            ranking={self._name(s): r for s, r in ranks.items() if math.isfinite(r)}
+            if self.options.latency_aware
+            else UNSET,
+            first_stage={self._name(s): finite(self.pseudo[s]) for s in self._removable()}
+            if self.options.refit
+            else UNSET,
+        )
+        self._take_out(chosen)
+        return step
+
+    @property
+    def speedup(self) -> float:
+        """The paper's estimate: all latencies over the surviving ones; other parts count nothing."""
+        total = sum(self.costs) * self.count / 2
+        left = sum(self.costs[s % 2] for s in self._removable())
+        return total / left if left else math.inf
+
+    # ---------------------------------------------------------------- removing
+
+    def _take_out(self, chosen: int) -> None:
+        fit = self.fits.pop(chosen, None)
+        self.alive[chosen] = False
+        self.pseudo[chosen] = math.inf
+        module = self.modules[fit.at] if fit else ""
+        if fit:
+            replace(self.lm.hf.get_submodule(module), "weight", fit.weight)
+        self.removed.append(Removal(chosen, module, fit.weight if fit else None))
+        self.fits = {s: f for s, f in self.fits.items() if f.at < chosen}
+        # As released, also where the end that a removed sublayer last had is out of date.
+        unchanged = max((s for s, end in enumerate(self.ends) if end < chosen), default=0)
+        self.start = max(p for p in self.saved[0] if p <= unchanged)
+
+    def _removable(self) -> list[int]:
+        return [s for s in range(self.count) if self.alive[s]]
+
+    def _rank(self, s: int, score: float) -> float:
+        return score / self.costs[s % 2] if self.options.latency_aware else score
+
+    def _name(self, s: int) -> str:
+        return name(sublayer(s))
+
+    def _end(self, s: int) -> int:
+        """The first surviving MLP after *s*, whose output a candidate is judged at."""
+        after = (k for k in range(s + 1, self.count) if k % 2 and self.alive[k])
+        return next(after, min(s + 1, self.count - 1))
+
+    # ---------------------------------------------------------------- forwards
+
+    def _outputs(
+        self, start: int, wanted: list[int], weights: dict[int, Tensor]
+    ) -> Iterator[tuple[int, Tensor, Tensor]]:
+        """For each batch and sublayer: the output to keep, and the output without the sublayer.
+
+        Args:
+            start: a place whose state is saved.
+            wanted: sublayers, ascending.
+            weights: what the MLP at a sublayer's end uses in the output without it.
+        """
+        for batch, saved in zip(self.stream.batches, self.saved, strict=True):
+            walk = _Walk(self, batch, saved, start)
+            for s in wanted:
+                with torch.no_grad():
+                    y = self._reference(walk, s)
+                    entering, end = self._shortened(walk, s), self.ends[s]
+                    if end > s and self.alive[end]:
+                        with self._swapped(end, weights.get(s)):
+                            y_hat = self._half(batch, end, entering)
+                    else:
+                        y_hat = entering
+                yield s, y, y_hat
+                walk.forget(s)
+
+    def _reference(self, walk: _Walk, s: int) -> Tensor:
+        """The output at the end of *s* with it; as released, removed sublayers run again there.
+
+        Where none was removed, that is the running stream, and costs nothing more.
+        """
+        end = self.ends[s]
+        inside = range(s, end + 1)
+        if self.options.reference == "current" or all(self.alive[k] for k in inside):
+            return walk.at(end + 1)
+        hidden = walk.at(s)
+        for k in inside:
+            hidden = self._half(walk.batch, k, hidden)
+        return hidden
+
+    def _shortened(self, walk: _Walk, s: int) -> Tensor:
+        """What enters the end of *s* without it."""
+        hidden = walk.at(s)
+        for k in range(s + 1, self.ends[s]):
+            if self.alive[k]:
+                hidden = self._half(walk.batch, k, hidden)
+        return hidden
+
+    def _half(self, batch: Batch, s: int, hidden: Tensor) -> Tensor:
+        self.stream.halves += len(hidden)
+        half = self.lm.family.halves[s % 2]
+        return hidden + batch.branch(self.lm.blocks[s // 2], s // 2, half, hidden)
+
+    def _distance(self, y: Tensor, y_hat: Tensor) -> float:
+        """Summed over windows: the distance of the outputs relative to the size of the first."""
+        far, size = (y.float() - y_hat.float()), y.float()
+        if self.options.norm == "l1":
+            far, size = far.abs(), size.abs()
+        else:
+            far, size = far.square(), size.square()
+        ratio = far.sum((1, 2), dtype=torch.float64) / size.sum((1, 2), dtype=torch.float64)
+        return float((ratio if self.options.norm == "l1" else ratio.sqrt()).sum())
+
+    # -------------------------------------------------------------------- fits
+
+    def _solve(self, start: int, wanted: list[int]) -> dict[int, Tensor]:
+        """The weight of each sublayer's end that best gives the output with it, from without it."""
+        dtype = torch.float64 if self.options.refit_dtype == "float64" else torch.float32
+        grams: dict[int, Tensor | float] = dict.fromkeys(wanted, 0.0)
+        targets: dict[int, Tensor | float] = dict.fromkeys(wanted, 0.0)
+        for batch, saved in zip(self.stream.batches, self.saved, strict=True):
+            walk = _Walk(self, batch, saved, start)
+            for s in wanted:
+                linear = self._linear(self.ends[s])
+                with torch.no_grad():
+                    y = self._reference(walk, s)
+                    entering = self._shortened(walk, s)
+                    with _inputs_of(linear) as seen:
+                        self._half(batch, self.ends[s], entering)
+                    x = seen[0].reshape(-1, seen[0].shape[-1]).to(dtype)
+                    missing = y.to(dtype) - entering.to(dtype)
+                    if linear.bias is not None:
+                        missing -= linear.bias.to(dtype)
+                    grams[s] = grams[s] + x.T @ x
+                    targets[s] = targets[s] + x.T @ missing.flatten(0, -2)
+                walk.forget(s)
+        return {
+            s: _fitted(grams[s], targets[s], self._linear(self.ends[s]).weight, self.options)  # type: ignore[arg-type]
+            for s in wanted
+        }
+
+    def _linear(self, s: int) -> Any:
+        return self.lm.hf.get_submodule(self.modules[s])
+
+    @contextmanager
+    def _swapped(self, s: int, weight: Tensor | None) -> Iterator[None]:
+        if weight is None:
+            yield
+            return
+        linear = self._linear(s)
+        before = linear.weight
+        try:
+            replace(linear, "weight", weight)
+            yield
+        finally:
+            linear.weight = before
+
+
+class _Walk:
+    """The running stream of one batch: the input of every sublayer, computed when asked for."""
+
+    def __init__(self, search: Search, batch: Batch, saved: dict[int, Tensor], start: int) -> None:
+        self.search = search
+        self.batch = batch
+        self.saved = saved
+        self.states = {start: saved[start]}
+        self.reached = start
+
+    def at(self, place: int) -> Tensor:
+        """What enters the sublayer numbered *place*."""
+        while self.reached < place:
+            hidden = self.states[self.reached]
+            if self.search.alive[self.reached]:
+                hidden = self.search._half(self.batch, self.reached, hidden)
+            self.reached += 1
+            self.states[self.reached] = hidden
+            if self.reached in self.search.places:
+                self.saved[self.reached] = hidden
+        return self.states[place]
+
+    def forget(self, below: int) -> None:
+        """No sublayer up to *below* will be asked for again."""
+        for place in [p for p in self.states if p <= below and p != self.reached]:
+            del self.states[place]
+
+
+@contextmanager
+def _inputs_of(linear: Any) -> Iterator[list[Tensor]]:
+    seen: list[Tensor] = []
+    hook = linear.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def _fitted(gram: Tensor, target: Tensor, weight: Tensor, options: Sprint) -> Tensor:
+    """The new weight, (out, in): rows of the least-squares solution in place of the old ones.
+
+    Args:
+        gram: X^T X, (in, in).
+        target: X^T (Y - r), (in, out).
+        weight: the present weight.
+        options: damping and the part of the rows that is replaced.
+    """
+    old = weight.detach().to(gram.dtype)
+    if options.damping:
+        eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        solution = _least_squares(
+            torch.cat([gram, options.damping * eye]), torch.cat([target, options.damping * old.T])
+        ).T
+    else:
+        solution = _least_squares(gram, target).T
+    importance = (old.abs() * gram.diagonal().clamp_min(0).sqrt()).sum(1)
+    count = max(1, int(options.ratio * len(old)))
+    chosen = importance >= importance.sort(descending=True).values[count - 1]
+    if not bool(torch.isfinite(solution[chosen].to(weight.dtype)).all()):
+        return weight.detach()  # as released
+    return torch.where(chosen[:, None], solution, old).to(weight.dtype)
+
+
+def _least_squares(a: Tensor, b: Tensor) -> Tensor:
+    """Min |a x - b|, of least norm where a is rank-deficient.
+
+    Only the driver for full rank exists on a GPU; where its answer does not solve the equations,
+    the rank-revealing one of the CPU is asked.
+    """
+    if a.device.type == "cpu":
+        return torch.linalg.lstsq(a, b).solution
+    solution = torch.linalg.lstsq(a, b).solution
+    rest = a.T @ (a @ solution - b)
+    if bool(torch.isfinite(solution).all()) and rest.norm() <= 1e-6 * (a.T @ b).norm():
+        return solution
+    return torch.linalg.lstsq(a.cpu(), b.cpu()).solution.to(a.device)
+
+
+def _stop(options: Sprint, lm: CausalLM, target: Target) -> Callable[[Search], bool]:
+    """Whether enough has gone; refuses at once what can never be reached."""
+    if options.target_speedup is not None:
+        speedup = options.target_speedup
+        return lambda state: state.speedup >= speedup
+    most = 2 * len(lm.blocks) - options.refit
+    if target.sublayers is not None:
+        wanted = target.sublayers
+        if wanted > most:
+            kept = "the last MLP is kept for its fit" if options.refit else "there are no more"
+            raise PrunebenchError(
+                f"{wanted} of {2 * len(lm.blocks)} sublayers are to go, but at most {most} may: {kept}"
+            )
+        return lambda state: len(state.removed) >= wanted
+    if target.sparsity is None:
+        raise PrunebenchError("this method removes sublayers: give 'sparsity' or 'sublayers'")
+    asked = target.sparsity
+    can_go = lm.gone([sublayer(s) for s in range(most)])[-1]
+    if asked > can_go:
+        raise PrunebenchError(
+            f"sparsity {asked:g} is asked for, but all sublayers that may go are {can_go:.3f} of "
+            f"the parameters"
+        )
+    return lambda state: lm.gone([sublayer(r.sublayer) for r in state.removed])[-1] >= asked
+
+
+def _nearest(lm: CausalLM, target: Target, state: Search) -> int:
+    return target.nearest(lm.gone([sublayer(r.sublayer) for r in state.removed]))
+
+
+def _relative_noise(
+    options: Sprint, lm: CausalLM, windows: Tensor, costs: tuple[float, float], state: Search
+) -> float:
+    """How far the best first score moves when nothing but the batching changes, relative to it."""
+    scores = state.scores()
+    finite_ones = {s: x for s, x in scores.items() if math.isfinite(x)}
+    rounding = torch.finfo(torch.float32).eps
+    if not finite_ones:
+        return rounding
+    best = min(finite_ones, key=lambda s: state._rank(s, finite_ones[s]))
+    again = Search(options, lm, windows.flip(0), costs, batch_size=1)
+    again.ends[best] = again._end(best)
+    if options.refit:
+        other = again.fit([best])[best].score
+    else:
+        other = sum(again._distance(y, y_hat) for _, y, y_hat in again._outputs(0, [best], {}))
+    return max(rounding, abs(other - scores[best]) / max(scores[best], 1e-300))

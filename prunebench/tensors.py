@@ -1,0 +1,75 @@
+"""The tensors that a plan names: kept by content hash, saved as safetensors files of that name."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from . import files
+from .errors import PrunebenchError
+
+
+class Tensors:
+    """Named tensors in bundles, each known by the sha256 of its safetensors file."""
+
+    def __init__(self) -> None:
+        self._bundles: dict[str, dict[str, Tensor]] = {}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Tensors) and set(self._bundles) == set(other._bundles)
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __getitem__(self, sha256: str) -> dict[str, Tensor]:
+        if sha256 not in self._bundles:
+            raise PrunebenchError(f"the plan names tensors {sha256[:12]}..., which are not with it")
+        return self._bundles[sha256]
+
+    def add(self, bundle: Mapping[str, Tensor]) -> str:
+        """Keep *bundle*, on the CPU, and return its hash."""
+        kept = {name: t.detach().cpu().contiguous() for name, t in sorted(bundle.items())}
+        sha256 = hashlib.sha256(_bytes(kept)).hexdigest()
+        self._bundles[sha256] = kept
+        return sha256
+
+    def save(self, folder: Path) -> list[Path]:
+        """Write every bundle to ``<folder>/<sha256>.safetensors``, where it is not there yet."""
+        paths = []
+        for sha256, bundle in self._bundles.items():
+            path = folder / f"{sha256}.safetensors"
+            if not path.is_file():
+                files.write(path, _bytes(bundle))
+            paths.append(path)
+        return paths
+
+    def load(self, folder: Path, sha256: str) -> None:
+        """Read the bundle called *sha256* from *folder*.
+
+        Raises:
+            PrunebenchError: if it is not there or not what its name says.
+        """
+        import safetensors.torch
+
+        path = folder / f"{sha256}.safetensors"
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise PrunebenchError(f"{path}: cannot be read: {error.strerror}") from None
+        if hashlib.sha256(data).hexdigest() != sha256:
+            raise PrunebenchError(f"{path}: damaged: its content is not what its name says")
+        self._bundles[sha256] = safetensors.torch.load(data)
+
+
+def storage_dtype(dtype: torch.dtype) -> torch.dtype:
+    """What rotations are kept in: float32, or float64 for a float64 model."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _bytes(bundle: Mapping[str, Tensor]) -> bytes:
+    import safetensors.torch
+
+    return safetensors.torch.save(dict(bundle))
