@@ -33,7 +33,7 @@ def key(case: Case, device: str) -> str | None:
         "asked": case.asked,
         "model": weights,
         "data": sorted({texts.fingerprint(name) for name in _datasets(case)}),
-        "tasks": sorted({_folder_hash(folder) for folder in _task_folders(case)}),
+        "tasks": sorted({folder_hash(folder) for folder in _task_folders(case)}),
         "code": _code_hash(),
         "plugins": sorted({_source_hash(type(p)) for p in (case.method, *case.metrics)}),
         "packages": packages(),
@@ -96,7 +96,8 @@ def _content_hash(file: Path, size: int, modified: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _folder_hash(folder: str) -> str:
+def folder_hash(folder: str | Path) -> str:
+    """A hash of all files below a folder, names and contents."""
     digest = hashlib.sha256()
     for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
         if "__pycache__" not in file.parts:

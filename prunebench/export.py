@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
 from pathlib import Path
 
 import torch
 
+from . import files, modeling
 from .errors import PrunebenchError
 from .models import CausalLM, load_model
 
+#: The file that a checkpoint carries which plain classes cannot express.
+CODE = "modeling_prunebench.py"
+
 
 def save(lm: CausalLM, folder: Path) -> None:
-    """Write *lm* as a folder that plain transformers reloads; the tokenizer goes with it.
+    """Write *lm* as a folder that transformers reloads; the tokenizer goes with it.
 
-    The checkpoint is written beside its place and moved there only once a reloaded copy gives the
-    same logits, so a folder that exists is a good one.
+    Plain transformers reload it where plain classes can express it; else the folder carries the
+    small model file that does, and ``trust_remote_code=True`` is needed. The checkpoint is written
+    beside its place and moved there only once a reloaded copy gives the same logits, so a folder
+    that exists is a good one.
 
     Raises:
         PrunebenchError: if the place is taken or cannot be written, or the reloaded model differs.
@@ -30,9 +37,7 @@ def save(lm: CausalLM, folder: Path) -> None:
         message = f"--output {folder}: cannot be written: {error.strerror}"
         raise PrunebenchError(message) from error
     try:
-        lm.hf.save_pretrained(draft)
-        if lm.tokenizer is not None:
-            lm.tokenizer.save_pretrained(draft)
+        write(lm, draft)
         _prove(lm, draft)
         if folder.exists():
             folder.rmdir()
@@ -40,6 +45,30 @@ def save(lm: CausalLM, folder: Path) -> None:
         draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def write(lm: CausalLM, folder: Path) -> None:
+    """Write weights, config, tokenizer and, where plain classes do not do, the model file."""
+    lm.hf.save_pretrained(folder)
+    if lm.tokenizer is not None:
+        lm.tokenizer.save_pretrained(folder)
+    if spec := modeling.spec_of(lm.hf):
+        name = modeling.plain_class(lm.hf).__name__.removesuffix("ForCausalLM")
+        code = Path(CODE).stem
+        path = folder / "config.json"
+        config = json.loads(path.read_text())
+        config |= {
+            # No plain class answers to this type, so none can load it wrongly.
+            "model_type": f"{modeling.SPEC}_{lm.family.model_type}",
+            "architectures": [f"Pruned{name}ForCausalLM"],
+            "auto_map": {
+                "AutoConfig": f"{code}.Pruned{name}Config",
+                "AutoModelForCausalLM": f"{code}.Pruned{name}ForCausalLM",
+            },
+            modeling.SPEC: spec,
+        }
+        files.write_json(path, config)
+        shutil.copyfile(modeling.__file__, folder / CODE)
 
 
 def _prove(lm: CausalLM, draft: Path) -> None:
@@ -51,5 +80,5 @@ def _prove(lm: CausalLM, draft: Path) -> None:
     ids = ids.to(lm.device)
     with torch.no_grad():
         same = torch.equal(lm.hf(ids).logits, again.hf(ids).logits)
-    if not same:
+    if not same or again.num_parameters != lm.num_parameters:
         raise PrunebenchError("the saved model differs from the pruned one; nothing was written")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from .errors import PrunebenchError
-from .modeling import SPEC, STACKS, halves_of
+from .modeling import SPEC, STACKS, halves_of, plain_class
 
 
 class Family(NamedTuple):
@@ -102,8 +102,7 @@ def ignored_features(hf: Any) -> list[str]:
     import inspect
     import sys
 
-    plain = next(c for c in type(hf).__mro__ if c.__module__.startswith("transformers.models."))
-    source = inspect.getsource(sys.modules[plain.__module__])
+    source = inspect.getsource(sys.modules[plain_class(hf).__module__])
     config = hf.config
     found = [
         f"{name}={value!r}"

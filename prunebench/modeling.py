@@ -1,4 +1,4 @@
-"""Blocks that lost a half or had their stream narrowed, and classes that rebuild them from a config.
+"""Blocks that lost a half or had their stream narrowed, and classes that rebuild them.
 
 This file stands alone: it is also saved beside the weights of a checkpoint that plain classes
 cannot express, where ``AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`` finds
@@ -58,7 +58,9 @@ class PrunedBlock(nn.Module):
     A mixin over the family's own block: names, hooks and recorded outputs stay what they are.
     """
 
-    halves: tuple[tuple[str, ...], tuple[str, ...]]
+    halves: Any
+    attn_shortcut: Any
+    mlp_shortcut: Any
 
     def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """(batch, length, stream) to (batch, length, stream), as the block's own forward."""
@@ -91,10 +93,11 @@ def halves_of(model_type: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     return HALVES.get(model_type.removeprefix(f"{SPEC}_"), USUAL)
 
 
-def adopt(block: nn.Module, model_type: str) -> None:
+def adopt(block: Any, model_type: str) -> None:
     """Give *block* the forward above; what it computes does not change until it is edited."""
     if not isinstance(block, PrunedBlock):
-        block.__class__ = _pruned_class(type(block))
+        kind: Any = type(block)
+        block.__class__ = _pruned_class(kind)
         block.halves = halves_of(model_type)
         block.register_parameter("attn_shortcut", None)
         block.register_parameter("mlp_shortcut", None)
@@ -130,7 +133,8 @@ def restructure(model: Any, spec: dict[str, Any]) -> None:
     Args:
         model: a causal language model of the plain class.
         spec: ``without``, block to the halves it lost ("attn", "mlp"); ``norms``, module name to
-            ``[width, eps]``; ``tensors``, parameter name to its shape where it is not the plain one.
+            ``[width, eps]``; ``tensors``, parameter name to its shape where that is not the plain
+            one; ``turned``, the blocks with shortcuts.
     """
     kind = model.config.model_type.removeprefix(f"{SPEC}_")
     blocks = model.get_submodule(STACKS.get(kind, "model.layers"))
@@ -163,12 +167,60 @@ def replace(module: Any, name: str, tensor: Tensor) -> None:
 
 
 @cache
-def _pruned_class(base: type) -> type:
+def _pruned_class(base: Any) -> Any:
     return type(f"Pruned{base.__name__}", (PrunedBlock, base), {"__module__": base.__module__})
 
 
-def _classes(family: str) -> tuple[type, type]:
-    """Config and model class of a family, under a model type that no plain class answers to."""
+def spec_of(model: Any) -> dict[str, Any]:
+    """What ``restructure`` needs to make *model*'s shape out of the plain one; empty if it is that.
+
+    Args:
+        model: a causal language model, its structure as edited.
+    """
+    plain = plain_class(model)
+    with torch.device("meta"):
+        skeleton = plain(plain.config_class.from_dict(_plain_config(model.config)))
+    usual = {n: tuple(p.shape) for n, p in skeleton.named_parameters(remove_duplicate=False)}
+    own = {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)}
+    kind = model.config.model_type.removeprefix(f"{SPEC}_")
+    blocks = model.get_submodule(STACKS.get(kind, "model.layers"))
+    without: dict[str, list[str]] = {}
+    turned = []
+    for index, block in enumerate(blocks):
+        for part, half in zip(("attn", "mlp"), halves_of(kind), strict=True):
+            if getattr(block, half[-1], None) is None:
+                without.setdefault(str(index), []).append(part)
+        if getattr(block, "attn_shortcut", None) is not None or (
+            getattr(block, "mlp_shortcut", None) is not None
+        ):
+            turned.append(index)
+    spec = {
+        "without": without,
+        "turned": turned,
+        "norms": {
+            n: [m.width, m.eps] for n, m in model.named_modules() if isinstance(m, Normalize)
+        },
+        "tensors": {n: list(shape) for n, shape in own.items() if usual.get(n) != shape},
+    }
+    return spec if any(spec.values()) else {}
+
+
+def plain_class(model: Any) -> Any:
+    """The class of transformers that *model* is or descends from."""
+    return next(c for c in type(model).__mro__ if c.__module__.startswith("transformers.models."))
+
+
+def _plain_config(config: Any) -> dict[str, Any]:
+    return {k: v for k, v in config.to_dict().items() if k not in (SPEC, "model_type", "auto_map")}
+
+
+@cache
+def classes(family: str) -> tuple[Any, Any]:
+    """Config and model class of a family, under a model type that no plain class answers to.
+
+    Args:
+        family: as transformers names its classes: ``Llama``, ``OPT``.
+    """
     plain_config = getattr(transformers, f"{family}Config")
     plain = getattr(transformers, f"{family}ForCausalLM")
 
@@ -182,9 +234,27 @@ def _classes(family: str) -> tuple[type, type]:
     return config, type(f"Pruned{family}ForCausalLM", (plain,), body)
 
 
-PrunedLlamaConfig, PrunedLlamaForCausalLM = _classes("Llama")
-PrunedMistralConfig, PrunedMistralForCausalLM = _classes("Mistral")
-PrunedQwen2Config, PrunedQwen2ForCausalLM = _classes("Qwen2")
-PrunedQwen3Config, PrunedQwen3ForCausalLM = _classes("Qwen3")
-PrunedGemmaConfig, PrunedGemmaForCausalLM = _classes("Gemma")
-PrunedOPTConfig, PrunedOPTForCausalLM = _classes("OPT")
+def register(source: str, options: dict[str, Any]) -> None:
+    """Make transformers know the class of a checkpoint of ours, if *source* is one.
+
+    Args:
+        source: a folder or hub id.
+        options: for ``PreTrainedConfig.get_config_dict``.
+    """
+    config, _ = transformers.PreTrainedConfig.get_config_dict(source, **options)
+    name = (config.get("architectures") or [""])[0]
+    if str(config.get("model_type")).startswith(f"{SPEC}_") and name.startswith("Pruned"):
+        family = name.removeprefix("Pruned").removesuffix("ForCausalLM")
+        own_config, own = classes(family)
+        transformers.AutoConfig.register(own_config.model_type, own_config, exist_ok=True)
+        transformers.AutoModelForCausalLM.register(own_config, own, exist_ok=True)
+
+
+def __getattr__(name: str) -> Any:
+    # The classes are made when asked for: each needs its family's code, which takes time to import.
+    if name.startswith("Pruned"):
+        for place, ending in enumerate(("Config", "ForCausalLM")):
+            family = name.removeprefix("Pruned").removesuffix(ending)
+            if name.endswith(ending) and hasattr(transformers, f"{family}ForCausalLM"):
+                return classes(family)[place]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

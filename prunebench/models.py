@@ -230,10 +230,12 @@ def load_model(
     transformers.utils.logging.set_verbosity_error()
     name = str(model_id)
     source = str(folder_of(name) or name)
-    options = {"revision": revision, "trust_remote_code": False}
+    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
     if Path(source).is_dir():
         options = {"trust_remote_code": False}
     try:
+        # A checkpoint of our own needs our classes; they are these, not those in its folder.
+        modeling.register(source, options)
         # Pickled weights can run code when opened, so only safetensors are.
         hf = transformers.AutoModelForCausalLM.from_pretrained(
             source, dtype=DTYPES[dtype], use_safetensors=True, **options

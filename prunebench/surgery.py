@@ -72,7 +72,7 @@ def merged(blocks: list[nn.Module], formula: Formula) -> nn.Module:
         if isinstance(module, nn.Linear):
             weights = [_weight(block, name) for block in blocks]
             if formula == "as_released":
-                module.weight = weights[-1]
+                module.register_parameter("weight", weights[-1])
             else:
                 wide = [w.detach().float() for w in weights]
                 total = wide[0] + sum((w - wide[0] for w in wide[1:]), torch.zeros_like(wide[0]))
@@ -102,10 +102,10 @@ def load_checkpoint(edit: LoadCheckpoint, lm: CausalLM) -> CausalLM:
 
 
 def _weight(block: nn.Module, name: str) -> nn.Parameter:
-    module = block.get_submodule(name)
-    if not isinstance(module, nn.Linear):
-        raise PrunebenchError(f"blocks that differ cannot be merged: {name!r}")
-    return module.weight
+    try:
+        return block.get_parameter(f"{name}.weight")
+    except AttributeError:
+        raise PrunebenchError(f"blocks that differ cannot be merged: {name!r}") from None
 
 
 def _refit(lm: CausalLM, weights: dict[str, Tensor]) -> None:

@@ -72,4 +72,5 @@ def storage_dtype(dtype: torch.dtype) -> torch.dtype:
 def _bytes(bundle: Mapping[str, Tensor]) -> bytes:
     import safetensors.torch
 
-    return safetensors.torch.save(dict(bundle))
+    data: bytes = safetensors.torch.save(dict(bundle))
+    return data

@@ -14,7 +14,7 @@ Round = dict[str, float]
 
 
 def random_prompt(lm: CausalLM, batch_size: int, tokens: int) -> Tensor:
-    """Token ids, (batch_size, tokens), the same every time: what is said does not change the time."""
+    """Token ids, (batch_size, tokens), the same every time: their meaning costs no time."""
     vocabulary = lm.hf.get_input_embeddings().num_embeddings
     generator = torch.Generator().manual_seed(0)
     return torch.randint(vocabulary, (batch_size, tokens), generator=generator)

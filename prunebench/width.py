@@ -220,10 +220,6 @@ def _slice_global(lm: CausalLM, norms: Norms, rotation: Tensor) -> None:
     final = lm.hf.get_submodule(family.final_norm)
     turn_head(lm, norms, rotation, 1 / by)
     lm.hf.set_submodule(family.final_norm, _narrow(final, norms, kept))
-    for block in lm.blocks:
-        for module in block.modules():
-            if hasattr(module, "hidden_size"):
-                module.hidden_size = kept
     if getattr(config, "head_dim", None) is None:
         config.head_dim = norms.width // config.num_attention_heads
     config.hidden_size = kept

@@ -173,8 +173,8 @@ class Sliding:
             above = min((n for n in reached if n > wanted), default=None)
             near = " and ".join(str(n) for n in (below, above) if n is not None)
             raise SearchError(
-                f"no threshold removes exactly {wanted} blocks of this model; the nearest "
-                f"counts that one does remove are {near}"
+                f"no threshold removes exactly {wanted} blocks of this model; the nearest counts "
+                f"that one removes are {near}"
             )
         return reached[wanted]
 

@@ -224,7 +224,7 @@ class Search:
 
     @property
     def speedup(self) -> float:
-        """The paper's estimate: all latencies over the surviving ones; other parts count nothing."""
+        """The paper's estimate, all latencies over the surviving ones; all else counts nothing."""
         total = sum(self.costs) * self.count / 2
         left = sum(self.costs[s % 2] for s in self._removable())
         return total / left if left else math.inf
@@ -435,13 +435,13 @@ def _least_squares(a: Tensor, b: Tensor) -> Tensor:
     Only the driver for full rank exists on a GPU; where its answer does not solve the equations,
     the rank-revealing one of the CPU is asked.
     """
-    if a.device.type == "cpu":
-        return torch.linalg.lstsq(a, b).solution
-    solution = torch.linalg.lstsq(a, b).solution
-    rest = a.T @ (a @ solution - b)
-    if bool(torch.isfinite(solution).all()) and rest.norm() <= 1e-6 * (a.T @ b).norm():
-        return solution
-    return torch.linalg.lstsq(a.cpu(), b.cpu()).solution.to(a.device)
+    solution: Tensor = torch.linalg.lstsq(a, b).solution
+    if a.device.type != "cpu":
+        rest = a.T @ (a @ solution - b)
+        solved = torch.isfinite(solution).all() and rest.norm() <= 1e-6 * (a.T @ b).norm()
+        if not solved:
+            solution = torch.linalg.lstsq(a.cpu(), b.cpu()).solution.to(a.device)
+    return solution
 
 
 def _stop(options: Sprint, lm: CausalLM, target: Target) -> Callable[[Search], bool]:
@@ -455,7 +455,8 @@ def _stop(options: Sprint, lm: CausalLM, target: Target) -> Callable[[Search], b
         if wanted > most:
             kept = "the last MLP is kept for its fit" if options.refit else "there are no more"
             raise PrunebenchError(
-                f"{wanted} of {2 * len(lm.blocks)} sublayers are to go, but at most {most} may: {kept}"
+                f"{wanted} of {2 * len(lm.blocks)} sublayers are to go, but at most {most} may: "
+                f"{kept}"
             )
         return lambda state: len(state.removed) >= wanted
     if target.sparsity is None:

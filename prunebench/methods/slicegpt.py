@@ -1,4 +1,4 @@
-"""SliceGPT (Ashkboos et al., ICLR 2024, arXiv:2401.15024): rotate the stream, cut what varies least.
+"""SliceGPT (Ashkboos et al., ICLR 2024, arXiv:2401.15024): rotate the stream and cut it.
 
 Before every norm the residual stream is rotated to its principal axes over the calibration tokens
 and cut to the first ones; what connects two rotations stays in the model as a *shortcut* matrix on

@@ -12,10 +12,11 @@ def main() -> None:
     """Arguments: folder, tokens, device, dtype. Writes ``peak.json`` into the folder."""
     folder, tokens, device, dtype = sys.argv[1:]
     import torch
-    from transformers import AutoModelForCausalLM
+
+    from ..models import load_model
 
     before = _resident("VmRSS")
-    hf = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype)).to(device).eval()
+    hf = load_model(folder, dtype=dtype, device=device).hf
     ids = torch.zeros((1, int(tokens)), dtype=torch.long, device=device)
     with torch.no_grad():
         hf(ids, use_cache=True)

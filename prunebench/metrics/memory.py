@@ -64,7 +64,9 @@ def peak(lm: CausalLM, tokens: int) -> int:
         PrunebenchError: if that process fails.
     """
     with TemporaryDirectory() as folder:
-        lm.hf.save_pretrained(folder)
+        from .. import export
+
+        export.write(lm, Path(folder))
         program = [sys.executable, "-m", "prunebench.metrics._peak", folder, str(tokens)]
         program += [str(lm.device), str(lm.hf.dtype).removeprefix("torch.")]
         done = subprocess.run(program, capture_output=True, text=True, check=False)  # noqa: S603
