@@ -52,6 +52,7 @@ def bench(session: nox.Session) -> None:
     """How fast our own code is, as ratios within one run."""
     session.install(*PINNED, "-e", ".[test]")
     session.run("pytest", "bench", "--benchmark-enable", "--benchmark-only", *session.posargs)
+    session.run("python", "bench/search.py")
 
 
 @nox.session

@@ -6,7 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 from .api import Method, Metric, Target
 from .errors import CaseError, PrunebenchError
-from .plan import DropBlocks, DropSublayers, Plan, Step
+from .plan import (
+    DropBlocks,
+    DropSublayers,
+    LoadCheckpoint,
+    MergeBlocks,
+    Plan,
+    RefitWeights,
+    SliceHidden,
+    Step,
+)
 from .record import Measurement, Record, Tolerance
 
 if TYPE_CHECKING:
@@ -20,12 +29,16 @@ __all__ = [
     "CausalLM",
     "DropBlocks",
     "DropSublayers",
+    "LoadCheckpoint",
     "Measurement",
+    "MergeBlocks",
     "Method",
     "Metric",
     "Plan",
     "PrunebenchError",
     "Record",
+    "RefitWeights",
+    "SliceHidden",
     "Step",
     "Target",
     "Tolerance",

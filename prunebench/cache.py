@@ -33,7 +33,8 @@ def key(case: Case, device: str) -> str | None:
         "asked": case.asked,
         "model": weights,
         "data": sorted({texts.fingerprint(name) for name in _datasets(case)}),
-        "tasks": sorted({folder_hash(folder) for folder in _task_folders(case)}),
+        "tasks": sorted({_folder_hash(folder) for folder in _task_folders(case)}),
+        "given": _given(case),
         "code": _code_hash(),
         "plugins": sorted({_source_hash(type(p)) for p in (case.method, *case.metrics)}),
         "packages": packages(),
@@ -96,8 +97,7 @@ def _content_hash(file: Path, size: int, modified: int) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def folder_hash(folder: str | Path) -> str:
-    """A hash of all files below a folder, names and contents."""
+def _folder_hash(folder: str) -> str:
     digest = hashlib.sha256()
     for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
         if "__pycache__" not in file.parts:
@@ -123,6 +123,14 @@ def _source_hash(cls: type) -> str:
     except (OSError, TypeError):
         source = ""
     return hashlib.sha256(f"{cls.__module__}:{cls.__qualname__}:{source}".encode()).hexdigest()
+
+
+def _given(case: Case) -> str | None:
+    """What an external result is known by: the content of its checkpoint or plan file."""
+    if checkpoint := getattr(case.method, "checkpoint", None):
+        return model_hash(ModelSpec(checkpoint))
+    plan = getattr(case.method, "plan", None)
+    return _file_hash(Path(plan)) if plan and Path(plan).is_file() else None
 
 
 def _datasets(case: Case) -> list[str]:

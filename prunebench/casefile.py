@@ -265,6 +265,7 @@ class CaseReader:
         paths = cast("Data", resolved(raw, self.path.parent))
         try:
             method = _method(raw["method"])
+            own = _method(paths["method"])
             target = Target(**{k: raw[k] for k in amounts})
             asked = question(
                 raw.get("protocol"),
@@ -281,7 +282,7 @@ class CaseReader:
                 line=int(self.source.at(cell.where).rsplit(":", 2)[1]),
                 asked=asked,
                 model=msgspec.convert(paths["model"], ModelSpec),
-                method=method,
+                method=own,
                 target=target,
                 calibration=msgspec.convert(paths.get("calibration") or {}, CalibrationSpec),
                 metrics=self._metrics(paths["metrics"]),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -12,7 +13,7 @@ from . import __version__, casefile, grammar, report, select
 from .api import Target
 from .baseline import OWN, Baselines
 from .case import Case
-from .errors import PrunebenchError, did_you_mean
+from .errors import PrunebenchError, PrunebenchWarning, SearchError, did_you_mean
 from .files import write_json
 from .layers import Setting
 from .plan import describe
@@ -269,10 +270,44 @@ def prune(
         device=device,
     )
     if json_file:
+        if pruned.tensors is not None:
+            pruned.tensors.save(json_file.parent)
         write_json(json_file, pruning.to_json(pruned))
     print(f"{describe(pruned.plan)}; sparsity {pruned.sparsity:.2%}")  # noqa: T201
     if (ppl := pruned.perplexity) is not None:
         print(f"perplexity {ppl.dense:.4f} dense, {ppl.pruned:.4f} pruned")  # noqa: T201
+
+
+@app.command(name="import-plan")
+def import_plan(
+    file: Annotated[Path, typer.Argument(help="A removal list: JSON, CSV or plain text.")],
+    output: Annotated[
+        Path | None, typer.Option(metavar="PLAN", help="Write the plan here, else print it.")
+    ] = None,
+    unit: Annotated[
+        Literal["blocks", "sublayers"],
+        typer.Option(help="What a bare number counts; sublayers: 2b attention, 2b+1 MLP."),
+    ] = "blocks",
+    count: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Only the first N of a ranking.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(metavar="M", help="Check that it fits this folder or hub id.")
+    ] = None,
+) -> None:
+    """Make a plan of somebody's removal list, for cases with {name: external, plan: PLAN}."""
+    from . import planfile
+
+    edits = planfile.imported(file, unit, count)
+    if model is not None:
+        planfile.check_fits(edits, model)
+    data = {"plan": edits, "source": file.name}
+    if output is None:
+        _print_json(data)
+        return
+    write_json(output, data)
+    print(f"{output}: {describe(edits)}")  # noqa: T201
+    print(f"in a case: method: {{name: external, plan: ./{output.name}}}")  # noqa: T201
 
 
 def _version(value: bool) -> None:
@@ -295,6 +330,7 @@ def main() -> NoReturn:
 
     Bad input ends as one plain line per problem on standard error and exit code 2.
     """
+    _plain_warnings()
     try:
         app(standalone_mode=True)
     except SystemExit as stop:
@@ -304,11 +340,24 @@ def main() -> NoReturn:
         raise
     except PrunebenchError as error:
         _say(str(error))
-        sys.exit(USAGE)
+        sys.exit(CRASHED if isinstance(error, SearchError) else USAGE)
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away; Python would complain once more at exit
         sys.exit(OK)
     sys.exit(OK)
+
+
+def _plain_warnings() -> None:
+    """Our own warnings as plain lines; everybody else's as Python shows them."""
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, PrunebenchWarning):
+            _say(f"warning: {message}")
+        else:
+            others(message, category, *rest, **more)
+
+    warnings.showwarning = show
 
 
 def _paths(paths: list[Path] | None) -> list[Path]:

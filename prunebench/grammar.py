@@ -144,6 +144,10 @@ def check_names(data: Data, folder: Path) -> Iterator[tuple[Where, str]]:
         elif where[-1] == "dataset" and is_path(text):
             if not (folder / text).is_file():
                 yield where, f"no such text file: {text!r}"
+        elif where[-2:] == ("method", "checkpoint") and is_path(text):
+            yield from _check_model(where, text, folder)
+        elif where[-2:] == ("method", "plan") and not (folder / text).is_file():
+            yield where, f"no such plan file: {text!r}"
         elif where[-1] == "dataset" and text not in texts.NAMES:
             hint = did_you_mean(text, texts.NAMES)
             yield where, f"unknown dataset {text!r}; {hint}, or a path that starts with . or /"
@@ -162,6 +166,7 @@ def amount_problem(method: Method, amounts: Sequence[str]) -> str | None:
     """What is wrong with the amounts given for a method, or None."""
     allowed = {
         "none": (),
+        "given": (),
         "blocks": ("sparsity", "blocks"),
         "sublayers": ("sparsity", "sublayers"),
         "width": ("sparsity", "slicing"),
@@ -169,12 +174,15 @@ def amount_problem(method: Method, amounts: Sequence[str]) -> str | None:
     name = tag(method)
     wrong = [amount for amount in amounts if amount not in allowed]
     if wrong and not allowed:
-        return f"{name} removes nothing; leave out {wrong[0]!r}"
+        what = "removes nothing" if method.unit == "none" else "takes what it is given"
+        return f"{name} {what}; leave out {wrong[0]!r}"
     if wrong:
         return f"{name} takes {' or '.join(map(repr, allowed))}, not {wrong[0]!r}"
-    if allowed and len(amounts) != 1:
+    sized = bool(method.sizing) and getattr(method, method.sizing) is not None
+    if allowed and len(amounts) != 1 and not (sized and not amounts):
         had = ", ".join(amounts) or "none"
-        return f"give exactly one of {', '.join(allowed)} for {name}; found {had}"
+        other = f", or the option {method.sizing}" if method.sizing and not amounts else ""
+        return f"give exactly one of {', '.join(allowed)} for {name}{other}; found {had}"
     return None
 
 
@@ -189,7 +197,10 @@ def build_method(name: str, options: Data) -> Method:
     lines = [f"{name}: {'.'.join(map(str, w))}: {m}" for w, m in schema.problems(data, cls)]
     if lines:
         raise PrunebenchError("\n".join(lines))
-    return msgspec.convert(data, cls)
+    try:
+        return msgspec.convert(data, cls)
+    except msgspec.ValidationError as error:
+        raise PrunebenchError(str(error)) from None
 
 
 def json_schema() -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from . import modeling, reference
 from .errors import PrunebenchError
-from .families import family_of, ignored_features
+from .families import Family, family_of, ignored_features
 from .watching import say
 
 DTYPES = {
@@ -36,13 +36,13 @@ class CausalLM:
     Args:
         hf: a transformers causal language model of a known family.
         tokenizer: its tokenizer, or None if only token ids will be used.
+        known: False for a model that is only to be scored, of whatever family.
 
     Raises:
         PrunebenchError: if the family is unknown, or its class ignores a setting of the config.
     """
 
-    def __init__(self, hf: Any, tokenizer: Any = None) -> None:
-        self.family = family_of(hf.config)
+    def __init__(self, hf: Any, tokenizer: Any = None, *, known: bool = True) -> None:
         if ignored := ignored_features(hf):
             raise PrunebenchError(
                 f"{type(hf).__name__} would silently ignore what the config says: "
@@ -50,12 +50,18 @@ class CausalLM:
             )
         self.hf = hf
         self.tokenizer = tokenizer
-        self._stack, _, self._attribute = self.family.blocks.rpartition(".")
+        if known:
+            _ = self.family
+
+    @property
+    def family(self) -> Family:
+        """Where the parts of this architecture are."""
+        return family_of(self.hf.config)
 
     @property
     def blocks(self) -> nn.ModuleList:
         """The decoder blocks, first to last."""
-        return getattr(self.hf.get_submodule(self._stack), self._attribute)  # type: ignore[no-any-return]
+        return self.hf.get_submodule(self.family.blocks)  # type: ignore[no-any-return]
 
     @property
     def device(self) -> torch.device:
@@ -96,7 +102,12 @@ class CausalLM:
     def share(self) -> CausalLM:
         """A second model of the same weights: its structure can change, no tensor is copied."""
         tensors = [*self.hf.parameters(), *self.hf.buffers()]
-        return CausalLM(copy.deepcopy(self.hf, {id(t): t for t in tensors}), self.tokenizer)
+        hf = copy.deepcopy(self.hf, {id(t): t for t in tensors})
+        return CausalLM(hf, self.tokenizer, known=False)
+
+    def become(self, other: CausalLM) -> None:
+        """Be *other* from now on, with the tokenizer that was used so far."""
+        self.hf = other.hf
 
     def keep(self, blocks: Sequence[int]) -> None:
         """Drop every block that is not listed, and renumber the rest.
@@ -140,12 +151,12 @@ class CausalLM:
     @contextmanager
     def replaced(self, module: nn.Module) -> Iterator[None]:
         """Run with *module* in place of the whole stack of blocks."""
-        stack, before = self.hf.get_submodule(self._stack), self.blocks
+        before = self.blocks
         try:
-            setattr(stack, self._attribute, nn.ModuleList([module]))
+            self.hf.set_submodule(self.family.blocks, nn.ModuleList([module]))
             yield
         finally:
-            setattr(stack, self._attribute, before)
+            self.hf.set_submodule(self.family.blocks, before)
 
     def window_nll(self, windows: Tensor, batch_size: int | None = None) -> Tensor:
         """Mean next-token cross entropy of each window.
@@ -173,7 +184,7 @@ class CausalLM:
     def _install(self, blocks: Sequence[nn.Module], origin: Sequence[int] | None) -> None:
         config = self.hf.config
         types = getattr(config, "layer_types", None)
-        setattr(self.hf.get_submodule(self._stack), self._attribute, nn.ModuleList(blocks))
+        self.hf.set_submodule(self.family.blocks, nn.ModuleList(blocks))
         if types is not None and origin is not None:
             config.layer_types = [types[i] for i in origin]
         config.num_hidden_layers = len(blocks)
@@ -211,6 +222,7 @@ def load_model(
     revision: str | None = None,
     dtype: str = "auto",
     device: str = "cpu",
+    known: bool = True,
 ) -> CausalLM:
     """Load a model and its tokenizer for evaluation.
 
@@ -219,6 +231,7 @@ def load_model(
         revision: the hub revision to pin.
         dtype: ``auto`` (the checkpoint's), ``float32``, ``float16`` or ``bfloat16``.
         device: a torch device.
+        known: False for a model that is only to be scored, of whatever family.
 
     Raises:
         PrunebenchError: if it is not there, not safetensors, or of an unknown family.
@@ -247,7 +260,7 @@ def load_model(
             raise
         raise PrunebenchError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
     hf.requires_grad_(False)
-    return CausalLM(hf.to(device).eval(), _tokenizer(source, options))
+    return CausalLM(hf.to(device).eval(), _tokenizer(source, options), known=known)
 
 
 def available(device: str | None) -> str:

@@ -181,6 +181,8 @@ def bare(edit: AnyEdit) -> AnyEdit:
         return replace(edit, attn_latency=None, mlp_latency=None)
     if isinstance(edit, SliceHidden | RefitWeights):
         return replace(edit, tensors="")
+    if isinstance(edit, LoadCheckpoint):
+        return replace(edit, checkpoint="")
     return edit
 
 
@@ -199,5 +201,5 @@ def _detail(edit: AnyEdit) -> str:
         widths = sorted(set(edit.widths))
         return f"to {', '.join(map(str, widths))}"
     if isinstance(edit, RefitWeights):
-        return " ".join(edit.modules)
+        return f"{len(edit.modules)} modules"
     return edit.checkpoint

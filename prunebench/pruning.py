@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from . import export, files, reference, tools
 from .api import Method, Target
@@ -27,7 +28,7 @@ class Perplexities(Struct, frozen=True):
 
 
 class Pruned(Struct, frozen=True):
-    """What came of it, as ``--json`` writes it."""
+    """What came of it, as ``--json`` writes it; *tensors* go into files beside that."""
 
     method: Method
     model: str
@@ -37,6 +38,7 @@ class Pruned(Struct, frozen=True):
     plan: tuple[AnyEdit, ...]
     trace: tuple[Step, ...]
     perplexity: Perplexities | None
+    tensors: Any = None
 
 
 def prune(
@@ -96,12 +98,14 @@ def prune(
         plan=plan.edits,
         trace=plan.trace,
         perplexity=perplexity,
+        tensors=plan.tensors,
     )
 
 
 def to_json(pruned: Pruned) -> dict[str, Any]:
     """The result as JSON data; a perplexity per step only where there is one."""
-    data: dict[str, Any] = msgspec.to_builtins(pruned)
+    data: dict[str, Any] = msgspec.to_builtins(replace(pruned, tensors=None))
+    del data["tensors"]
     if data["perplexity"] and data["perplexity"]["after_each_step"] is None:
         del data["perplexity"]["after_each_step"]
     return data

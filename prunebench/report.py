@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import groupby
 from typing import Any
@@ -162,8 +163,18 @@ def _table(file: str, results: list[Result]) -> Table:
         cells = [_cell(_pick(result.record, names)) for _, names in columns]
         sparsity = f"{result.record.sparsity:.1%}" if result.record else ""
         verdict = Text(word.replace("_", " "), style=COLOURS[word])
-        grid.add_row(result.case.label, sparsity, *cells, verdict)
+        grid.add_row(_broken(result.case.label), sparsity, *cells, verdict)
     return grid
+
+
+def _broken(label: str, width: int = 30) -> str:
+    """A long name over several lines, each ending with one of its hyphens."""
+    lines = [""]
+    for part in re.findall(r"[^-]*-?", label):
+        if lines[-1] and len(lines[-1]) + len(part.rstrip("-")) > width:
+            lines.append("  ")
+        lines[-1] += part
+    return "\n".join(lines)
 
 
 def _pick(record: Record | None, names: tuple[str, ...]) -> Measurement | None:

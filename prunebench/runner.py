@@ -18,7 +18,7 @@ from .calibration import Calibration
 from .case import CalibrationSpec, Case, ModelSpec, Progress, silent
 from .errors import PrunebenchError
 from .models import CausalLM, available, load_model
-from .plan import Plan
+from .plan import Plan, units
 from .record import Environment, Measurement, Record
 from .watching import watched
 
@@ -46,7 +46,7 @@ class Worker:
         self.progress = progress
         self.upcoming = tuple(upcoming)
         self._model: tuple[ModelSpec, CausalLM] | None = None
-        self._searches: dict[tuple[ModelSpec, Method, CalibrationSpec], _Search] = {}
+        self._searches: dict[tuple[ModelSpec, Method, CalibrationSpec, str], _Search] = {}
 
     def run(self, case: Case) -> Record:
         """Answer *case*.
@@ -57,9 +57,8 @@ class Worker:
         self.progress(case, "loading")
         dense = self.dense(case.model)
         search = self._search(case, dense)
-        count = search.plan.size
         self.progress(case, "pruning")
-        pruned = surgery.apply(dense.share(), search.plan) if count else dense
+        pruned = surgery.apply(dense.share(), search.plan) if search.plan.edits else dense
         measurements: list[Measurement] = []
         for metric in case.metrics:
             self.progress(case, name := tag(metric))
@@ -93,27 +92,36 @@ class Worker:
         return self._model[1]
 
     def _search(self, case: Case, dense: CausalLM) -> _Search:
-        if not case.method.nested:
+        if not case.method.nested or _sized(case.method):
             return self._choose(case, dense, case.target)
-        memo = (case.model, case.method, case.calibration)
-        wanted = case.target.block_count(dense)
-        if memo not in self._searches or self._searches[memo].plan.size < wanted:
-            largest = max(self._amounts(case, dense), default=wanted)
+        kind, wanted = _amount(case, dense)
+        memo = (case.model, case.method, case.calibration, kind)
+        if memo not in self._searches or self._searches[memo].amount < wanted:
+            largest = max(wanted, *self._amounts(case, dense, kind))
             try:
-                search = self._choose(case, dense, Target(blocks=max(largest, wanted)))
+                search = self._choose(case, dense, Target(**{kind: largest}))  # type: ignore[arg-type]
             except PrunebenchError:
                 if largest <= wanted:
                     raise
                 # A larger amount that cannot be had is that case's failure, not this one's.
-                search = self._choose(case, dense, Target(blocks=wanted))
+                largest = wanted
+                search = self._choose(case, dense, Target(**{kind: wanted}))  # type: ignore[arg-type]
+            search.amount = largest
             self._searches[memo] = search
-        return self._searches[memo].prefix(wanted)
+        search = self._searches[memo]
+        if kind == "sparsity":
+            removed = [unit for edit in search.plan for unit in units(edit)]
+            return search.prefix(case.target.nearest(dense.gone(removed)))
+        return search.prefix(int(wanted))
 
-    def _amounts(self, case: Case, dense: CausalLM) -> Iterable[int]:
+    def _amounts(self, case: Case, dense: CausalLM, kind: str) -> Iterable[float]:
+        yield 0
         for other in self.upcoming:
             same = (other.model, other.method, other.calibration)
             if same == (case.model, case.method, case.calibration):
-                yield other.target.block_count(dense)
+                their_kind, amount = _amount(other, dense)
+                if their_kind == kind:
+                    yield amount
 
     def _tell(self, case: Case, metric: str, text: str) -> None:
         self.progress(case, f"{metric}, {text}")
@@ -127,10 +135,29 @@ class Worker:
         return _Search(plan, time.perf_counter() - start, calibration.tokens)
 
 
+def _sized(method: Method) -> bool:
+    """Whether an option of the method says how much goes."""
+    return bool(method.sizing) and getattr(method, method.sizing) is not None
+
+
+def _amount(case: Case, dense: CausalLM) -> tuple[str, float]:
+    """What a nested search counts, and how much of it *case* wants.
+
+    Blocks are told from a sparsity at once. How many sublayers make one is known only when they are
+    chosen: an attention is not as large as an MLP.
+    """
+    if case.method.unit == "blocks":
+        return "blocks", case.target.block_count(dense)
+    if case.target.sublayers is not None:
+        return "sublayers", case.target.sublayers
+    return "sparsity", case.target.sparsity or 0.0
+
+
 class _Search:
-    """A plan with what it cost to find."""
+    """A plan with what it cost to find; *amount* is what was searched for."""
 
     def __init__(self, plan: Plan, seconds: float, tokens: int) -> None:
+        self.amount = 0.0
         self.plan = plan
         self.seconds = seconds
         self.tokens = tokens

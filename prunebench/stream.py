@@ -153,7 +153,7 @@ class Thinning:
     ) -> None:
         self.stream = stream
         self.alive = list(range(len(stream.lm.blocks)) if blocks is None else blocks)
-        left = _budget(stream.lm.device) if budget is None else budget
+        left = search_budget(stream.lm.device) if budget is None else budget
         self._paths: list[_Paths] = []
         for batch in stream.batches:
             state = batch.entering.numel() * batch.entering.element_size()
@@ -234,7 +234,8 @@ class _Paths:
             self.first = after
 
 
-def _budget(device: torch.device) -> int:
+def search_budget(device: torch.device) -> int:
+    """Bytes of hidden states that a search may keep on *device*."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory) // 4
     return CPU_BUDGET

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,7 +42,7 @@ def apply(lm: CausalLM, plan: Plan) -> CausalLM:
     edits = plan.edits
     for edit in edits:
         if isinstance(edit, LoadCheckpoint):
-            lm.hf = load_checkpoint(edit, lm).hf
+            lm.become(load_checkpoint(edit, lm))
         elif isinstance(edit, RefitWeights):
             _refit(lm, plan.tensors[edit.tensors])
         elif isinstance(edit, MergeBlocks):
@@ -86,12 +85,13 @@ def load_checkpoint(edit: LoadCheckpoint, lm: CausalLM) -> CausalLM:
     Raises:
         PrunebenchError: if it is not what the plan names, or has another vocabulary.
     """
-    from .cache import folder_hash
+    from .cache import model_hash
+    from .case import ModelSpec
 
-    if folder_hash(Path(edit.checkpoint)) != edit.sha256:
+    if edit.sha256 != (model_hash(ModelSpec(edit.checkpoint)) or ""):
         raise PrunebenchError(f"checkpoint {edit.checkpoint!r} is no longer what the plan names")
     dtype = str(lm.hf.dtype).removeprefix("torch.")
-    other = load_model(edit.checkpoint, dtype=dtype, device=str(lm.device))
+    other = load_model(edit.checkpoint, dtype=dtype, device=str(lm.device), known=False)
     mine, theirs = (m.hf.get_input_embeddings().num_embeddings for m in (lm, other))
     if mine != theirs:
         raise PrunebenchError(

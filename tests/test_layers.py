@@ -16,7 +16,7 @@ LAYERS = (
     ("errors", "plan", "stats", "watching"),
     ("record", "schema", "source", "files"),
     ("api", "verdict", "select", "texts"),
-    ("registry", "store", "baseline"),
+    ("registry", "store", "baseline", "planfile"),
     ("case",),
     ("grammar", "cache"),
     ("layers",),

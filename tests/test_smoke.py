@@ -40,17 +40,22 @@ def test_no_smoke_baseline_is_orphaned() -> None:
 
 @pytest.mark.parametrize("case_id", CASES)
 def test_every_choice_has_a_clear_margin(case_id: str) -> None:
-    """At least 1e-3 nats to the runner-up, or 1e-3 of the score where the unit is not nats."""
+    """At least 1e-3 to the runner-up: in nats or in cosine, else as a part of the score.
+
+    A width is asked for and not chosen; its margin is between eigenvalues, which are never equal.
+    """
     record = BASELINES.load(case_id, "cpu")
     assert record is not None
-    method = CASES[case_id].asked["method"]
-    for step in record.trace:
-        chosen = step.scores[step.chosen]
-        assert chosen is not None
+    method = CASES[case_id].asked["method"]["name"]
+    for step in record.trace if not method.startswith("slice") else ():
         assert step.margin is not None
-        nats = {"sleb": step.margin}.get(method["name"], math.log((chosen + step.margin) / chosen))
+        margin = step.margin
+        if method not in ("sleb", "sliding_layer_merging"):
+            chosen = step.decided_by(step.chosen)
+            assert chosen is not None
+            margin = math.log((chosen + step.margin) / chosen)
 
-        assert nats >= 1e-3, step
+        assert margin >= 1e-3, step
         assert step.determined
 
 
@@ -63,5 +68,5 @@ def test_methods_beat_the_random_control() -> None:
         if measured and case.target.sparsity == 0.3:
             ppl[case.label] = measured.value
 
-    assert len(ppl) >= 5
+    assert len(ppl) >= 8
     assert all(v < ppl["random-0.3"] for k, v in ppl.items() if k != "random-0.3")

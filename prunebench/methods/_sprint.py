@@ -17,7 +17,7 @@ from ..errors import PrunebenchError, SearchError
 from ..modeling import replace
 from ..models import CausalLM
 from ..plan import DropSublayers, Plan, RefitWeights, Step, Sublayer, name
-from ..stream import Batch, Stream
+from ..stream import Batch, Stream, search_budget
 from ..surgery import require_pre_norm
 from ..tensors import Tensors
 from ..watching import say
@@ -137,9 +137,13 @@ class Search:
         self.fits: dict[int, Fit] = {}
         self.removed: list[Removal] = []
         steps = options.checkpoints
+        #: Where a round may start. More states are kept than these where there is room for all.
         self.places = sorted({0} | {2 * (k * depth // (steps + 1)) for k in range(1, steps + 1)})
+        room = sum(b.entering.numel() * b.entering.element_size() for b in self.stream.batches)
+        self.keep_all = room * self.count <= search_budget(lm.device)
         self.saved = [{0: batch.entering} for batch in self.stream.batches]
         self.start = 0
+        self.changed = 0
         names = [f"{lm.family.blocks}.{b}.{lm.family.mlp_out}" for b in range(depth)]
         self.position = {module: 2 * b + 1 for b, module in enumerate(names)}
         self.modules = {at: module for module, at in self.position.items()}
@@ -147,15 +151,19 @@ class Search:
     # ------------------------------------------------------------------ scores
 
     def first_stage(self) -> None:
-        """Score every sublayer from the restart point on, without any fit."""
-        wanted = [s for s in range(self.start, self.count) if self.alive[s]]
+        """Score the sublayers from the restart point on, without any fit.
+
+        Those whose end lies before what went last would get the same score again.
+        """
+        wanted = [
+            s
+            for s in range(self.start, self.count)
+            if self.alive[s] and self.ends[s] >= self.changed
+        ]
         for s in wanted:
             self.ends[s] = self._end(s)
             self.pseudo[s] = 0.0
-        for saved in self.saved:
-            for place in [p for p in saved if p > self.start]:
-                del saved[place]
-        for s, y, y_hat in self._outputs(self.start, wanted, {}):
+        for s, y, y_hat in self._outputs(wanted, {}):
             self.pseudo[s] += self._distance(y, y_hat)
 
     def second_stage(self) -> None:
@@ -168,10 +176,9 @@ class Search:
 
     def fit(self, wanted: list[int]) -> dict[int, Fit]:
         """Fits of the sublayers *wanted*, each scored."""
-        start = max(p for p in self.saved[0] if p <= wanted[0])
-        weights = self._solve(start, wanted)
+        weights = self._solve(wanted)
         scores = dict.fromkeys(wanted, 0.0)
-        for s, y, y_hat in self._outputs(start, wanted, weights):
+        for s, y, y_hat in self._outputs(wanted, weights):
             scores[s] += self._distance(y, y_hat)
         return {s: Fit(self.ends[s], weights[s], scores[s]) for s in wanted}
 
@@ -242,7 +249,11 @@ class Search:
         self.fits = {s: f for s, f in self.fits.items() if f.at < chosen}
         # As released, also where the end that a removed sublayer last had is out of date.
         unchanged = max((s for s, end in enumerate(self.ends) if end < chosen), default=0)
-        self.start = max(p for p in self.saved[0] if p <= unchanged)
+        self.start = max(p for p in self.places if p <= unchanged)
+        self.changed = chosen
+        for saved in self.saved:
+            for place in [p for p in saved if p > chosen]:
+                del saved[place]
 
     def _removable(self) -> list[int]:
         return [s for s in range(self.count) if self.alive[s]]
@@ -261,17 +272,16 @@ class Search:
     # ---------------------------------------------------------------- forwards
 
     def _outputs(
-        self, start: int, wanted: list[int], weights: dict[int, Tensor]
+        self, wanted: list[int], weights: dict[int, Tensor]
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
         """For each batch and sublayer: the output to keep, and the output without the sublayer.
 
         Args:
-            start: a place whose state is saved.
             wanted: sublayers, ascending.
             weights: what the MLP at a sublayer's end uses in the output without it.
         """
         for batch, saved in zip(self.stream.batches, self.saved, strict=True):
-            walk = _Walk(self, batch, saved, start)
+            walk = _Walk(self, batch, saved, wanted)
             for s in wanted:
                 with torch.no_grad():
                     y = self._reference(walk, s)
@@ -287,16 +297,19 @@ class Search:
     def _reference(self, walk: _Walk, s: int) -> Tensor:
         """The output at the end of *s* with it; as released, removed sublayers run again there.
 
-        Where none was removed, that is the running stream, and costs nothing more.
+        Where none was removed, that is the running stream, and costs nothing more; else it is that
+        up to the first removed one, and the same for all sublayers before it.
         """
         end = self.ends[s]
-        inside = range(s, end + 1)
-        if self.options.reference == "current" or all(self.alive[k] for k in inside):
+        first = next((k for k in range(s, end + 1) if not self.alive[k]), None)
+        if first is None or self.options.reference == "current":
             return walk.at(end + 1)
-        hidden = walk.at(s)
-        for k in inside:
-            hidden = self._half(walk.batch, k, hidden)
-        return hidden
+        if (first, end) not in walk.again:
+            hidden = walk.at(first)
+            for k in range(first, end + 1):
+                hidden = self._half(walk.batch, k, hidden)
+            walk.again = {(first, end): hidden}
+        return walk.again[first, end]
 
     def _shortened(self, walk: _Walk, s: int) -> Tensor:
         """What enters the end of *s* without it."""
@@ -323,13 +336,13 @@ class Search:
 
     # -------------------------------------------------------------------- fits
 
-    def _solve(self, start: int, wanted: list[int]) -> dict[int, Tensor]:
+    def _solve(self, wanted: list[int]) -> dict[int, Tensor]:
         """The weight of each sublayer's end that best gives the output with it, from without it."""
         dtype = torch.float64 if self.options.refit_dtype == "float64" else torch.float32
         grams: dict[int, Tensor | float] = dict.fromkeys(wanted, 0.0)
         targets: dict[int, Tensor | float] = dict.fromkeys(wanted, 0.0)
         for batch, saved in zip(self.stream.batches, self.saved, strict=True):
-            walk = _Walk(self, batch, saved, start)
+            walk = _Walk(self, batch, saved, wanted)
             for s in wanted:
                 linear = self._linear(self.ends[s])
                 with torch.no_grad():
@@ -369,12 +382,17 @@ class Search:
 class _Walk:
     """The running stream of one batch: the input of every sublayer, computed when asked for."""
 
-    def __init__(self, search: Search, batch: Batch, saved: dict[int, Tensor], start: int) -> None:
+    def __init__(
+        self, search: Search, batch: Batch, saved: dict[int, Tensor], wanted: list[int]
+    ) -> None:
+        start = max((p for p in saved if not wanted or p <= wanted[0]), default=0)
         self.search = search
         self.batch = batch
         self.saved = saved
         self.states = {start: saved[start]}
         self.reached = start
+        #: The last reference that had to be run apart: from where to where, and what came of it.
+        self.again: dict[tuple[int, int], Tensor] = {}
 
     def at(self, place: int) -> Tensor:
         """What enters the sublayer numbered *place*."""
@@ -384,7 +402,7 @@ class _Walk:
                 hidden = self.search._half(self.batch, self.reached, hidden)
             self.reached += 1
             self.states[self.reached] = hidden
-            if self.reached in self.search.places:
+            if self.search.keep_all or self.reached in self.search.places:
                 self.saved[self.reached] = hidden
         return self.states[place]
 
@@ -490,5 +508,5 @@ def _relative_noise(
     if options.refit:
         other = again.fit([best])[best].score
     else:
-        other = sum(again._distance(y, y_hat) for _, y, y_hat in again._outputs(0, [best], {}))
+        other = sum(again._distance(y, y_hat) for _, y, y_hat in again._outputs([best], {}))
     return max(rounding, abs(other - scores[best]) / max(scores[best], 1e-300))

@@ -1,0 +1,179 @@
+"""Plans on disk: our own JSON with its tensors beside it, and other people's removal lists."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from . import files
+from .errors import PrunebenchError
+from .plan import (
+    AnyEdit,
+    DropBlocks,
+    DropSublayers,
+    Plan,
+    RefitWeights,
+    SliceHidden,
+    Step,
+    Sublayer,
+    units,
+)
+
+#: Keys under which other projects keep what was removed, in order of removal.
+LISTS = ("removal_list", "removed", "pruned", "pruned_blocks", "removed_blocks", "blocks", "order")
+
+_WORD = re.compile(r"[^\s,;\[\]()\"']+")
+_SUBLAYER = re.compile(r"(\d+)\.(attn|mlp)")
+
+
+class PlanFile(Struct, frozen=True):
+    """What a file of ours must hold to be a plan; ``prune --json`` writes more beside it."""
+
+    plan: tuple[AnyEdit, ...]
+    trace: tuple[Step, ...] = ()
+
+
+def read(path: Path) -> Plan:
+    """The plan in a file of ours, with the tensors it names from the folder it lies in.
+
+    Raises:
+        PrunebenchError: if the file or a tensor is missing, damaged or something else.
+    """
+    found = files.read_json(path, PlanFile)
+    named = [e.tensors for e in found.plan if isinstance(e, RefitWeights | SliceHidden)]
+    if not named:
+        return Plan(found.plan, found.trace)
+    from .tensors import Tensors
+
+    tensors = Tensors()
+    for sha256 in named:
+        tensors.load(path.parent, sha256)
+    return Plan(found.plan, found.trace, tensors)
+
+
+def imported(path: Path, unit: str = "blocks", count: int | None = None) -> tuple[AnyEdit, ...]:
+    """The edits of somebody's removal list.
+
+    Args:
+        path: JSON (a plan of ours, a list, or a mapping with a list under a known key, or with
+            ``drop_attn_list`` and ``drop_mlp_list``) or plain text and CSV.
+        unit: what a bare number is: one of ``blocks``, or of ``sublayers`` counted as SPRINT does,
+            2b the attention of block b and 2b + 1 its MLP.
+        count: take only so many, the first; for a file that ranks all of them.
+
+    Raises:
+        PrunebenchError: saying what is wrong with the file.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8 text"
+        raise PrunebenchError(f"{path}: cannot be read: {reason}") from None
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError):
+        if text.lstrip().startswith(("{", "[")):
+            raise PrunebenchError(f"{path}: damaged: not valid JSON") from None
+        data = None
+    if not isinstance(data, dict | list):
+        data = _WORD.findall(text)
+    if edits := _own(path, data):
+        if count is not None:
+            return Plan(edits).prefix(count).edits
+        return edits
+    units = [_unit(path, item, unit) for item in _items(path, data)]
+    if count is not None:
+        if count > len(units):
+            raise PrunebenchError(f"{path}: {count} are asked for, it lists {len(units)}")
+        units = units[:count]
+    return _edits(path, units)
+
+
+def _own(path: Path, data: Any) -> tuple[AnyEdit, ...]:
+    edits = data.get("plan") if isinstance(data, dict) else data
+    if isinstance(edits, list) and edits and all(isinstance(e, dict) for e in edits):
+        try:
+            return msgspec.convert(edits, tuple[AnyEdit, ...])
+        except msgspec.ValidationError as error:
+            raise PrunebenchError(f"{path}: no plan: {error}") from None
+    return ()
+
+
+def _items(path: Path, data: Any) -> list[Any]:
+    if isinstance(data, dict):
+        dropped = [
+            f"{block}.{part}"
+            for part in ("attn", "mlp")
+            for block in data.get(f"drop_{part}_list") or ()
+        ]
+        if dropped:
+            return dropped
+        keys = [key for key in LISTS if isinstance(data.get(key), list)]
+        if len(keys) != 1:
+            had = ", ".join(keys) or "none of them"
+            known = ", ".join(LISTS)
+            raise PrunebenchError(f"{path}: expected a list under one of {known}; found {had}")
+        data = data[keys[0]]
+    return _sequence(path, data)
+
+
+def _sequence(path: Path, data: Any) -> list[Any]:
+    if not isinstance(data, list) or not data:
+        raise PrunebenchError(f"{path}: found no list of what was removed")
+    return data
+
+
+def _unit(path: Path, item: Any, unit: str) -> int | Sublayer:
+    if isinstance(item, list) and len(item) == 2:
+        item = f"{item[0]}.{item[1]}"
+    text = str(item)
+    if match := _SUBLAYER.fullmatch(text):
+        return int(match[1]), "attn" if match[2] == "attn" else "mlp"
+    if text.isascii() and text.isdigit() and not isinstance(item, bool):
+        number = int(text)
+        return number if unit == "blocks" else (number // 2, "mlp" if number % 2 else "attn")
+    raise PrunebenchError(f"{path}: found {text[:40]!r}, expected a number or like '3.attn'")
+
+
+def _edits(path: Path, units: Iterable[int | Sublayer]) -> tuple[AnyEdit, ...]:
+    units = list(units)
+    blocks = [u for u in units if isinstance(u, int)]
+    sublayers = [u for u in units if not isinstance(u, int)]
+    if len(set(units)) < len(units):
+        twice = next(u for u in units if units.count(u) > 1)
+        raise PrunebenchError(f"{path}: {twice} is listed twice")
+    edits: list[AnyEdit] = []
+    if blocks:
+        edits.append(DropBlocks(tuple(blocks)))
+    if sublayers:
+        edits.append(DropSublayers(tuple(sublayers)))
+    return tuple(edits)
+
+
+def check_fits(edits: tuple[AnyEdit, ...], model: str) -> None:
+    """Refuse edits that name blocks which *model* (a folder or hub id) has not.
+
+    Raises:
+        PrunebenchError: if they do, or the model's config cannot be read.
+    """
+    import transformers
+
+    from .models import folder_of
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(str(folder_of(model) or model))
+    except (OSError, ValueError) as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise PrunebenchError(f"model {model!r} cannot be read: {reason}") from None
+    depth = config.num_hidden_layers
+    for edit in edits:
+        for unit in units(edit):
+            block = unit if isinstance(unit, int) else unit[0]
+            if block >= depth:
+                raise PrunebenchError(f"the plan drops block {block}; {model} has 0 to {depth - 1}")
