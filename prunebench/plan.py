@@ -17,7 +17,7 @@ Formula = Literal["as_released", "as_published"]
 Variant = Literal["exact", "as_released"]
 
 
-class Edit(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True, tag_field="edit"):
+class Edit(Struct, frozen=True, forbid_unknown_fields=True, tag_field="edit"):
     """One structural change."""
 
 
@@ -34,8 +34,8 @@ class DropSublayers(Edit, frozen=True, tag="drop_sublayers"):
     """
 
     sublayers: tuple[Sublayer, ...]
-    attn_latency: float | None = None
-    mlp_latency: float | None = None
+    attn_latency: float | UnsetType = UNSET
+    mlp_latency: float | UnsetType = UNSET
 
 
 class MergeBlocks(Edit, frozen=True, tag="merge_blocks"):
@@ -178,7 +178,7 @@ def bare(edit: AnyEdit) -> AnyEdit:
     a model, its scores show.
     """
     if isinstance(edit, DropSublayers):
-        return replace(edit, attn_latency=None, mlp_latency=None)
+        return replace(edit, attn_latency=UNSET, mlp_latency=UNSET)
     if isinstance(edit, SliceHidden | RefitWeights):
         return replace(edit, tensors="")
     if isinstance(edit, LoadCheckpoint):

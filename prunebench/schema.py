@@ -120,8 +120,8 @@ def _number(
             hint = f" (YAML reads {data} as text; write it out as {float(data)!r})"
         yield where, _expected(kind, data) + hint
         return
-    if isinstance(data, float) and math.isnan(data):
-        yield where, "found nan, expected a number"
+    if isinstance(data, float) and not math.isfinite(data):
+        yield where, f"found {data}, expected a finite number"
         return
     bounds = [
         (kind.gt, "above", operator.gt),

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from . import modeling
-from .errors import PrunebenchError
+from .errors import PrunebenchError, SearchError
 from .models import CausalLM
 from .plan import SliceHidden, Variant
 
@@ -359,8 +359,13 @@ def principal(gram: Tensor) -> tuple[Tensor, Tensor]:
 
     The decomposition runs on the CPU for all but the largest: its last bits then do not depend on
     the device, and float64 is slow on many GPUs.
+
+    Raises:
+        SearchError: if the sum is not finite.
     """
     wide = (gram + gram.T).double() / 2
+    if not bool(torch.isfinite(wide).all()):
+        raise SearchError("the stream is not finite; is the model sound in this dtype?")
     if len(wide) <= 2048:
         wide = wide.cpu()
     values, vectors = torch.linalg.eigh(wide)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,6 +121,20 @@ BAD = [
     (["--method", "sleb", "--blocks", "1", "--eval-ids", "large.json"], "token id 99"),
     (["--method", "sleb", "--blocks", "1", "--device", "abacus"], "--device abacus"),
     (["--method", "random", "--blocks", "1", "--output", "calib.json"], "is there already"),
+    (["--method", "sprint", "--blocks", "1"], "sprint takes 'sparsity' or 'sublayers'"),
+    (["--method", "sprint"], "for sprint, or the option target_speedup; found none"),
+    (["--method", "sprint", "--sublayers", "12"], "at most 11 may: the last MLP is kept"),
+    (["--method", "sprint", "--sparsity", "0.99"], "all sublayers that may go are 0."),
+    (["--method", "sprint", "--sublayers", "1", "--option", "norm=l3"], "allowed: l1, l2"),
+    (["--method", "sprint", "--sublayers", "1", "--option", "damping=.inf"], "a finite number"),
+    (["--method", "sliding_layer_merging"], "or the option threshold; found none"),
+    (["--method", "sliding_layer_merging", "--blocks", "5"], "at most 4 may"),
+    (["--method", "slicegpt", "--slicing", "0.99"], "less than the least width, 8"),
+    (["--method", "slicegpt", "--blocks", "1"], "slicegpt takes 'sparsity' or 'slicing'"),
+    (["--method", "external"], "exactly one of 'checkpoint' and 'plan'"),
+    (["--method", "external", "--option", "plan=none.json"], "none.json: cannot be read"),
+    (["--method", "external", "--option", "checkpoint=./none"], "'./none' cannot be loaded"),
+    (["--method", "external", "--option", "checkpoint=./model", "--blocks", "1"], "leave out"),
 ]
 
 
@@ -145,3 +161,98 @@ def test_a_missing_model_is_one_line(saved: Path, cli) -> None:
 
     assert code == 2
     assert "'./nowhere' cannot be loaded" in err
+
+
+EVERY = {
+    "sleb": ["--blocks", 2],
+    "shortened_llama": ["--blocks", 2, "--option", "keep_first=1", "--option", "keep_last=1"],
+    "block_influence": ["--blocks", 2],
+    "sprint": ["--sublayers", 2, "--option", "attn_latency=2", "--option", "mlp_latency=1"],
+    "sliding_layer_merging": ["--blocks", 2],
+    "slicegpt": ["--slicing", 0.25],
+    "slice_global": ["--slicing", 0.25],
+}
+CALIBRATED = [m for m in EVERY if m != "block_influence"]
+
+
+@pytest.mark.parametrize("method", EVERY)
+def test_every_method_through_the_command_line(method: str, saved: Path, ids, cli) -> None:
+    """The contract's keys, an edit that says everything, a checkpoint with the told perplexity."""
+    code, _, err = cli("prune", "./model", "--method", method, *EVERY[method], *IDS, "--json", "o",
+                       "--output", "out")  # fmt: skip
+    assert code == 0, err
+    data = read(saved / "o")
+    fields = {
+        "drop_blocks": {"edit", "blocks"},
+        "drop_sublayers": {"edit", "sublayers"},
+        "refit_weights": {"edit", "modules", "tensors"},
+        "merge_blocks": {"edit", "ranges", "formula"},
+        "slice_hidden": {"edit", "widths", "variant", "scope", "tensors"},
+    }
+    for edit in data["plan"]:
+        assert set(edit) == fields[edit["edit"]]
+        if "tensors" in edit:
+            assert (saved / f"{edit['tensors']}.safetensors").is_file()
+    assert "tensors" not in data
+    for step in data["trace"]:
+        assert {"step", "scores", "chosen", "margin", "noise", "block_forwards"} <= set(step)
+    special = method in ("sprint", "slicegpt")
+    model = transformers.AutoModelForCausalLM.from_pretrained("out", trust_remote_code=special)
+    with torch.no_grad():
+        losses = [model(row[None], labels=row[None]).loss.double().item() for row in ids.flip(1)]
+    assert data["perplexity"]["pruned"] == pytest.approx(
+        math.exp(sum(losses) / len(losses)), rel=1e-6
+    )
+    assert data["parameters"] == sum(p.numel() for p in model.parameters())
+    assert ("after_each_step" in data["perplexity"]) == (method in ("sleb", "sprint"))
+    if method == "sprint":
+        assert len(data["perplexity"]["after_each_step"]) == 2
+        assert data["perplexity"]["after_each_step"][-1] == data["perplexity"]["pruned"]
+
+
+@pytest.mark.parametrize("method", CALIBRATED)
+def test_a_model_without_a_finite_score_is_one_line(method: str, saved: Path, tiny, cli) -> None:
+    """NaN on every candidate: exit 3, a plain sentence, nothing written."""
+    lm = tiny("llama")
+    with torch.no_grad():
+        lm.hf.get_input_embeddings().weight.fill_(float("nan"))
+    lm.hf.save_pretrained("broken")
+    code, _, err = cli("prune", "./broken", "--method", method, *EVERY[method], *IDS, "--json", "o",
+                       "--output", "out")  # fmt: skip
+
+    assert code == 3, err
+    assert "finite" in err
+    assert err.count("\n") == 1
+    assert not (saved / "o").exists()
+    assert not (saved / "out").exists()
+
+
+def test_a_count_that_cannot_be_had_is_exit_3(shared: Path, tmp_path: Path, cli) -> None:
+    """Sliding Layer Merging with an unreachable amount names the nearest."""
+    ids = read(shared / "oracles" / "sublayer_merge_ids.json")
+    (tmp_path / "calib").write_text(json.dumps(ids["calib"]))
+    code, _, err = cli("prune", shared / "oracles" / "model-a", "--method", "sliding_layer_merging",
+                       "--blocks", 10, "--calibration-ids", tmp_path / "calib")  # fmt: skip
+
+    assert code == 3
+    assert "the nearest counts that one removes are 9" in err
+
+
+@pytest.mark.usefixtures("saved")
+def test_a_threshold_beside_an_amount_warns(cli) -> None:
+    """A plain line on standard error, exit 0, the threshold's plan; alone it says nothing."""
+    command = ["prune", "./model", "--method", "sliding_layer_merging", "--option", "threshold=1.5"]
+    done = subprocess.run(
+        [sys.executable, "-m", "prunebench", *command, "--blocks", "2", *IDS],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0
+    assert done.stderr == (
+        "warning: threshold 1.5 removes 0 blocks, not the 2 asked for; the threshold decides\n"
+    )
+    assert "nothing removed" in done.stdout
+    code, _, err = cli(*command, *IDS)
+    assert (code, err) == (0, "")

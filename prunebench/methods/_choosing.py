@@ -12,6 +12,8 @@ from ..errors import PrunebenchError, SearchError
 from ..models import CausalLM
 from ..plan import DropBlocks, Plan, Step, Sublayer
 
+NO_SCORE = "no candidate has a finite score; is the model sound in this dtype?"
+
 Unit = TypeVar("Unit", int, Sublayer)
 
 
@@ -25,7 +27,7 @@ def lowest(scores: Mapping[Unit, float]) -> tuple[Unit, float | None, Unit | Non
     """
     ranked = sorted((score, unit) for unit, score in scores.items() if math.isfinite(score))
     if not ranked:
-        raise SearchError("no candidate has a finite score; is the model sound in this dtype?")
+        raise SearchError(NO_SCORE)
     margin = ranked[1][0] - ranked[0][0] if len(ranked) > 1 else None
     second = ranked[1][1] if len(ranked) > 1 else None
     return ranked[0][1], margin, second

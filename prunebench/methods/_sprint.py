@@ -21,7 +21,7 @@ from ..stream import Batch, Stream, search_budget
 from ..surgery import require_pre_norm
 from ..tensors import Tensors
 from ..watching import say
-from ._choosing import finite, lowest
+from ._choosing import NO_SCORE, finite, lowest
 from ._latency import measure
 from .sprint import Sprint
 
@@ -80,8 +80,8 @@ def search(options: Sprint, lm: CausalLM, calibration: Calibration, target: Targ
 
     def plan(count: int) -> Plan:
         kept = state.removed[:count]
-        latencies = {"attn_latency": attn, "mlp_latency": mlp} if measured else {}
-        drop = DropSublayers(tuple(sublayer(r.sublayer) for r in kept), **latencies)
+        removed = tuple(sublayer(r.sublayer) for r in kept)
+        drop = DropSublayers(removed, *(costs if measured else ()))
         if not kept:
             return Plan()
         gone = {r.sublayer for r in kept}
@@ -205,6 +205,8 @@ class Search:
         """
         scores = self.scores()
         ranks = {s: self._rank(s, score) for s, score in scores.items()}
+        if not ranks and not any(math.isfinite(self.pseudo[s]) for s in self._removable()):
+            raise SearchError(NO_SCORE)
         if not ranks:
             raise SearchError(
                 f"after {len(self.removed)} removals no sublayer is left that may go: "
