@@ -175,17 +175,22 @@ def slice_hidden(lm: CausalLM, edit: SliceHidden, tensors: dict[str, Tensor]) ->
         edit: what is to be done.
         tensors: the rotations, ``stage.0``, ``stage.1``, ..., each (hidden size, kept).
     """
-    rotations = [
-        tensors[STAGE.format(i)].to(lm.device, torch.float64) for i in range(len(edit.widths))
-    ]
+
+    def rotation(stage: int) -> Tensor:
+        return tensors[STAGE.format(stage)].to(lm.device, torch.float64)
+
     norms = Norms(lm, edit.variant)
+    entering = rotation(0)
     if edit.scope == "global":
-        _slice_global(lm, norms, rotations[0])
+        _slice_global(lm, norms, entering)
         return
-    turn_embeddings(lm, norms, rotations[0])
-    stages = [*rotations, None]  # what leaves the last block is read unturned
+    turn_embeddings(lm, norms, entering)
     for index, block in enumerate(lm.blocks):
-        turn_block(block, lm, norms, *stages[2 * index : 2 * index + 3])
+        last = index == len(lm.blocks) - 1  # what leaves the last block is read unturned
+        leaving = None if last else rotation(2 * index + 2)
+        turn_block(block, lm, norms, entering, rotation(2 * index + 1), leaving)
+        if leaving is not None:
+            entering = leaving
     turn_head(lm, norms, None)
     lm.hf.set_submodule(lm.family.final_norm, norms.bare())
 

@@ -316,3 +316,99 @@ def test_memory_needs_are_read_in_their_unit(text: str, expected: float) -> None
     from prunebench.runner import gibibytes
 
     assert gibibytes(text) == pytest.approx(expected, rel=1e-5)
+
+
+EVERY_METHOD = """\
+model: {id: prunebench/reference, dtype: float32}
+calibration: {dataset: tinyworld, nsamples: 4, seqlen: 64}
+metrics:
+  - {name: perplexity, dataset: tinyworld, seqlen: 64, nsamples: 8}
+  - {name: memory}
+matrix:
+  method:
+    - {name: sleb, calibration_unit: windows}
+    - {name: sprint, attn_latency: 5, mlp_latency: 4}
+    - {name: sliding_layer_merging}
+    - {name: slicegpt}
+    - {name: slice_global}
+  sparsity: [0.1, 0.25]
+"""
+
+
+def answers(path: Path) -> dict[str, object]:
+    return {r["case_id"]: (r["plan"], r["trace"], r["measurements"]) for r in read(path)["records"]}
+
+
+def test_repeated_and_resumed_runs_are_equal_bit_for_bit(project: Path, cli) -> None:
+    """All at once, or one amount after the other in other processes: the same records."""
+    case = project / "cases" / "small.yaml"
+    case.write_text(EVERY_METHOD)
+    code, _, err = cli("run", "cases", "--fresh", "--json", "a.json", "-q")
+    assert code == 0, err
+    together = answers(project / "a.json")
+    apart: dict[str, object] = {}
+    for keyword in ("0.25", "0.1"):
+        cli("run", "cases", "--fresh", "--json", "b.json", "-q", "-k", keyword)
+        apart |= answers(project / "b.json")
+
+    assert len(together) == 10
+    assert together == apart
+    assert all(plan for plan, _, _ in together.values())
+
+
+def test_a_nested_search_of_sublayers_serves_every_amount(project: Path, cli, monkeypatch) -> None:
+    """SPRINT is asked once for the largest sparsity; a smaller one is a prefix of it."""
+    from prunebench.methods.sprint import Sprint
+
+    asked: list[object] = []
+    real = Sprint.choose
+
+    def choose(self, lm, calibration, target):
+        asked.append(target.sparsity)
+        return real(self, lm, calibration, target)
+
+    monkeypatch.setattr(Sprint, "choose", choose)
+    (project / "cases" / "small.yaml").write_text(EVERY_METHOD)
+    cli("run", "cases", "--json", "a.json", "-q", "-k", "sprint")
+    plans = [r["plan"][0]["sublayers"] for r in read(project / "a.json")["records"]]
+
+    assert asked == [0.25]
+    assert plans[1][: len(plans[0])] == plans[0]
+    assert len(plans[0]) < len(plans[1])
+
+
+def test_a_speedup_needs_no_amount_and_an_unreachable_count_is_a_crash(project: Path, cli) -> None:
+    """Options that say how much goes; a count that no threshold removes is that case's failure."""
+    case = project / "cases" / "small.yaml"
+    head, _, _ = EVERY_METHOD.partition("matrix:")
+    case.write_text(
+        f"{head}include:\n"
+        "  - method: {name: sprint, target_speedup: 1.2, attn_latency: 5, mlp_latency: 4}\n"
+        "  - method: {name: sliding_layer_merging, threshold: 0.9}\n"
+        "  - {method: {name: sliding_layer_merging}, blocks: 10}\n"
+        "  - {method: {name: sliding_layer_merging}, blocks: 11}\n"
+    )
+    code, _, _ = cli("run", "cases", "--json", "a.json", "-q")
+    data = read(project / "a.json")
+    errors = [v["error"] for v in data["verdicts"]]
+
+    assert code == 3
+    assert errors[:2] == ["", ""]
+    assert "removes exactly 10 blocks" in errors[2]
+    assert "at most 10 may" in errors[3]
+    assert [r["case_id"] for r in data["records"]] == [
+        "small/sprint-attn_latency5-mlp_latency4-target_speedup1.2",
+        "small/sliding_layer_merging-threshold0.9",
+    ]
+
+
+def test_other_latencies_and_last_bits_are_no_changed_plan() -> None:
+    """What was measured or rounded on the way is no decision; what was decided still is."""
+    from prunebench.plan import DropSublayers, RefitWeights, bare
+
+    old = (DropSublayers(((1, "attn"),), 3.0, 2.0), RefitWeights(("m",), "aa"))
+    new = (DropSublayers(((1, "attn"),), 3.1, 1.9), RefitWeights(("m",), "bb"))
+    other = (DropSublayers(((1, "mlp"),), 3.0, 2.0), RefitWeights(("m",), "aa"))
+
+    assert [bare(e) for e in old] == [bare(e) for e in new]
+    assert [bare(e) for e in old] != [bare(e) for e in other]

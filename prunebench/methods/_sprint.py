@@ -452,16 +452,17 @@ def _fitted(gram: Tensor, target: Tensor, weight: Tensor, options: Sprint) -> Te
 def _least_squares(a: Tensor, b: Tensor) -> Tensor:
     """Min |a x - b|, of least norm where a is rank-deficient.
 
-    Only the driver for full rank exists on a GPU; where its answer does not solve the equations,
-    the rank-revealing one of the CPU is asked.
+    By singular values: the released code's driver on a CPU, a pivoted QR, does not repeat its last
+    bits from call to call. Only a driver for full rank exists on a GPU; where its answer does not
+    solve the equations, the CPU is asked.
     """
-    solution: Tensor = torch.linalg.lstsq(a, b).solution
     if a.device.type != "cpu":
+        solution: Tensor = torch.linalg.lstsq(a, b).solution
         rest = a.T @ (a @ solution - b)
-        solved = torch.isfinite(solution).all() and rest.norm() <= 1e-6 * (a.T @ b).norm()
-        if not solved:
-            solution = torch.linalg.lstsq(a.cpu(), b.cpu()).solution.to(a.device)
-    return solution
+        if torch.isfinite(solution).all() and rest.norm() <= 1e-6 * (a.T @ b).norm():
+            return solution
+    solution = torch.linalg.lstsq(a.cpu(), b.cpu(), driver="gelsd").solution
+    return solution.to(a.device)
 
 
 def _stop(options: Sprint, lm: CausalLM, target: Target) -> Callable[[Search], bool]:
