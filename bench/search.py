@@ -32,7 +32,7 @@ from torch.nn.modules.module import register_module_forward_hook
 import prunebench
 from prunebench import CausalLM, MergeBlocks, Plan
 from prunebench.calibration import evaluation_windows
-from prunebench.methods._sprint import Search
+from prunebench.methods._sprint_scores import Search
 from prunebench.methods.sprint import Sprint
 from prunebench.metrics._peak import _resident
 from prunebench.stream import Stream, Thinning
@@ -175,7 +175,7 @@ def sprint_published(lm: CausalLM, ids: torch.Tensor) -> list[int]:
     def first_stage() -> None:
         wanted = [s for s in range(state.start, state.count) if state.alive[s]]
         for s in wanted:
-            state.ends[s], state.pseudo[s] = state._end(s), 0.0
+            state.ends[s], state.pseudo[s] = state.end_of(s), 0.0
         for batch, saved in zip(state.stream.batches, state.saved, strict=True):
             hidden = saved[state.start]
             for s in range(state.start, state.count):
@@ -186,11 +186,11 @@ def sprint_published(lm: CausalLM, ids: torch.Tensor) -> list[int]:
                 without = hidden
                 for k in range(s + 1, state.ends[s] + 1):
                     if state.alive[k]:
-                        without = state._half(batch, k, without)
-                reference = advanced = state._half(batch, s, hidden)
+                        without = state.half(batch, k, without)
+                reference = advanced = state.half(batch, s, hidden)
                 for k in range(s + 1, state.ends[s] + 1):
-                    reference = state._half(batch, k, reference)
-                state.pseudo[s] += state._distance(reference, without)
+                    reference = state.half(batch, k, reference)
+                state.pseudo[s] += state.distance(reference, without)
                 hidden = advanced
 
     with torch.no_grad():

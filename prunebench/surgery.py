@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import modeling, width
+from . import modeling, rotation, width
 from .errors import PrunebenchError
 from .models import CausalLM, load_model
 from .plan import (
@@ -49,7 +49,7 @@ def apply(lm: CausalLM, plan: Plan) -> CausalLM:
             for low, high in edit.ranges:
                 lm.blocks[low] = merged(list(lm.blocks[low : high + 1]), edit.formula)
         elif isinstance(edit, SliceHidden):
-            width.slice_hidden(lm, edit, plan.tensors[edit.tensors])
+            rotation.slice_hidden(lm, edit, plan.tensors[edit.tensors])
     gone, sublayers = _gone(plan)
     if gone or sublayers:
         kept = [i for i in range(len(lm.blocks)) if i not in gone]

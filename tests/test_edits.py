@@ -17,8 +17,9 @@ from conftest import FAMILIES, tiny_config
 import prunebench
 from prunebench import CausalLM, DropBlocks, DropSublayers, Plan, PrunebenchError, export
 from prunebench.plan import MergeBlocks, RefitWeights, SliceHidden
+from prunebench.rotation import STAGE
 from prunebench.tensors import Tensors
-from prunebench.width import STAGE, parameter_count
+from prunebench.width import parameter_count
 
 SUBLAYERS = (
     ((0, "attn"), (1, "attn"), (3, "attn"), (3, "mlp"), (5, "mlp")),
@@ -195,8 +196,8 @@ def test_a_full_rotation_changes_no_logit(scope: str, family: str, tiny, ids) ->
 def test_a_sliced_model_is_the_dense_one_with_its_stream_projected(family: str, tiny, ids) -> None:
     """Before each norm the state goes through Q Q^T; nothing else of the dense model changes."""
     from prunebench.methods._slicing import fused, projected
+    from prunebench.rotation import Norms
     from prunebench.stream import Stream
-    from prunebench.width import Norms
 
     lm = tiny(family)
     plan = slicing(lm, 24, "block")

@@ -12,10 +12,10 @@ from torch import Tensor
 from ..errors import SearchError
 from ..models import CausalLM
 from ..plan import Plan, SliceHidden, Step, Variant
+from ..rotation import STAGE, Norms, turn_block
 from ..stream import Stream
 from ..tensors import Tensors, storage_dtype
 from ..watching import say
-from ..width import STAGE, Norms, gram_of, principal, turn_block
 
 
 def per_block(lm: CausalLM, windows: Tensor, width: int, variant: Variant) -> Plan:
@@ -124,3 +124,29 @@ def _step(values: Tensor, width: int, stage: int, forwards: int) -> Step:
 def _directions(state: Tensor) -> Tensor:
     rows = state.flatten(0, -2).double()
     return gram_of([rows / rows.norm(dim=-1, keepdim=True).clamp_min(1e-30)])
+
+
+def principal(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Eigenvalues, descending, and eigenvectors of a sum of outer products, in float64.
+
+    The decomposition runs on the CPU for all but the largest: its last bits then do not depend on
+    the device, and float64 is slow on many GPUs.
+
+    Raises:
+        SearchError: if the sum is not finite.
+    """
+    wide = (gram + gram.T).double() / 2
+    if not bool(torch.isfinite(wide).all()):
+        raise SearchError("the stream is not finite; is the model sound in this dtype?")
+    if len(wide) <= 2048:
+        wide = wide.cpu()
+    values, vectors = torch.linalg.eigh(wide)
+    return values.flip(0), vectors.flip(1)
+
+
+def gram_of(states: Sequence[Tensor]) -> Tensor:
+    """The sum over all tokens of the outer product of a state with itself, float64."""
+    rows = (state.flatten(0, -2).double() for state in states)
+    first = states[0]
+    zero = first.new_zeros(first.shape[-1], first.shape[-1], dtype=torch.float64)
+    return sum((r.T @ r for r in rows), zero)

@@ -176,7 +176,7 @@ def test_a_fit_is_the_least_squares_solution(family: str, tiny, ids) -> None:
     """The written weight solves, by numpy's lstsq on the activations, what the paper asks for."""
     import numpy as np
 
-    from prunebench.methods._sprint import Search, _inputs_of
+    from prunebench.methods._sprint_scores import Search, _inputs_of
     from prunebench.methods.sprint import Sprint
 
     lm = tiny(family)

@@ -11,7 +11,8 @@ from conftest import FAMILIES, read
 
 import prunebench
 from prunebench import PrunebenchError
-from prunebench.width import STAGE, parameter_count, reachable
+from prunebench.rotation import STAGE
+from prunebench.width import parameter_count, reachable
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 RATIOS = (0.125, 0.25, 0.375, 0.5, 0.75)

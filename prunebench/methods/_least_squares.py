@@ -1,0 +1,49 @@
+"""SPRINT's closed-form fit of one linear layer, from sums over the calibration tokens."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .sprint import Sprint
+
+
+def fitted(gram: Tensor, target: Tensor, weight: Tensor, options: Sprint) -> Tensor:
+    """The new weight, (out, in): rows of the least-squares solution in place of the old ones.
+
+    Args:
+        gram: X^T X, (in, in).
+        target: X^T (Y - r), (in, out).
+        weight: the present weight.
+        options: damping and the part of the rows that is replaced.
+    """
+    old = weight.detach().to(gram.dtype)
+    if options.damping:
+        eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+        solution = _least_squares(
+            torch.cat([gram, options.damping * eye]), torch.cat([target, options.damping * old.T])
+        ).T
+    else:
+        solution = _least_squares(gram, target).T
+    importance = (old.abs() * gram.diagonal().clamp_min(0).sqrt()).sum(1)
+    count = max(1, int(options.ratio * len(old)))
+    chosen = importance >= importance.sort(descending=True).values[count - 1]
+    if not bool(torch.isfinite(solution[chosen].to(weight.dtype)).all()):
+        return weight.detach()  # as released
+    return torch.where(chosen[:, None], solution, old).to(weight.dtype)
+
+
+def _least_squares(a: Tensor, b: Tensor) -> Tensor:
+    """Min |a x - b|, of least norm where a is rank-deficient.
+
+    By singular values: the released code's driver on a CPU, a pivoted QR, does not repeat its last
+    bits from call to call. Only a driver for full rank exists on a GPU; where its answer does not
+    solve the equations, the CPU is asked.
+    """
+    if a.device.type != "cpu":
+        solution: Tensor = torch.linalg.lstsq(a, b).solution
+        rest = a.T @ (a @ solution - b)
+        if torch.isfinite(solution).all() and rest.norm() <= 1e-6 * (a.T @ b).norm():
+            return solution
+    solution = torch.linalg.lstsq(a.cpu(), b.cpu(), driver="gelsd").solution
+    return solution.to(a.device)
