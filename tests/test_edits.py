@@ -147,6 +147,11 @@ def test_a_checkpoint_is_the_model(edit: str, family: str, tiny, ids, tmp_path: 
 
     assert torch.equal(logits(again, ids), logits(lm, ids))
     assert torch.equal(logits(auto.eval(), ids), logits(lm, ids))
+    written = [
+        hf.generate(ids[:2, :10], max_new_tokens=8, do_sample=False, pad_token_id=0)
+        for hf in (auto, lm.hf)
+    ]
+    assert torch.equal(*written)
     assert again.num_parameters == lm.num_parameters == sum(p.numel() for p in auto.parameters())
     assert (tmp_path / "out" / export.CODE).exists() is special
     assert (again.hf.config.model_type == family) is not special

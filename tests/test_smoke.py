@@ -70,3 +70,29 @@ def test_methods_beat_the_random_control() -> None:
 
     assert len(ppl) >= 8
     assert all(v < ppl["random-0.3"] for k, v in ppl.items() if k != "random-0.3")
+
+
+def test_methods_beat_the_mean_of_five_random_draws() -> None:
+    """On all questions, at no less achieved sparsity than the draws they are held against."""
+    records = {
+        case.id: BASELINES.load(case.id, "cpu")
+        for case in casefile.load([ROOT / "cases" / "reference"])
+    }
+    draws: dict[float, list[float]] = {}
+    others: dict[str, tuple[float, float]] = {}
+    for case_id, record in records.items():
+        measured = record.find("perplexity/tinyworld") if record else None
+        assert record is not None, case_id
+        assert measured is not None
+        assert measured.value is not None
+        name = record.asked["method"]["name"]
+        if name == "random":
+            draws.setdefault(round(record.sparsity, 4), []).append(measured.value)
+        elif name not in ("dense", "first", "middle", "last"):
+            others[case_id] = (record.sparsity, measured.value)
+
+    assert sorted(map(len, draws.values())) == [5, 5]
+    assert len(others) >= 24
+    for case_id, (sparsity, ppl) in others.items():
+        held_against = max(s for s in draws if s <= sparsity + 1e-4)
+        assert ppl < sum(draws[held_against]) / 5, case_id

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
-from .sprint import Sprint
+if TYPE_CHECKING:
+    from .sprint import Sprint
 
 
 def fitted(gram: Tensor, target: Tensor, weight: Tensor, options: Sprint) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,9 @@ from ..plan import MergeBlocks, Plan, Step
 from ..stream import Stream
 from ..surgery import merged
 from ..watching import say
-from .sliding_layer_merging import SlidingLayerMerging
+
+if TYPE_CHECKING:
+    from .sliding_layer_merging import SlidingLayerMerging
 
 Window = tuple[int, int]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -18,7 +19,9 @@ from ..tensors import Tensors
 from ..watching import say
 from ._latency import measure
 from ._sprint_scores import Search, sublayer
-from .sprint import Sprint
+
+if TYPE_CHECKING:
+    from .sprint import Sprint
 
 
 def search(options: Sprint, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from msgspec import UNSET
@@ -18,7 +18,9 @@ from ..plan import Step, Sublayer, name
 from ..stream import Batch, Stream, search_budget
 from ._choosing import NO_SCORE, finite, lowest
 from ._least_squares import fitted
-from .sprint import Sprint
+
+if TYPE_CHECKING:
+    from .sprint import Sprint
 
 
 class Fit(NamedTuple):
