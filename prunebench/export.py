@@ -6,6 +6,7 @@ import json
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -17,8 +18,13 @@ from .models import CausalLM, load_model
 CODE = "modeling_prunebench.py"
 
 
-def save(lm: CausalLM, folder: Path) -> None:
+def save(lm: CausalLM, folder: Path, about: Any = None) -> None:
     """Write *lm* as a folder that transformers reloads; the tokenizer goes with it.
+
+    Args:
+        lm: the pruned model.
+        folder: where to; it must not be there yet, or be empty.
+        about: what was done to it, as data for ``pruning.json`` beside the weights.
 
     Plain transformers reload it where plain classes can express it; else the folder carries the
     small model file that does, and ``trust_remote_code=True`` is needed. The checkpoint is written
@@ -38,6 +44,8 @@ def save(lm: CausalLM, folder: Path) -> None:
         raise PrunebenchError(message) from error
     try:
         write(lm, draft)
+        if about is not None:
+            files.write_json(draft / "pruning.json", about)
         _prove(lm, draft)
         if folder.exists():
             folder.rmdir()

@@ -86,10 +86,8 @@ def prune(
             pruned=tools.perplexity(pruned, evaluated),
             after_each_step=_after_each(lm, plan, evaluated) if method.stepwise else None,
         )
-    if output is not None:
-        export.save(pruned, output)
     parameters, dense_parameters = pruned.num_parameters, lm.num_parameters
-    return Pruned(
+    result = Pruned(
         method=method,
         model=model,
         parameters=parameters,
@@ -100,6 +98,10 @@ def prune(
         perplexity=perplexity,
         tensors=plan.tensors,
     )
+    if output is not None:
+        told = to_json(result)
+        export.save(pruned, output, {k: v for k, v in told.items() if k != "trace"})
+    return result
 
 
 def to_json(pruned: Pruned) -> dict[str, Any]:

@@ -165,11 +165,8 @@ def _judge_plan(now: Record, was: Record) -> Finding:
 
 def _is_tie(now: Record, was: Record) -> bool:
     """Whether the plans part at a choice that neither run could make with certainty."""
-    if not now.trace or len(now.trace) != len(was.trace):
-        return False
-    if [type(e) for e in now.plan] != [type(e) for e in was.plan]:
-        return False
-    for mine, theirs in zip(now.trace, was.trace, strict=True):
+    # After a choice that went the other way a search may take more steps, or end with no edit.
+    for mine, theirs in zip(now.trace, was.trace, strict=False):
         if mine.chosen != theirs.chosen:
             # From here on the two searches looked at different models.
             return not mine.determined and not theirs.determined and _close(mine, theirs)

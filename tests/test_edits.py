@@ -134,6 +134,31 @@ def test_decoding_agrees_however_it_is_done(edit: str, family: str, tiny, ids) -
     assert len(states) == hf.config.num_hidden_layers + 1
 
 
+@pytest.mark.parametrize("lost", [(0,), (0, 2), (0, 1, 2), (1, 5), (0, 2, 5), (5, 0, 1, 3, 4)])
+@pytest.mark.parametrize("family", ["qwen2", "qwen3"])
+def test_caches_hold_where_layer_types_mix(family: str, lost: tuple[int, ...], ids) -> None:
+    """Whichever attentions go, the first place of each layer type is in use and of that type."""
+    config = tiny_config(family)
+    config.use_sliding_window, config.sliding_window = True, 6
+    full, sliding = "full_attention", "sliding_attention"
+    config.layer_types = [full, sliding, full, sliding, sliding, full]
+    torch.manual_seed(0)
+    lm = CausalLM(transformers.AutoModelForCausalLM.from_config(config).eval())
+    with torch.no_grad():
+        for parameter in lm.hf.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.2)
+    hf = prunebench.apply(lm, Plan((DropSublayers(tuple((b, "attn") for b in lost)),))).hf
+    options = {"max_new_tokens": 12, "do_sample": False, "pad_token_id": 0}
+    padded = torch.tensor([[0] * 3 + [1] * 7, [1] * 10])
+    for mask in (torch.ones(2, 10).long(), padded):
+        prompt = {"input_ids": ids[:2, :10], "attention_mask": mask, **options}
+        plain = hf.generate(**prompt, use_cache=False)
+
+        assert torch.equal(hf.generate(**prompt), plain)
+        assert torch.equal(hf.generate(**prompt, num_beams=2),
+                           hf.generate(**prompt, num_beams=2, use_cache=False))  # fmt: skip
+
+
 @every_edit
 def test_a_checkpoint_is_the_model(edit: str, family: str, tiny, ids, tmp_path: Path) -> None:
     """Saved, reloaded by us and by AutoModel: same logits, same parameters, same config."""

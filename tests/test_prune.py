@@ -196,6 +196,7 @@ def test_every_method_through_the_command_line(method: str, saved: Path, ids, cl
     assert "tensors" not in data
     for step in data["trace"]:
         assert {"step", "scores", "chosen", "margin", "noise", "block_forwards"} <= set(step)
+    assert read(saved / "out" / "pruning.json") == {k: v for k, v in data.items() if k != "trace"}
     special = method in ("sprint", "slicegpt")
     model = transformers.AutoModelForCausalLM.from_pretrained("out", trust_remote_code=special)
     with torch.no_grad():

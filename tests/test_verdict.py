@@ -155,6 +155,26 @@ def test_a_choice_within_the_noise_is_a_tie() -> None:
     assert compare(now, sure, lambda _: Tolerance()).outcome == "changed_plan"
 
 
+def test_a_tie_may_change_how_a_search_goes_on() -> None:
+    """A window merged at a threshold it just passes: fewer trials follow, and another kind of plan.
+
+    What decides is the ranking where there is one, not the scores.
+    """
+    from prunebench.plan import MergeBlocks
+
+    mine = Step(0, {"4-5": 0.9, "threshold": 0.9 - 1e-7}, "4-5", 1e-7, 1e-6)
+    theirs = Step(0, {"4-5": 0.9, "threshold": 0.9 + 1e-7}, "threshold", 1e-7, 1e-6)
+    more = Step(1, {"3-4": 0.5, "threshold": 0.9}, "threshold", 0.4, 1e-6)
+    now = record(plan=(MergeBlocks(((4, 5),)),), trace=(mine,))
+    was = record(plan=(), trace=(theirs, more))
+    assert compare(now, was, lambda _: Tolerance()).outcome == "same"
+
+    ranked = replace(mine, ranking={"4-5": 0.9, "threshold": 0.5})
+    assert (
+        compare(replace(now, trace=(ranked,)), was, lambda _: Tolerance()).outcome == "changed_plan"
+    )
+
+
 def test_gone_and_new_metrics_are_told() -> None:
     """A metric that is no longer measured fails; a new one is only new."""
     other = Measurement("accuracy/u", 0.5, "acc", "higher")

@@ -213,6 +213,34 @@ def test_a_fit_that_can_be_perfect_is(tiny, ids) -> None:
     assert pruned.nll(few) == pytest.approx(lm.nll(few), rel=1e-3)
 
 
+@pytest.mark.parametrize(
+    "option", [{"norm": "l2"}, {"reference": "current"}, {"refit_dtype": "float32"}]
+)
+def test_other_settings_of_sprint_search_too(option: dict[str, Any], tiny, ids) -> None:
+    """L2, the running reference and the float32 fit each give a plan with finite scores."""
+    lm = tiny("llama")
+    plan = prunebench.choose(
+        lm, "sprint", latency_aware=False, sublayers=4, calibration=ids, **option
+    )
+
+    assert plan.size == 4
+    assert all(s is not None for step in plan.trace for s in step.scores.values())
+    pruned = prunebench.apply(lm.share(), plan)
+    assert torch.isfinite(pruned.window_nll(ids)).all()
+
+
+def test_the_l2_score_is_the_root_of_squares(tiny, ids) -> None:
+    """The first stage with norm l2, against whole forwards."""
+    lm = tiny("llama")
+    plan = prunebench.choose(
+        lm, "sprint", norm="l2", refit=False, latency_aware=False, sublayers=1, calibration=ids
+    )
+    y, y_hat = state_after(lm, ids, set(), 5), state_after(lm, ids, {4}, 5)
+    expected = ((y - y_hat).square().sum((1, 2)) / y.square().sum((1, 2))).sqrt().sum().item()
+
+    assert plan.trace[0].scores["2.attn"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_sprint_stops_at_the_speedup(tiny, ids) -> None:
     """The estimate reaches the target with the last removal and not before; it needs no amount."""
     lm = tiny("llama")
