@@ -50,7 +50,7 @@ def console() -> Console:
 def table(results: Sequence[Result], console: Console) -> None:
     """Print a table per case file, then every finding that is not *same*."""
     for file, group in groupby(results, key=lambda r: r.case.id.rsplit("/", 1)[0]):
-        console.print(_table(file, list(group)))
+        console.print(_table(file, list(group), console.width))
     for result in results:
         for line in lines(result.verdict):
             style = COLOURS.get(result.verdict.outcome, "")
@@ -137,7 +137,7 @@ def record_table(record: Record, verdict: Verdict, console: Console) -> None:
         console.print(Text(line), soft_wrap=True)
 
 
-def _table(file: str, results: list[Result]) -> Table:
+def _table(file: str, results: list[Result], width: int) -> Table:
     records = [r.record for r in results if r.record]
     columns = [(h, names) for h, names in COLUMNS if any(_pick(r, names) for r in records)]
     model = next((r.asked["model"]["id"] for r in records), "")
@@ -163,15 +163,17 @@ def _table(file: str, results: list[Result]) -> Table:
         cells = [_cell(_pick(result.record, names)) for _, names in columns]
         sparsity = f"{result.record.sparsity:.1%}" if result.record else ""
         verdict = Text(word.replace("_", " "), style=COLOURS[word])
-        grid.add_row(_broken(result.case.label), sparsity, *cells, verdict)
+        # Some ten columns a number, and the verdict; names get the rest.
+        name = _broken(result.case.label, min(30, max(16, width - 12 - 10 * len(cells))))
+        grid.add_row(name, sparsity, *cells, verdict)
     return grid
 
 
-def _broken(label: str, width: int = 30) -> str:
-    """A long name over several lines, each ending with one of its hyphens."""
+def _broken(label: str, width: int) -> str:
+    """A name longer than *width* over several lines, broken behind hyphens and underscores."""
     lines = [""]
-    for part in re.findall(r"[^-]*-?", label):
-        if lines[-1] and len(lines[-1]) + len(part.rstrip("-")) > width:
+    for part in re.findall(r"[^-_]*[-_]?", label):
+        if lines[-1] and len(lines[-1]) + len(part) > width:
             lines.append("  ")
         lines[-1] += part
     return "\n".join(lines)
