@@ -121,7 +121,8 @@ def _number(
         yield where, _expected(kind, data) + hint
         return
     if isinstance(data, float) and not math.isfinite(data):
-        yield where, f"found {data}, expected a finite number"
+        kind_of = "a number" if math.isnan(data) else "a finite number"
+        yield where, f"found {data}, expected {kind_of}"
         return
     bounds = [
         (kind.gt, "above", operator.gt),
