@@ -80,6 +80,11 @@ class Method(
     #: Whether choosing reads calibration data.
     calibrated: ClassVar[bool] = True
 
+    @property
+    def sized(self) -> bool:
+        """Whether an option of this method says how much goes."""
+        return bool(self.sizing) and getattr(self, self.sizing) is not None
+
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
         """Decide what goes, and leave *lm* bit-identical.
 

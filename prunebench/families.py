@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
+from functools import cache
 from typing import Any, NamedTuple
 
 from .errors import PrunebenchError
@@ -97,12 +100,14 @@ def family_of(config: Any) -> Family:
     return FAMILIES[kind]
 
 
+@cache
+def _source(module: str) -> str:
+    return inspect.getsource(sys.modules[module])
+
+
 def ignored_features(hf: Any) -> list[str]:
     """Settings of the config that the model's own code does not read, as ``name=value``."""
-    import inspect
-    import sys
-
-    source = inspect.getsource(sys.modules[plain_class(hf).__module__])
+    source = _source(plain_class(hf).__module__)
     config = hf.config
     found = [
         f"{name}={value!r}"

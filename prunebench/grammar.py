@@ -178,8 +178,7 @@ def amount_problem(method: Method, amounts: Sequence[str]) -> str | None:
         return f"{name} {what}; leave out {wrong[0]!r}"
     if wrong:
         return f"{name} takes {' or '.join(map(repr, allowed))}, not {wrong[0]!r}"
-    sized = bool(method.sizing) and getattr(method, method.sizing) is not None
-    if allowed and len(amounts) != 1 and not (sized and not amounts):
+    if allowed and len(amounts) != 1 and not (method.sized and not amounts):
         had = ", ".join(amounts) or "none"
         other = f", or the option {method.sizing}" if method.sizing and not amounts else ""
         return f"give exactly one of {', '.join(allowed)} for {name}{other}; found {had}"

@@ -80,13 +80,13 @@ class CausalLM:
 
     def gone(self, removals: Iterable[int | tuple[int, str]]) -> list[float]:
         """The sparsity after 0, 1, 2, ... removals of blocks or of halves of blocks."""
-        total = self.num_parameters
+        total, blocks = self.num_parameters, self.block_parameters
         parts = dict(zip(("attn", "mlp"), self.family.halves, strict=True))
         removed = 0
         result = [0.0]
         for unit in removals:
             if isinstance(unit, int):
-                removed += self.block_parameters[unit]
+                removed += blocks[unit]
             else:
                 block, part = unit
                 modules = [getattr(self.blocks[block], name) for name in parts[part]]

@@ -92,10 +92,11 @@ class Worker:
         return self._model[1]
 
     def _search(self, case: Case, dense: CausalLM) -> _Search:
-        if not case.method.nested or _sized(case.method):
+        method = case.method
+        if not method.nested or method.sized or method.unit not in ("blocks", "sublayers"):
             return self._choose(case, dense, case.target)
         kind, wanted = _amount(case, dense)
-        memo = (case.model, case.method, case.calibration, kind)
+        memo = (case.model, method, case.calibration, kind)
         if memo not in self._searches or self._searches[memo].amount < wanted:
             largest = max(wanted, *self._amounts(case, dense, kind))
             try:
@@ -133,11 +134,6 @@ class Worker:
         with watched(lambda text: self.progress(case, f"searching, {text}")):
             plan = case.method.choose(dense, calibration, target)
         return _Search(plan, time.perf_counter() - start, calibration.tokens)
-
-
-def _sized(method: Method) -> bool:
-    """Whether an option of the method says how much goes."""
-    return bool(method.sizing) and getattr(method, method.sizing) is not None
 
 
 def _amount(case: Case, dense: CausalLM) -> tuple[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from ..api import Target
 from ..calibration import Calibration
-from ..errors import PrunebenchError
+from ..errors import PrunebenchError, PrunebenchWarning
 from ..models import CausalLM
 from ..plan import DropSublayers, Plan, RefitWeights, Step
 from ..surgery import require_pre_norm
@@ -80,7 +81,26 @@ def search(options: Sprint, lm: CausalLM, calibration: Calibration, target: Targ
         refit = RefitWeights(modules, tensors.add(weights))
         return Plan((drop, refit), tuple(trace[:count]), tensors, plan)
 
-    return plan(_nearest(lm, target, state) if target.sparsity is not None else len(state.removed))
+    count = len(state.removed)
+    if options.target_speedup is not None:
+        _check_amount(options, lm, target, state)
+    elif target.sparsity is not None:
+        count = _nearest(lm, target, state)
+    return plan(count)
+
+
+def _check_amount(options: Sprint, lm: CausalLM, target: Target, state: Search) -> None:
+    """Warn where the speedup, which decides, removes another amount than the one beside it."""
+    count, asked = len(state.removed), target.sublayers
+    if target.sparsity is not None:
+        asked = _nearest(lm, target, state)
+    if asked is not None and asked != count:
+        warnings.warn(
+            f"target_speedup {options.target_speedup:g} removes {count} sublayers, which is not "
+            f"the amount asked for; the speedup decides",
+            PrunebenchWarning,
+            stacklevel=2,
+        )
 
 
 def _stop(options: Sprint, lm: CausalLM, target: Target) -> Callable[[Search], bool]:

@@ -250,6 +250,13 @@ def test_sprint_stops_at_the_speedup(tiny, ids) -> None:
     costs = [2.0 if part == "attn" else 1.0 for _, part in plan.edits[0].sublayers]
 
     assert 18 / (18 - sum(costs)) >= 1.3 > 18 / (18 - sum(costs[:-1]))
+    for amount in ({"sublayers": 9}, {"sparsity": 0.05}):
+        with pytest.warns(PrunebenchWarning, match="the speedup decides"):
+            both = prunebench.choose(
+                lm, "sprint", target_speedup=1.3, attn_latency=2.0, mlp_latency=1.0,
+                calibration=ids, **amount,
+            )  # fmt: skip
+        assert both.edits == plan.edits
 
 
 @pytest.mark.parametrize("asked", [0.1, 0.25, 0.4])
