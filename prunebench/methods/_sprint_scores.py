@@ -81,7 +81,8 @@ class Search:
         self.keep_all = room * self.count <= search_budget(lm.device)
         self.saved = [{0: batch.entering} for batch in self.stream.batches]
         self.start = 0
-        self.changed = 0
+        #: Whether a sublayer's score is what a new computation would give.
+        self.holds = [False] * self.count
         names = [f"{lm.family.blocks}.{b}.{lm.family.mlp_out}" for b in range(depth)]
         self.position = {module: 2 * b + 1 for b, module in enumerate(names)}
         self.modules = {at: module for module, at in self.position.items()}
@@ -91,16 +92,15 @@ class Search:
     def first_stage(self) -> None:
         """Score the sublayers from the restart point on, without any fit.
 
-        Those whose end lies before what went last would get the same score again.
+        Where nothing changed up to its end a sublayer would get the same score again. As released,
+        one below the restart point keeps its score even where something did.
         """
-        wanted = [
-            s
-            for s in range(self.start, self.count)
-            if self.alive[s] and self.ends[s] >= self.changed
-        ]
+        later = range(self.start, self.count)
+        wanted = [s for s in later if self.alive[s] and not self.holds[s]]
         for s in wanted:
             self.ends[s] = self.end_of(s)
             self.pseudo[s] = 0.0
+            self.holds[s] = True
         for s, y, y_hat in self.outputs(wanted, {}):
             self.pseudo[s] += self.distance(y, y_hat)
 
@@ -180,6 +180,8 @@ class Search:
 
     def _take_out(self, chosen: int) -> None:
         fit = self.fits.pop(chosen, None)
+        for s in self.removable():
+            self.holds[s] &= self.end_of(s) < chosen
         self.alive[chosen] = False
         self.pseudo[chosen] = math.inf
         module = self.modules[fit.at] if fit else ""
@@ -190,7 +192,6 @@ class Search:
         # As released, also where the end that a removed sublayer last had is out of date.
         unchanged = max((s for s, end in enumerate(self.ends) if end < chosen), default=0)
         self.start = max(p for p in self.places if p <= unchanged)
-        self.changed = chosen
         for saved in self.saved:
             for place in [p for p in saved if p > chosen]:
                 del saved[place]

@@ -119,6 +119,41 @@ def test_sprint_spends_fewer_passes_than_the_released_code(oracle) -> None:
     assert plan.trace[0].block_forwards <= 8 * 12 * 2.5
 
 
+@pytest.mark.parametrize("family", ["llama", "opt"])
+@pytest.mark.parametrize("checkpoints", [0, 1, 3, 8])
+@pytest.mark.parametrize("refit", [False, True])
+def test_scores_that_still_hold_are_not_computed_again(
+    refit: bool, checkpoints: int, family: str, tiny, ids
+) -> None:
+    """Recomputing everything from the restart point, as released, gives the same bits, and costs.
+
+    Sixteen of twenty sublayers go, so that restarts, kept states and out-of-date scores all occur.
+    """
+    from prunebench.methods._sprint_scores import Search
+    from prunebench.methods.sprint import Sprint
+
+    class Forgetful(Search):
+        keep_all = False
+
+        def first_stage(self) -> None:
+            self.keep_all = False
+            self.holds = [False] * self.count
+            super().first_stage()
+
+    options = Sprint(refit=refit, checkpoints=checkpoints, attn_latency=2.0, mlp_latency=1.0)
+    runs = [kind(options, tiny(family, 10), ids, (2.0, 1.0)) for kind in (Search, Forgetful)]
+    for _ in range(16):
+        for run in runs:
+            run.first_stage()
+            if refit:
+                run.second_stage()
+        assert runs[0].pseudo == runs[1].pseudo
+        assert runs[0].scores() == runs[1].scores()
+        steps = [run.remove(0.0, 0) for run in runs]
+        assert steps[0] == steps[1]
+    assert runs[0].stream.halves < runs[1].stream.halves
+
+
 def literal_scores(lm: Any, ids: torch.Tensor, removed: list[int]) -> dict[int, float]:
     """First-stage scores with no cache at all: two whole forwards a sublayer, hidden states read.
 
