@@ -201,5 +201,5 @@ def _detail(edit: AnyEdit) -> str:
         widths = sorted(set(edit.widths))
         return f"to {', '.join(map(str, widths))}"
     if isinstance(edit, RefitWeights):
-        return f"{len(edit.modules)} modules"
+        return f"{len(edit.modules)} module{'s' * (len(edit.modules) != 1)}"
     return edit.checkpoint
