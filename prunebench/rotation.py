@@ -99,15 +99,10 @@ def turn_block(
         write_to(block.get_submodule(writes), norms, after)
         setattr(block, half[0], norms.bare())
         if before is not None or after is not None:
-            dtype, device = block.get_submodule(writes).weight.dtype, before_device(before, after)
-            eye = torch.eye(norms.width, dtype=torch.float64, device=device)
+            weight = block.get_submodule(writes).weight
+            eye = torch.eye(norms.width, dtype=torch.float64, device=weight.device)
             turned = (eye if before is None else before).T @ (eye if after is None else after)
-            modeling.replace(block, shortcut, turned.to(dtype))
-
-
-def before_device(*rotations: Tensor | None) -> torch.device:
-    """Where the rotations are."""
-    return next(r.device for r in rotations if r is not None)
+            modeling.replace(block, shortcut, turned.to(weight.dtype))
 
 
 def read_from(linear: Any, norms: Norms, norm: Any, rotation: Tensor | None, by: float = 1) -> None:
@@ -151,18 +146,14 @@ def turn_embeddings(lm: CausalLM, norms: Norms, rotation: Tensor | None, by: flo
 
 
 def turn_head(lm: CausalLM, norms: Norms, rotation: Tensor | None, by: float = 1) -> None:
-    """Fuse the final norm into what reads it, untying the head, and turn its input."""
+    """Fuse the final norm into what reads it, and turn its input; a head that does is untied."""
     norm = _module(lm.hf, lm.family.final_norm)
     reader = _module(lm.hf, lm.family.project_out)
     if reader is None:
         reader = lm.hf.get_output_embeddings()
+        lm.hf.config.tie_word_embeddings = False
+        lm.hf.all_tied_weights_keys = {}  # or the next tie_weights() would undo it
     read_from(reader, norms, norm, rotation, by)
-    lm.hf.config.tie_word_embeddings = False
-    lm.hf.all_tied_weights_keys = {}  # or the next tie_weights() would undo it
-    head, table = lm.hf.get_output_embeddings(), lm.hf.get_input_embeddings()
-    if head.weight is table.weight:  # the projections were turned, not the tied table
-        lm.hf.config.tie_word_embeddings = True
-        lm.hf.all_tied_weights_keys = lm.hf.get_expanded_tied_weights_keys(all_submodels=False)
 
 
 def slice_hidden(lm: CausalLM, edit: SliceHidden, tensors: dict[str, Tensor]) -> None:

@@ -197,9 +197,11 @@ class Search:
                 del saved[place]
 
     def removable(self) -> list[int]:
+        """The sublayers that are still there."""
         return [s for s in range(self.count) if self.alive[s]]
 
     def rank(self, s: int, score: float) -> float:
+        """What candidates are compared by: the score, per millisecond if latencies count."""
         return score / self.costs[s % 2] if self.options.latency_aware else score
 
     def _name(self, s: int) -> str:
@@ -261,6 +263,7 @@ class Search:
         return hidden
 
     def half(self, batch: Batch, s: int, hidden: Tensor) -> Tensor:
+        """Run one sublayer, residual added: (windows, length, hidden) to the same."""
         self.stream.halves += len(hidden)
         half = self.lm.family.halves[s % 2]
         return hidden + batch.branch(self.lm.blocks[s // 2], s // 2, half, hidden)
