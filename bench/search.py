@@ -32,9 +32,11 @@ from torch.nn.modules.module import register_module_forward_hook
 import prunebench
 from prunebench import CausalLM, MergeBlocks, Plan
 from prunebench.calibration import evaluation_windows
+from prunebench.methods._slicing import _axes, fused, per_block, projected
 from prunebench.methods._sprint_scores import Search
 from prunebench.methods.sprint import Sprint
 from prunebench.metrics._peak import _resident
+from prunebench.rotation import Norms
 from prunebench.stream import Stream, Thinning
 
 
@@ -234,6 +236,51 @@ def sliding_published(lm: CausalLM, ids: torch.Tensor) -> Any:
     return [merges] if merges else []
 
 
+# --------------------------------------------------------------------- SliceGPT
+
+WIDTH = 96
+
+
+def kept(trace: Any) -> list[float]:
+    """What each stage keeps of the stream, to six digits."""
+    return [round(step.scores["kept"], 6) for step in trace]
+
+
+def slicing(lm: CausalLM, ids: torch.Tensor) -> list[float]:
+    return kept(per_block(lm, ids, WIDTH, "exact").trace)
+
+
+def slicing_published(lm: CausalLM, ids: torch.Tensor) -> list[float]:
+    """Every block runs whole twice: for what enters its second norm, and for what leaves it."""
+    norms = Norms(lm, "exact")
+    stream = Stream(lm, ids)
+    states = [batch.entering for batch in stream.batches]
+    trace = []
+
+    def cut() -> torch.Tensor:
+        axes, step = _axes(states, WIDTH, 0, 0)
+        trace.append(step)
+        return axes
+
+    attn, mlp = lm.family.halves
+    with torch.no_grad():
+        for index in range(len(lm.blocks)):
+            block = fused(lm, norms, index)
+            axes = cut()
+            states = [projected(state, axes) for state in states]
+            middle = []
+            for batch, state in zip(stream.batches, states, strict=True):
+                middle.append(state + batch.branch(block, index, attn, state))
+                batch.branch(block, index, mlp, middle[-1])  # the first run goes on to the end
+            entering, states = states, middle
+            axes = cut()
+            states = []
+            for batch, state in zip(stream.batches, entering, strict=True):
+                turned = projected(state + batch.branch(block, index, attn, state), axes)
+                states.append(turned + batch.branch(block, index, mlp, turned))
+    return kept(trace)
+
+
 PAIRS = (
     Pair(
         "sleb, as released (batch 1)", tinyworld, lambda lm: own_text(lm, 16, 128),
@@ -254,6 +301,10 @@ PAIRS = (
     Pair(
         "sliding layer merging", tinyworld, lambda lm: own_text(lm, 10, 128),
         Way("shared", sliding), Way("published", sliding_published), "",
+    ),
+    Pair(
+        "slicegpt", tinyworld, lambda lm: own_text(lm, 64, 128),
+        Way("one pass", slicing), Way("published", slicing_published), "",
     ),
 )  # fmt: skip
 
