@@ -51,10 +51,14 @@ def search(options: Sprint, lm: CausalLM, calibration: Calibration, target: Targ
     trace: list[Step] = []
     noise = 0.0
     while not stop(state):
-        say(f"removal {len(state.removed) + 1}")
+        removal = f"removal {len(state.removed) + 1}"
+        if target.sublayers is not None and options.target_speedup is None:
+            removal += f" of {target.sublayers}"
+        say(removal)
         spent = state.stream.forwards
         state.first_stage()
         if options.refit:
+            say(f"{removal}, fitting candidates")
             state.second_stage()
         spent = state.stream.forwards - spent
         if not trace:
