@@ -298,15 +298,17 @@ def import_plan(
     """Make a plan of somebody's removal list, for cases with {name: external, plan: PLAN}."""
     from . import planfile
 
-    edits = planfile.imported(file, unit, count)
+    plan = planfile.imported(file, unit, count)
     if model is not None:
-        planfile.check_fits(edits, model)
-    data = {"plan": edits, "source": file.name}
+        planfile.check_fits(plan.edits, model)
+    data = {"plan": plan.edits, "source": file.name}
     if output is None:
         _print_json(data)
         return
+    if plan.tensors is not None:
+        plan.tensors.save(output.parent)
     write_json(output, data)
-    print(f"{output}: {describe(edits)}")  # noqa: T201
+    print(f"{output}: {describe(plan.edits)}")  # noqa: T201
     print(f"in a case: method: {{name: external, plan: ./{output.name}}}")  # noqa: T201
 
 

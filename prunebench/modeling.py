@@ -103,6 +103,11 @@ def adopt(block: Any, model_type: str) -> None:
         block.register_parameter("mlp_shortcut", None)
 
 
+def is_turned(block: Any) -> bool:
+    """Whether a block has shortcut matrices."""
+    return any(getattr(block, n, None) is not None for n in ("attn_shortcut", "mlp_shortcut"))
+
+
 def lose(block: nn.Module, half: tuple[str, ...]) -> None:
     """Take one half out of an adopted block, its norm included."""
     for name in half:
@@ -149,8 +154,7 @@ def restructure(model: Any, spec: dict[str, Any]) -> None:
         model.set_submodule(name, Normalize(width, eps))
     for name, shape in spec.get("tensors", {}).items():
         place, _, own = name.rpartition(".")
-        dtype = model.dtype
-        replace(model.get_submodule(place), own, torch.empty(shape, dtype=dtype))
+        replace(model.get_submodule(place), own, torch.empty(shape, dtype=model.dtype))
     number(blocks, model.config)
 
 
@@ -190,9 +194,7 @@ def spec_of(model: Any) -> dict[str, Any]:
         for part, half in zip(("attn", "mlp"), halves_of(kind), strict=True):
             if getattr(block, half[-1], None) is None:
                 without.setdefault(str(index), []).append(part)
-        if getattr(block, "attn_shortcut", None) is not None or (
-            getattr(block, "mlp_shortcut", None) is not None
-        ):
+        if is_turned(block):
             turned.append(index)
     spec = {
         "without": without,

@@ -105,6 +105,19 @@ class CausalLM:
         hf = copy.deepcopy(self.hf, {id(t): t for t in tensors})
         return CausalLM(hf, self.tokenizer, known=False)
 
+    def require_one_basis(self) -> None:
+        """Refuse to take apart a model whose stream changes its basis from norm to norm.
+
+        Raises:
+            PrunebenchError: if it does: a block or half less would leave what follows it to read a
+                stream that is turned otherwise.
+        """
+        if any(modeling.is_turned(block) for block in self.blocks):
+            raise PrunebenchError(
+                "this model's stream is turned anew at every norm (SliceGPT): nothing can be taken "
+                "out of it any more; start from the dense one"
+            )
+
     def become(self, other: CausalLM) -> None:
         """Be *other* from now on, with the tokenizer that was used so far."""
         self.hf = other.hf

@@ -134,11 +134,17 @@ class Plan(Struct, frozen=True):
         return sum(len(units(edit)) for edit in self.edits)
 
     def prefix(self, size: int) -> Plan:
-        """The plan of a nested method for a smaller amount: its first *size* removals."""
+        """The plan of a nested method for a smaller amount: its first *size* removals.
+
+        Raises:
+            ValueError: if it does more than remove, and does not know how it came to be.
+        """
         if size >= self.size:
             return self
         if self.shorten is not None:
             return self.shorten(size)
+        if not all(isinstance(edit, DropBlocks | DropSublayers) for edit in self.edits):
+            raise ValueError(f"only a list of removals can be cut short: {describe(self.edits)}")
         edits: list[AnyEdit] = []
         left = size
         for edit in self.edits:

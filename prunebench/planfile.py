@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from . import files
 from .errors import PrunebenchError
@@ -46,19 +47,28 @@ def read(path: Path) -> Plan:
         PrunebenchError: if the file or a tensor is missing, damaged or something else.
     """
     found = files.read_json(path, PlanFile)
-    named = [e.tensors for e in found.plan if isinstance(e, RefitWeights | SliceHidden)]
+    return with_tensors(path, Plan(found.plan, found.trace))
+
+
+def with_tensors(path: Path, plan: Plan) -> Plan:
+    """*plan* with the tensors that it names, which lie beside *path*.
+
+    Raises:
+        PrunebenchError: if one is missing or damaged.
+    """
+    named = [e.tensors for e in plan if isinstance(e, RefitWeights | SliceHidden)]
     if not named:
-        return Plan(found.plan, found.trace)
+        return plan
     from .tensors import Tensors
 
     tensors = Tensors()
     for sha256 in named:
         tensors.load(path.parent, sha256)
-    return Plan(found.plan, found.trace, tensors)
+    return replace(plan, tensors=tensors)
 
 
-def imported(path: Path, unit: str = "blocks", count: int | None = None) -> tuple[AnyEdit, ...]:
-    """The edits of somebody's removal list.
+def imported(path: Path, unit: str = "blocks", count: int | None = None) -> Plan:
+    """The plan that somebody's removal list makes; one of ours keeps its tensors.
 
     Args:
         path: JSON (a plan of ours, a list, or a mapping with a list under a known key, or with
@@ -84,15 +94,17 @@ def imported(path: Path, unit: str = "blocks", count: int | None = None) -> tupl
     if not isinstance(data, dict | list):
         data = _WORD.findall(text)
     if edits := _own(path, data):
-        if count is not None:
-            return Plan(edits).prefix(count).edits
-        return edits
-    units = [_unit(path, item, unit) for item in _items(path, data)]
-    if count is not None:
-        if count > len(units):
-            raise PrunebenchError(f"{path}: {count} are asked for, it lists {len(units)}")
-        units = units[:count]
-    return _edits(path, units)
+        plan = with_tensors(path, Plan(edits))
+    else:
+        plan = Plan(_edits(path, [_unit(path, item, unit) for item in _items(path, data)]))
+    if count is None:
+        return plan
+    if count > plan.size:
+        raise PrunebenchError(f"{path}: {count} are asked for, it lists {plan.size}")
+    try:
+        return plan.prefix(count)
+    except ValueError as error:
+        raise PrunebenchError(f"{path}: {error}") from None
 
 
 def _own(path: Path, data: Any) -> tuple[AnyEdit, ...]:

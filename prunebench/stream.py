@@ -81,12 +81,16 @@ class Stream:
         windows: token ids, (windows, length).
         batch_size: windows per forward.
 
+    Raises:
+        PrunebenchError: if the model was sliced, so that its blocks cannot stand for each other.
+
     Attributes:
         batches: the windows, in batches.
         halves: half-block-forwards so far: one half of a block on one window counts one.
     """
 
     def __init__(self, lm: CausalLM, windows: Tensor, batch_size: int | None = None) -> None:
+        lm.require_one_basis()
         self.lm = lm
         self.windows = windows
         self.halves = 0
@@ -144,15 +148,12 @@ class Thinning:
 
     Args:
         stream: the model over its windows.
-        blocks: the blocks it still has, ascending.
         budget: bytes of hidden states that may be kept; by default as the device allows.
     """
 
-    def __init__(
-        self, stream: Stream, blocks: Sequence[int] | None = None, budget: int | None = None
-    ) -> None:
+    def __init__(self, stream: Stream, budget: int | None = None) -> None:
         self.stream = stream
-        self.alive = list(range(len(stream.lm.blocks)) if blocks is None else blocks)
+        self.alive = list(range(len(stream.lm.blocks)))
         left = search_budget(stream.lm.device) if budget is None else budget
         self._paths: list[_Paths] = []
         for batch in stream.batches:

@@ -131,6 +131,8 @@ def _gone(plan: Plan) -> tuple[set[int], list[Sublayer]]:
 
 def _check(lm: CausalLM, plan: Plan) -> None:
     """Refuse a plan that does not fit, before anything is changed."""
+    if any(not isinstance(edit, LoadCheckpoint) for edit in plan):
+        lm.require_one_basis()
     gone: set[int | Sublayer] = set()
     for edit in plan:
         if isinstance(edit, DropBlocks):
@@ -154,6 +156,11 @@ def _check(lm: CausalLM, plan: Plan) -> None:
             width.check(lm, edit, plan.tensors[edit.tensors] if plan.tensors else {})
         elif isinstance(edit, RefitWeights):
             _check_refit(lm, edit, plan.tensors[edit.tensors] if plan.tensors else {})
+    if gone and any(isinstance(e, SliceHidden) and e.scope == "block" for e in plan):
+        raise PrunebenchError(
+            "the plan turns the stream anew at every norm and removes blocks or halves: what is "
+            "left would read it turned otherwise"
+        )
     whole = {block for block in gone if isinstance(block, int)}
     if halves := [s for s in gone if not isinstance(s, int) and s[0] in whole]:
         raise PrunebenchError(f"the plan drops block {halves[0][0]} twice")

@@ -29,6 +29,15 @@ def shared() -> Path:
     return folder
 
 
+def oracle_of(shared: Path, name: str, ids: str) -> dict[str, Any]:
+    """A file of the authors' outputs, with the model and the token ids they were made with."""
+    import prunebench
+
+    folder = shared / "oracles"
+    model = prunebench.load_model(folder / "model-a")
+    return {**read(folder / f"{name}.json"), "lm": model, "ids": read(folder / f"{ids}.json")}
+
+
 def tiny_config(family: str, blocks: int = 6) -> Any:
     """A config of a few thousand parameters, with grouped-query attention where there is any."""
     import transformers

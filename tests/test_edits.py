@@ -355,6 +355,20 @@ def test_a_block_cannot_go_whole_and_in_part(tiny) -> None:
         prunebench.apply(tiny("llama"), plan)
 
 
+def test_slicing_per_block_and_removing_exclude_each_other(tiny) -> None:
+    """One rotation for the whole model goes together with removals; one per norm does not."""
+    lm = tiny("llama")
+    drop = DropBlocks((2,))
+    for scope in ("block", "global"):
+        plan = slicing(lm, 24, scope)
+        both = Plan((*plan.edits, drop), tensors=plan.tensors)
+        if scope == "block":
+            with pytest.raises(PrunebenchError, match="turned otherwise"):
+                prunebench.apply(lm.share(), both)
+        else:
+            assert len(prunebench.apply(lm.share(), both).blocks) == 5
+
+
 def test_a_plan_without_its_tensors_is_told(tiny) -> None:
     """The hash is named."""
     plan = Plan((RefitWeights(("x",), "abcdef0123456789"),), tensors=Tensors())
@@ -379,6 +393,40 @@ def test_tensors_are_files_named_by_their_hash(tmp_path: Path) -> None:
         Tensors().load(tmp_path, sha256)
     with pytest.raises(PrunebenchError, match="cannot be read"):
         Tensors().load(tmp_path, "0" * 64)
+
+
+TAKING_OUT = {
+    "sleb": {"blocks": 1},
+    "shortened_llama": {"blocks": 1, "criterion": "magnitude", "keep_first": 0, "keep_last": 0},
+    "block_influence": {"blocks": 1},
+    "random": {"blocks": 1},
+    "sprint": {"sublayers": 1, "latency_aware": False},
+    "sliding_layer_merging": {"blocks": 1},
+    "slicegpt": {"slicing": 0.25},
+    "slice_global": {"slicing": 0.25},
+}
+
+
+@pytest.mark.parametrize("method", TAKING_OUT)
+def test_nothing_is_taken_out_of_a_sliced_model(method: str, tiny, ids) -> None:
+    """Its blocks read and write in different bases, so one less would leave nonsense: refused."""
+    lm = prunebench.apply(tiny("llama"), slicing(tiny("llama"), 24, "block"))
+    before = logits(lm, ids)
+    with pytest.raises(PrunebenchError, match="turned"):
+        prunebench.apply(
+            lm, prunebench.choose(lm, method, calibration=ids, **TAKING_OUT[method])
+        )  # fmt: skip
+
+    assert torch.equal(logits(lm, ids), before)
+
+
+@pytest.mark.parametrize("method", ["sleb", "slicegpt"])
+def test_a_globally_sliced_model_can_be_pruned_further(method: str, tiny, ids) -> None:
+    """It is a plain, narrower model with one basis: everything works on it."""
+    lm = prunebench.apply(tiny("llama"), slicing(tiny("llama"), 24, "global"))
+    plan = prunebench.choose(lm, method, calibration=ids, **TAKING_OUT[method])
+
+    assert torch.isfinite(prunebench.apply(lm.share(), plan).window_nll(ids)).all()
 
 
 def post_norm_opt() -> CausalLM:

@@ -41,7 +41,7 @@ def test_removal_lists_are_read(text: str, unit: str, edits: Any, tmp_path: Path
     path = tmp_path / "list"
     path.write_text(text)
 
-    assert planfile.imported(path, unit) == edits
+    assert planfile.imported(path, unit).edits == edits
 
 
 BAD = [
@@ -93,6 +93,33 @@ def test_a_list_is_checked_against_a_model(tmp_path: Path, cli) -> None:
     assert "the plan drops block 12; prunebench/reference has 0 to 11" in err
     code, _, err = cli("import-plan", tmp_path / "list", "--model", tmp_path / "none")
     assert (code, "cannot be read" in err) == (2, True)
+
+
+def test_a_plan_of_ours_keeps_its_tensors_and_is_cut_where_it_can_be(
+    tiny, ids, tmp_path: Path, cli
+) -> None:
+    """Tensors go along into another folder; what is no list of removals is not cut, in one line."""
+    lm = tiny("llama")
+    lm.hf.save_pretrained(tmp_path / "model")
+    (tmp_path / "ids").write_text(json.dumps(ids.tolist()))
+    source, copied = tmp_path / "plan.json", tmp_path / "other" / "copy.json"
+    options = ("--option", "attn_latency=2", "--option", "mlp_latency=1", "--sublayers", 3)
+    cli("prune", tmp_path / "model", "--method", "sprint", *options,
+        "--calibration-ids", tmp_path / "ids", "--json", source)  # fmt: skip
+    code, _, err = cli("import-plan", source, "--output", copied)
+    assert code == 0, err
+    first, second = (prunebench.apply(lm.share(), planfile.read(p)) for p in (source, copied))
+    with torch.no_grad():
+        assert torch.equal(first.hf(ids).logits, second.hf(ids).logits)
+
+    for path, count in ((source, 2), (tmp_path / "merge.json", 1)):
+        (tmp_path / "merge.json").write_text(
+            '{"plan": [{"edit": "merge_blocks", "ranges": [[1, 4]], "formula": "as_released"}]}'
+        )
+        code, _, err = cli("import-plan", path, "--count", count)
+        assert code == 2
+        assert "only a list of removals can be cut short" in err
+        assert err.count("\n") == 1
 
 
 METHODS = {

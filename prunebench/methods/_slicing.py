@@ -64,15 +64,16 @@ def whole_model(lm: CausalLM, windows: Tensor, width: int) -> Plan:
         width: coordinates to keep.
     """
     stream = Stream(lm, windows)
-    gram = torch.zeros(())
+    hidden = lm.hf.config.hidden_size
+    gram = torch.zeros(hidden, hidden, dtype=torch.float64, device=lm.device)
     for batch in stream.batches:
         state = batch.entering
         with torch.no_grad():
             for index, block in enumerate(lm.blocks):
                 for half in lm.family.halves:
-                    gram = gram + _directions(state).to(gram.device if gram.ndim else state.device)
+                    gram += _directions(state)
                     state = state + batch.branch(block, index, half, state)
-            gram = gram + _directions(state)
+            gram += _directions(state)
     values, vectors = principal(gram)
     step = _step(values, width, 0, len(windows) * len(lm.blocks))
     tensors = Tensors()

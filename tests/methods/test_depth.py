@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES, read
+from conftest import FAMILIES, oracle_of
 
 import prunebench
 from prunebench import PrunebenchError
@@ -16,12 +16,7 @@ from prunebench import PrunebenchError
 
 @pytest.fixture(scope="module")
 def oracle(shared: Path) -> dict[str, Any]:
-    folder = shared / "oracles"
-    return {
-        **read(folder / "depth.json"),
-        "lm": prunebench.load_model(folder / "model-a"),
-        "ids": read(folder / "depth_ids.json"),
-    }
+    return oracle_of(shared, "depth", "depth_ids")
 
 
 @pytest.mark.parametrize("run", ["all", "half1", "half2"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES, read
+from conftest import FAMILIES, oracle_of
 
 import prunebench
 from prunebench import Plan, PrunebenchError
@@ -22,12 +22,7 @@ every_family = pytest.mark.parametrize("family", FAMILIES)
 
 @pytest.fixture(scope="module")
 def oracle(shared: Path) -> dict[str, Any]:
-    folder = shared / "oracles"
-    return {
-        **read(folder / "sublayer_merge.json"),
-        "lm": prunebench.load_model(folder / "model-a"),
-        "ids": read(folder / "sublayer_merge_ids.json"),
-    }
+    return oracle_of(shared, "sublayer_merge", "sublayer_merge_ids")
 
 
 # ---------------------------------------------------------------------- SPRINT

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES, read
+from conftest import FAMILIES, oracle_of
 
 import prunebench
 from prunebench import PrunebenchError
@@ -20,12 +20,7 @@ RATIOS = (0.125, 0.25, 0.375, 0.5, 0.75)
 
 @pytest.fixture(scope="module")
 def oracle(shared: Path) -> dict[str, Any]:
-    folder = shared / "oracles"
-    return {
-        **read(folder / "slicegpt.json"),
-        "lm": prunebench.load_model(folder / "model-a"),
-        "ids": read(folder / "depth_ids.json"),
-    }
+    return oracle_of(shared, "slicegpt", "depth_ids")
 
 
 def logits(lm: Any, ids: Any) -> torch.Tensor:
