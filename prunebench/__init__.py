@@ -20,7 +20,7 @@ from .record import Measurement, Record, Tolerance
 
 if TYPE_CHECKING:
     from .models import CausalLM, load_model
-    from .tools import apply, choose, perplexity
+    from .tools import apply, choose, lm_eval_model, perplexity
 
 __version__ = "0.1.0"
 
@@ -45,6 +45,7 @@ __all__ = [
     "__version__",
     "apply",
     "choose",
+    "lm_eval_model",
     "load_model",
     "perplexity",
 ]
@@ -55,6 +56,7 @@ _LATE = {
     "load_model": "models",
     "apply": "tools",
     "choose": "tools",
+    "lm_eval_model": "tools",
     "perplexity": "tools",
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -15,6 +16,10 @@ from .errors import PrunebenchError
 from .models import CausalLM
 
 Unit = Literal["windows", "lines"]
+
+#: Where a beginning-of-sequence token goes: where the tokenizer puts one, at the start of the whole
+#: text, before every window, or nowhere.
+Bos = Literal["tokenizer", "stream", "window", "none"]
 
 
 class Calibration:
@@ -57,24 +62,74 @@ class Calibration:
         return sum(ids.numel() for ids in {id(t): t for t in self._drawn.values()}.values())
 
 
-def evaluation_windows(dataset: str, lm: CausalLM, seqlen: int, nsamples: int | None) -> Tensor:
-    """The text cut into windows without overlap, tail dropped: (windows, seqlen)."""
-    tokens = tokenise(texts.joined(dataset, "evaluation"), lm.tokenizer)
+def evaluation_windows(
+    dataset: str,
+    lm: CausalLM,
+    seqlen: int,
+    nsamples: int | None,
+    *,
+    bos: Bos = "tokenizer",
+    join: str | None = None,
+    whole_batches: int = 1,
+) -> Tensor:
+    """The text joined, tokenised once, and cut into windows without overlap, tail dropped.
+
+    Args:
+        dataset: a named text or a file.
+        lm: the model whose tokenizer is used.
+        seqlen: tokens of the text per window.
+        nsamples: at most so many windows.
+        bos: where a beginning-of-sequence token goes; before every window makes it one longer.
+        join: what goes between documents, instead of what is usual for the text.
+        whole_batches: windows that do not fill a batch of so many are dropped.
+
+    Returns:
+        Token ids, (windows, seqlen), or (windows, seqlen + 1) with a BOS before every window.
+
+    Raises:
+        PrunebenchError: if the text is missing, or too short, or there is no BOS to put.
+    """
+    fingerprint = texts.fingerprint(dataset)
+    tokens = _stream(dataset, fingerprint, join, bos in ("stream", "window", "none"), lm.tokenizer)
+    if bos == "stream":
+        tokens = torch.cat([_bos(lm.tokenizer), tokens])
     windows = cut(tokens, seqlen)[:nsamples]
+    windows = windows[: len(windows) // whole_batches * whole_batches]
     if not len(windows):
+        least = f"{whole_batches} windows" if whole_batches > 1 else "one window"
         raise PrunebenchError(
-            f"dataset {dataset!r} has {len(tokens)} tokens, fewer than one window of {seqlen}"
+            f"dataset {dataset!r} has {len(tokens)} tokens, fewer than {least} of {seqlen}"
         )
+    if bos == "window":
+        windows = torch.cat([_bos(lm.tokenizer).expand(len(windows), 1), windows], 1)
     check_ids(windows, lm)
     return windows
 
 
-def tokenise(text: str, tokenizer: Any) -> Tensor:
-    """*text* tokenised once, with the tokenizer's own special tokens: (tokens,)."""
+@lru_cache(maxsize=8)
+def _stream(dataset: str, fingerprint: str, join: str | None, bare: bool, tokenizer: Any) -> Tensor:
+    del fingerprint  # of the content: a file that was rewritten is read again
+    return tokenise(texts.joined(dataset, "evaluation", join), tokenizer, special=not bare)
+
+
+def _bos(tokenizer: Any) -> Tensor:
+    if tokenizer.bos_token_id is None:
+        raise PrunebenchError("bos: the tokenizer has no beginning-of-sequence token")
+    return torch.tensor([tokenizer.bos_token_id])
+
+
+def tokenise(text: str, tokenizer: Any, *, special: bool = True) -> Tensor:
+    """*text* tokenised once: (tokens,).
+
+    Args:
+        text: any length.
+        tokenizer: of transformers.
+        special: with the tokenizer's own special tokens.
+    """
     if tokenizer is None:
         raise PrunebenchError("the model has no tokenizer; give token ids instead of a data set")
     # A whole corpus is longer than any context, which is what windows are for: no warning.
-    ids = tokenizer(text, verbose=False)["input_ids"]
+    ids = tokenizer(text, verbose=False, add_special_tokens=special)["input_ids"]
     return torch.tensor(ids, dtype=torch.long)
 
 
@@ -114,7 +169,7 @@ def _windows(spec: CalibrationSpec, tokenizer: Any) -> Tensor:
 def _lines(spec: CalibrationSpec, tokenizer: Any) -> Tensor:
     rows = texts.documents(spec.dataset, "calibration")
     order = np.random.default_rng(spec.seed).permutation(len(rows))[: spec.nsamples]
-    join = texts.JOINS.get(spec.dataset, "\n\n")
+    join = texts.joint(spec.dataset)
     windows = cut(tokenise(join.join(rows[i] for i in order), tokenizer), spec.seqlen)
     if not len(windows):
         raise PrunebenchError(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,9 @@ DTYPES = {
 #: Evaluation batches hold about this many tokens: enough to fill a core, little enough for logits.
 BATCH_TOKENS = 8192
 
+#: Losses are computed from about so many logits at a time: 2^26 are 256 MiB in float32.
+LOSS_LOGITS = 2**26
+
 
 class CausalLM:
     """A model and its tokenizer.
@@ -50,6 +53,8 @@ class CausalLM:
             )
         self.hf = hf
         self.tokenizer = tokenizer
+        #: What was measured on this very model and is asked for again, as for every pruned one.
+        self.memo: dict[Any, Any] = {}
         if known:
             _ = self.family
 
@@ -186,9 +191,12 @@ class CausalLM:
         with torch.no_grad():
             for batch in batches(windows, batch_size):
                 say(f"window {len(results)} of {len(windows)}")
-                ids = batch.to(self.device)
-                results += nll_of(self.hf(ids, use_cache=False).logits, ids)
+                results += halving(self._losses, batch)
         return torch.stack(results)
+
+    def _losses(self, windows: Tensor) -> list[Tensor]:
+        ids = windows.to(self.device)
+        return list(nll_of(self.hf(ids, use_cache=False).logits, ids))
 
     def nll(self, windows: Tensor) -> float:
         """Mean over *windows* of their mean next-token cross entropy, in nats."""
@@ -215,11 +223,41 @@ def batches(windows: Tensor, size: int | None = None, tokens: int = BATCH_TOKENS
     return [windows[start : start + size] for start in range(0, len(windows), size)]
 
 
+def halving(run: Callable[[Any], list[Any]], batch: Any) -> list[Any]:
+    """``run(batch)``; where memory runs out, of one half and then of the other.
+
+    What a row gives does not depend on the rows beside it, so no result changes.
+
+    Args:
+        run: makes a list of results from a batch, in its order.
+        batch: anything that has a length and can be sliced.
+
+    Raises:
+        torch.OutOfMemoryError: if a single row is too large.
+    """
+    try:
+        return run(batch)
+    except torch.OutOfMemoryError:
+        if len(batch) < 2:
+            raise
+    # Outside the handler: there the traceback still holds what the failed attempt allocated.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    middle = len(batch) // 2
+    return halving(run, batch[:middle]) + halving(run, batch[middle:])
+
+
 def nll_of(logits: Tensor, ids: Tensor) -> Tensor:
     """Mean next-token cross entropy per window: (windows, length, vocabulary) -> (windows,)."""
+    # A few windows at a time: the logits of 8,192 tokens of a large vocabulary are gigabytes.
+    few = max(1, LOSS_LOGITS // logits[0].numel())
+    losses = [_token_losses(logits[i : i + few], ids[i : i + few]) for i in range(0, len(ids), few)]
+    return torch.cat(losses).double().mean(1)
+
+
+def _token_losses(logits: Tensor, ids: Tensor) -> Tensor:
     flat = logits[:, :-1].float().flatten(0, 1)
-    losses = cross_entropy(flat, ids[:, 1:].flatten(), reduction="none")
-    return losses.view(len(ids), -1).double().mean(1)
+    return cross_entropy(flat, ids[:, 1:].flatten(), reduction="none").view(len(ids), -1)
 
 
 def folder_of(model_id: str) -> Path | None:

@@ -4,26 +4,100 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
 from . import reference
 from .errors import PrunebenchError, did_you_mean
 
-#: How documents are joined before they are tokenised once.
-JOINS = {"tinyworld": "\n", "wikitext2": "\n\n"}
+Purpose = Literal["calibration", "evaluation"]
 
-#: Purposes and the split each one reads.
+#: Purposes and the split of the shipped text that each one reads.
 SPLITS = {"calibration": "calibration", "evaluation": "test"}
 
 
-def documents(dataset: str, purpose: str) -> tuple[str, ...]:
+class HubText(NamedTuple):
+    """A text on the hub: which rows, and how they become one string.
+
+    *splits* and *files* are those of calibration and evaluation. Of the evaluation rows only the
+    first *rows* are read. *doubt* says what of this could not be checked against a source.
+    """
+
+    repo: str
+    config: str | None
+    splits: tuple[str, str]
+    column: str = "text"
+    join: str = "\n\n"
+    files: tuple[str, str] | None = None
+    rows: int | None = None
+    revision: str | None = None
+    doubt: str = ""
+
+    def arguments(self, purpose: Purpose) -> dict[str, Any]:
+        """Keyword arguments of ``datasets.load_dataset``."""
+        at = ("calibration", "evaluation").index(purpose)
+        given = {
+            "path": self.repo,
+            "name": self.config,
+            "split": self.splits[at],
+            "revision": self.revision,
+            "data_files": {self.splits[at]: self.files[at]} if self.files else None,
+        }
+        return {key: value for key, value in given.items() if value is not None}
+
+
+#: Repositories whose text comes from a script are read from the hub's own conversion to Parquet,
+#: for datasets 4 and later run no scripts.
+CONVERTED = "refs/convert/parquet"
+
+HUB = {
+    # The rows that SparseGPT, SLEB, SliceGPT and SPRINT join (depth.md 1.2 and 1.4 name the
+    # repository by its old short name, wikitext).
+    "wikitext2": HubText("Salesforce/wikitext", "wikitext-2-raw-v1", ("train", "test")),
+    # SLEB's loader: one shard each, documents joined with a space, the first 1,100 for evaluation.
+    "c4": HubText(
+        "allenai/c4",
+        None,
+        ("train", "validation"),
+        join=" ",
+        files=("en/c4-train.00000-of-01024.json.gz", "en/c4-validation.00000-of-00008.json.gz"),
+        rows=1100,
+    ),
+    # Shortened LLaMA evaluates on the validation split; the card names column and configuration.
+    "ptb": HubText(
+        "ptb-text-only/ptb_text_only",
+        "penn_treebank",
+        ("train", "validation"),
+        column="sentence",
+        revision=CONVERTED,
+        doubt="that the hub keeps a converted copy of this script-based repository",
+    ),
+    # What Shortened LLaMA and Sliding Layer Merging calibrate on: a row is a sentence.
+    "bookcorpus": HubText(
+        "bookcorpus/bookcorpus",
+        "plain_text",
+        ("train", "train"),
+        revision=CONVERTED,
+        doubt="that the hub keeps a converted copy of this script-based repository",
+    ),
+    # SliceGPT's other calibration text. Its own code splits the one split 80/10/10, which is left
+    # to a local file.
+    "alpaca": HubText("tatsu-lab/alpaca", None, ("train", "train")),
+}
+
+#: Texts that a case can name.
+NAMES = frozenset({"tinyworld", *HUB})
+
+
+def documents(dataset: str, purpose: Purpose) -> tuple[str, ...]:
     """The documents of a text.
 
     Args:
-        dataset: ``tinyworld``, ``wikitext2``, or a file: ``*.jsonl`` with a ``text`` key per line,
-            otherwise plain text with one document per line.
+        dataset: one of ``NAMES``, or a file: ``*.jsonl`` with a ``text`` key per line, otherwise
+            plain text with one document per line.
         purpose: ``calibration`` or ``evaluation``; a named text keeps them apart.
 
     Raises:
@@ -31,10 +105,12 @@ def documents(dataset: str, purpose: str) -> tuple[str, ...]:
     """
     if dataset.startswith(("/", ".")):
         texts = _file(Path(dataset))
-    elif dataset in _NAMED:
-        texts = _NAMED[dataset](purpose)
+    elif dataset == "tinyworld":
+        texts = _tinyworld(purpose)
+    elif dataset in HUB:
+        texts = _hub(dataset, purpose)
     else:
-        hint = did_you_mean(dataset, _NAMED)
+        hint = did_you_mean(dataset, NAMES)
         raise PrunebenchError(
             f"unknown dataset {dataset!r}; {hint}, or a path that starts with . or /"
         )
@@ -43,9 +119,24 @@ def documents(dataset: str, purpose: str) -> tuple[str, ...]:
     return tuple(texts)
 
 
-def joined(dataset: str, purpose: str) -> str:
-    """All documents as the one string that is tokenised."""
-    return JOINS.get(dataset, "\n\n").join(documents(dataset, purpose))
+def joined(dataset: str, purpose: Purpose, join: str | None = None) -> str:
+    """All documents as the one string that is tokenised.
+
+    Args:
+        dataset: as for ``documents``.
+        purpose: as for ``documents``.
+        join: what goes between two documents; by default what the data set's users put there. A
+            newline gives a plain text file as it stands.
+    """
+    between = joint(dataset) if join is None else join
+    return between.join(documents(dataset, purpose))
+
+
+def joint(dataset: str) -> str:
+    """What goes between two documents of a text where nobody says otherwise."""
+    if dataset == "tinyworld":
+        return "\n"
+    return HUB[dataset].join if dataset in HUB else "\n\n"
 
 
 def label(dataset: str) -> str:
@@ -73,7 +164,7 @@ def task_folder(folder: str | None, tasks: Iterable[str]) -> str | None:
 
 def _file(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not UTF-8 text"
         raise PrunebenchError(f"dataset {path} cannot be read: {reason}") from None
@@ -100,22 +191,25 @@ def _tinyworld(purpose: str) -> list[str]:
     return reference.documents(SPLITS[purpose])
 
 
-def _wikitext2(purpose: str) -> list[str]:
+def _hub(dataset: str, purpose: Purpose) -> list[str]:
     import datasets
 
-    split = "train" if purpose == "calibration" else "test"
+    text = HUB[dataset]
     try:
-        rows = datasets.load_dataset("Salesforce/wikitext", "wikitext-2-raw-v1", split=split)
+        rows = datasets.load_dataset(**text.arguments(purpose))
+        if purpose == "evaluation" and text.rows is not None:
+            rows = rows.select(range(min(text.rows, len(rows))))
+        return list(rows[text.column])
     except Exception as error:  # the hub client has no common base class for "not reachable"
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise PrunebenchError(f"dataset 'wikitext2' cannot be loaded: {reason}") from error
-    return list(rows["text"])
+        raise PrunebenchError(_absent(dataset, error)) from error
 
 
-_NAMED: dict[str, Callable[[str], list[str]]] = {
-    "tinyworld": _tinyworld,
-    "wikitext2": _wikitext2,
-}
-
-#: Texts that a case can name.
-NAMES = frozenset(_NAMED)
+def _absent(dataset: str, error: Exception) -> str:
+    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+    offline = os.environ.get("HF_HUB_OFFLINE", "")
+    where = f" (HF_HUB_OFFLINE={offline})" if offline else ""
+    doubt = f"; unverified: {HUB[dataset].doubt}" if HUB[dataset].doubt else ""
+    return (
+        f"dataset {dataset!r} ({HUB[dataset].repo}) cannot be loaded: {reason}{where}{doubt}; "
+        "a local file can stand in: dataset: ./file.txt"
+    )

@@ -98,6 +98,32 @@ def tiny() -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def letters() -> Any:
+    """A tokenizer for the tiny models: a token per letter, a BOS before every text."""
+    import tokenizers
+    import transformers
+
+    special = ["<pad>", "<s>", "</s>", "<unk>"]
+    characters = [chr(c) for c in range(ord("a"), ord("z") + 1)]
+    tokens = [*special, *characters, " ", ".", "\n"]
+    inner = tokenizers.Tokenizer(
+        tokenizers.models.WordLevel({t: i for i, t in enumerate(tokens)}, unk_token="<unk>")
+    )
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
+    inner.decoder = tokenizers.decoders.Fuse()
+    inner.post_processor = tokenizers.processors.TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", 1)]
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=inner,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+    )
+
+
+@pytest.fixture(scope="session")
 def ids() -> Any:
     """Random token windows, (6, 24)."""
     import torch

@@ -13,7 +13,7 @@ PACKAGE = Path(prunebench.__file__).parent
 
 #: Who may import whom at module level: strictly downwards.
 LAYERS = (
-    ("errors", "plan", "stats", "watching"),
+    ("errors", "packing", "plan", "stats", "watching"),
     ("record", "schema", "source", "files"),
     ("api", "verdict", "select", "texts"),
     ("registry", "store", "baseline", "planfile"),
@@ -27,7 +27,7 @@ LAYERS = (
     ("modeling", "tensors"),
     ("families",),
     ("models",),
-    ("calibration", "stream", "timing", "rotation"),
+    ("calibration", "scoring", "stream", "timing", "rotation"),
     ("width",),
     ("surgery",),
     ("tools", "runner", "export"),

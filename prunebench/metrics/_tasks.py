@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
-from ..errors import PrunebenchError, did_you_mean
+from ..errors import PrunebenchError, PrunebenchWarning, did_you_mean
 from ..models import CausalLM
 from ..texts import task_folder
 
@@ -26,7 +26,7 @@ def answers(
 ) -> dict[str, list[dict[str, Any]]]:
     """Task to its per-question samples, in question order, as lm-eval logs them.
 
-    *folder* is the case's own task folder, if it names one.
+    *folder* is the case's own task folder, if it names one. A group of tasks gives those in it.
 
     Raises:
         PrunebenchError: if a task is unknown or its data cannot be had.
@@ -34,27 +34,33 @@ def answers(
     folder = task_folder(folder, tasks)
     _quieten()
     import lm_eval
-    from lm_eval.models.huggingface import HFLM
 
-    if lm.tokenizer is None:
-        raise PrunebenchError("the model has no tokenizer, which tasks need")
+    from ..scoring import Scorer
+
+    scorer = Scorer(lm, batch_size)
     manager = _manager(folder)
     unknown = [task for task in tasks if task not in manager.all_tasks]
     if unknown:
         hint = did_you_mean(unknown[0], manager.all_tasks) if folder else "see 'lm-eval ls tasks'"
         raise PrunebenchError(f"unknown lm-eval task {unknown[0]!r}; {hint}"[:400])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # about lm-eval's own internals
+    # lm-eval draws a bar per request type whatever one asks; errors still come as exceptions.
+    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("always")
         loaded = _load(manager, tasks)
         if num_fewshot is not None:
             for task in loaded["tasks"].values():
                 task.set_config(key="num_fewshot", value=num_fewshot)
-        scorer = HFLM(pretrained=lm.hf, tokenizer=lm.tokenizer, batch_size=batch_size)
-        # lm-eval draws a bar per request type whatever one asks; errors still come as exceptions.
-        with contextlib.redirect_stderr(io.StringIO()):
-            results = lm_eval.evaluate(scorer, loaded, limit=limit, bootstrap_iters=0)
-    samples = results["samples"]
-    return {task: sorted(samples[task], key=lambda s: s["doc_id"]) for task in loaded["tasks"]}
+        results = lm_eval.evaluate(scorer, loaded, limit=limit, bootstrap_iters=0)
+    # Other people's warnings are about lm-eval's own internals.
+    for text in dict.fromkeys(str(w.message) for w in caught if w.category is PrunebenchWarning):
+        warnings.warn(text, PrunebenchWarning, stacklevel=2)
+    return {task: _samples(results, task, loaded["tasks"][task]) for task in loaded["tasks"]}
+
+
+def _samples(results: dict[str, Any], name: str, task: Any) -> list[dict[str, Any]]:
+    """What lm-eval logged, in question order, with what stands between a context and a choice."""
+    delimiter = {"delimiter": task.config.target_delimiter}
+    return [s | delimiter for s in sorted(results["samples"][name], key=lambda s: s["doc_id"])]
 
 
 def _load(manager: Any, tasks: Sequence[str]) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 class Perplexity(Metric, frozen=True, tag="perplexity"):
     """The text joined, tokenised once and cut into *seqlen* tokens, tail dropped (GPTQ's way).
 
-    Samples are nats per token of each window; losses are computed in float32 from any dtype.
+    All windows are equally long and weigh the same, so their mean is that over all tokens. Losses
+    are computed in float32 from any dtype; samples are nats per token of each window.
+
+    *bos*: ``tokenizer`` leaves it to the tokenizer, once at the start of the text (SparseGPT, SLEB,
+    SliceGPT, SPRINT); ``stream`` puts one there in any case, ``window`` before every window, which
+    is then one longer (Shortened LLaMA's two ways); ``none`` puts none. *join* goes between
+    documents in place of what is usual for the text. *whole_batches* drops the windows that do not
+    fill a batch of so many (Sliding Layer Merging).
     """
 
     unit: ClassVar[str] = "ppl"
@@ -26,7 +33,10 @@ class Perplexity(Metric, frozen=True, tag="perplexity"):
 
     dataset: str
     seqlen: Annotated[int, Meta(ge=2)] = 2048
+    bos: Literal["tokenizer", "stream", "window", "none"] = "tokenizer"
+    join: str | None = None
     nsamples: Count | None = None
+    whole_batches: Count = 1
     batch_size: Count | None = None
 
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:  # noqa: ARG002
@@ -34,6 +44,15 @@ class Perplexity(Metric, frozen=True, tag="perplexity"):
         from ..calibration import evaluation_windows
         from ..texts import label
 
-        windows = evaluation_windows(self.dataset, lm, self.seqlen, self.nsamples)
+        windows = evaluation_windows(
+            self.dataset,
+            lm,
+            self.seqlen,
+            self.nsamples,
+            bos=self.bos,
+            join=self.join,
+            whole_batches=self.whole_batches,
+        )
         losses = lm.window_nll(windows, self.batch_size)
-        yield self.measured(label(self.dataset), losses.mean().exp().item(), losses.tolist())
+        name = label(self.dataset) + ("-bos" if self.bos == "window" else "")
+        yield self.measured(name, losses.mean().exp().item(), losses.tolist())

@@ -1,0 +1,76 @@
+"""How far the pruned model's predictions are from the dense model's, token by token."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from ..api import Count, Metric
+from ..record import Direction, Measurement, Tolerance
+from ..watching import say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..models import CausalLM
+
+
+class Divergence(Metric, frozen=True, tag="divergence"):
+    """Kullback-Leibler divergence KL(dense || pruned) of next-token predictions, mean per token.
+
+    Zero exactly for identical weights. It moves before accuracy does, needs no labels, and tells
+    a model that errs elsewhere from one that errs more (arXiv:2407.09141). Computed in float32 over
+    the windows that perplexity is measured on; samples are nats per token of each window.
+    """
+
+    unit: ClassVar[str] = "nats"
+    better: ClassVar[Direction] = "lower"
+    tolerance: ClassVar[Tolerance] = Tolerance(rel=0.02, abs=1e-4)
+
+    dataset: str
+    seqlen: Annotated[int, Meta(ge=2)] = 2048
+    nsamples: Count | None = 32
+    bos: Literal["tokenizer", "stream", "window", "none"] = "tokenizer"
+    join: str | None = None
+    batch_size: Count | None = None
+
+    def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:
+        """``divergence/<text>``; nothing for the dense model itself."""
+        if lm is dense:
+            return
+        from ..calibration import evaluation_windows
+        from ..models import batches, halving
+        from ..texts import label
+
+        windows = evaluation_windows(
+            self.dataset, lm, self.seqlen, self.nsamples, bos=self.bos, join=self.join
+        )
+        values: list[float] = []
+        for batch in batches(windows, self.batch_size):
+            say(f"window {len(values)} of {len(windows)}")
+            values += halving(lambda part: _divergences(dense, lm, part), batch)
+        yield self.measured(label(self.dataset), sum(values) / len(values), values)
+
+
+def _divergences(dense: CausalLM, lm: CausalLM, windows: Tensor) -> list[float]:
+    """KL per window, mean over its predicted positions: (windows, length) -> windows numbers."""
+    import torch
+    from torch.nn.functional import kl_div, log_softmax
+
+    with torch.no_grad():
+        theirs, ours = (
+            model.hf(windows.to(model.device), use_cache=False).logits for model in (dense, lm)
+        )
+        # A window at a time: in float32 the logits of a batch can be gigabytes.
+        return [
+            kl_div(
+                log_softmax(own[:-1], -1, dtype=torch.float32),
+                log_softmax(other[:-1].to(own.device), -1, dtype=torch.float32),
+                reduction="sum",
+                log_target=True,
+            ).item()
+            / (len(own) - 1)
+            for own, other in zip(ours, theirs, strict=True)
+        ]

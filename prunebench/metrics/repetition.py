@@ -1,0 +1,93 @@
+"""Whether a model can still write: loops and empty answers, which no choice of answers shows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+
+from msgspec import Meta
+
+from ..api import Count, Metric
+from ..record import Direction, Measurement, Tolerance
+from ..watching import say
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ..models import CausalLM
+
+
+class Repetition(Metric, frozen=True, tag="repetition"):
+    """Greedy continuations of *nsamples* prompts: how much of them repeats, how many are empty.
+
+    ``repetition/ngrams`` is one minus the share of distinct *n*-grams of tokens in a continuation,
+    mean over prompts (seq-rep-n; Welleck et al., arXiv:1908.04319, section 6). An answer shorter
+    than *n* tokens repeats nothing. ``repetition/empty`` is the fraction of answers without
+    anything but white space. Prompts are the beginnings of the windows that perplexity is measured
+    on. Dense models loop too, when decoded greedily: what counts is the change.
+    """
+
+    unit: ClassVar[str] = "of n-grams"
+    better: ClassVar[Direction] = "lower"
+    tolerance: ClassVar[Tolerance] = Tolerance(abs=0.05)
+
+    dataset: str
+    prompt_tokens: Annotated[int, Meta(ge=1)] = 32
+    new_tokens: Annotated[int, Meta(ge=2)] = 128
+    nsamples: Count = 32
+    n: Annotated[int, Meta(ge=1)] = 4
+    bos: Literal["tokenizer", "stream", "window", "none"] = "tokenizer"
+    join: str | None = None
+    batch_size: Count = 16
+
+    def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:  # noqa: ARG002
+        """``repetition/ngrams`` and ``repetition/empty``."""
+        from ..calibration import check_ids, evaluation_windows
+        from ..models import batches, halving
+
+        total = self.prompt_tokens + self.new_tokens
+        windows = evaluation_windows(
+            self.dataset, lm, total, self.nsamples, bos=self.bos, join=self.join
+        )
+        check_ids(windows, lm)
+        prompts = windows[:, : windows.shape[1] - self.new_tokens]
+        written: list[list[int]] = []
+        for batch in batches(prompts, self.batch_size):
+            say(f"prompt {len(written)} of {len(prompts)}")
+            written += halving(lambda part: _continuations(lm, part, self.new_tokens), batch)
+        loops = [repeated(ids, self.n) for ids in written]
+        empty = [
+            float(not lm.tokenizer.decode(ids, skip_special_tokens=True).strip()) for ids in written
+        ]
+        yield self.measured("ngrams", sum(loops) / len(loops), loops)
+        share = sum(empty) / len(empty)
+        yield Measurement("repetition/empty", share, "of answers", "lower", tuple(empty), True)
+
+
+def repeated(ids: Sequence[int], n: int) -> float:
+    """One minus the share of distinct *n*-grams; 0 where there is none."""
+    grams = [tuple(ids[i : i + n]) for i in range(len(ids) - n + 1)]
+    return 1 - len(set(grams)) / len(grams) if grams else 0.0
+
+
+def _continuations(lm: CausalLM, prompts: Tensor, new_tokens: int) -> list[list[int]]:
+    """What the model writes after each prompt, up to its end of text: (prompts, length) -> ids."""
+    import torch
+
+    end = lm.tokenizer.eos_token_id
+    ids = prompts.to(lm.device)
+    with torch.no_grad():
+        out = lm.hf.generate(
+            ids,
+            attention_mask=torch.ones_like(ids),
+            max_new_tokens=new_tokens,
+            do_sample=False,
+            num_beams=1,
+            temperature=None,
+            top_p=None,
+            top_k=None,
+            eos_token_id=end,
+            pad_token_id=end if lm.tokenizer.pad_token_id is None else lm.tokenizer.pad_token_id,
+        )
+    answers = out[:, ids.shape[1] :].tolist()
+    return [a[: a.index(end)] if end in a else a for a in answers]
