@@ -97,7 +97,7 @@ def tiny() -> Callable[..., Any]:
     return build
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def letters() -> Any:
     """A tokenizer for the tiny models: a token per letter, a BOS before every text."""
     import tokenizers

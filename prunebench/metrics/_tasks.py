@@ -23,13 +23,24 @@ def answers(
     limit: int | None,
     num_fewshot: int | None,
     batch_size: int,
+    *,
+    chat_template: bool = False,
+    filter_name: str | None = None,
 ) -> dict[str, list[dict[str, Any]]]:
     """Task to its per-question samples, in question order, as lm-eval logs them.
 
-    *folder* is the case's own task folder, if it names one. A group of tasks gives those in it.
+    Args:
+        lm: the model.
+        tasks: names of lm-eval tasks; a group gives those in it.
+        folder: the case's own task folder, if it names one.
+        limit: at most so many questions per task.
+        num_fewshot: examples before each question, instead of what the task says.
+        batch_size: rows per forward at most.
+        chat_template: whether questions go through the tokenizer's chat template.
+        filter_name: which of a task's filters reads the answers; by default its first.
 
     Raises:
-        PrunebenchError: if a task is unknown or its data cannot be had.
+        PrunebenchError: if a task is unknown, its data cannot be had, or it has no such filter.
     """
     folder = task_folder(folder, tasks)
     _quieten()
@@ -50,17 +61,33 @@ def answers(
         if num_fewshot is not None:
             for task in loaded["tasks"].values():
                 task.set_config(key="num_fewshot", value=num_fewshot)
-        results = lm_eval.evaluate(scorer, loaded, limit=limit, bootstrap_iters=0)
+        results = lm_eval.evaluate(
+            scorer, loaded, limit=limit, bootstrap_iters=0, apply_chat_template=chat_template
+        )
     # Other people's warnings are about lm-eval's own internals.
     for text in dict.fromkeys(str(w.message) for w in caught if w.category is PrunebenchWarning):
         warnings.warn(text, PrunebenchWarning, stacklevel=2)
-    return {task: _samples(results, task, loaded["tasks"][task]) for task in loaded["tasks"]}
+    return {
+        name: _samples(results["samples"][name], name, task, filter_name)
+        for name, task in loaded["tasks"].items()
+    }
 
 
-def _samples(results: dict[str, Any], name: str, task: Any) -> list[dict[str, Any]]:
-    """What lm-eval logged, in question order, with what stands between a context and a choice."""
+def _samples(
+    logged: list[dict[str, Any]], name: str, task: Any, filter_name: str | None
+) -> list[dict[str, Any]]:
+    """One sample per question, with what stands between a context and a choice."""
+    # A task with several filters logs every question once for each.
+    filters = list(dict.fromkeys(sample["filter"] for sample in logged))
+    if filter_name is not None and filter_name not in filters:
+        hint = did_you_mean(filter_name, filters)
+        raise PrunebenchError(f"task {name!r} has no filter {filter_name!r}; {hint}")
+    if not logged:
+        raise PrunebenchError(f"task {name!r} has no questions")
+    wanted = filter_name or filters[0]
     delimiter = {"delimiter": task.config.target_delimiter}
-    return [s | delimiter for s in sorted(results["samples"][name], key=lambda s: s["doc_id"])]
+    kept = [sample | delimiter for sample in logged if sample["filter"] == wanted]
+    return sorted(kept, key=lambda sample: sample["doc_id"])
 
 
 def _load(manager: Any, tasks: Sequence[str]) -> Any:

@@ -31,7 +31,7 @@ class Accuracy(Metric, frozen=True, tag="accuracy"):
 
     Against the dense model: *recovery* is the mean over the dense model's, and *flips* the fraction
     of questions on which the two choose differently, which accuracy hides where losses and gains
-    cancel (arXiv:2407.09141).
+    cancel (arXiv:2407.09141). With *chat_template* questions go through the tokenizer's template.
     """
 
     unit: ClassVar[str] = "acc"
@@ -43,6 +43,7 @@ class Accuracy(Metric, frozen=True, tag="accuracy"):
     tasks_folder: str | None = None
     limit: Count | None = None
     num_fewshot: Annotated[int, Meta(ge=0)] | None = None
+    chat_template: bool = False
     batch_size: Count = 64
 
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:
@@ -70,15 +71,21 @@ class Accuracy(Metric, frozen=True, tag="accuracy"):
             from ._tasks import answers
 
             results = answers(
-                lm, self.tasks, self.tasks_folder, self.limit, self.num_fewshot, self.batch_size
+                lm,
+                self.tasks,
+                self.tasks_folder,
+                self.limit,
+                self.num_fewshot,
+                self.batch_size,
+                chat_template=self.chat_template,
             )
             lm.memo[self] = {task: self._read(task, found) for task, found in results.items()}
         return lm.memo[self]  # type: ignore[no-any-return]
 
     def _read(self, task: str, samples: list[dict[str, Any]]) -> Answers:
         key = "acc_norm" if task in self.acc_norm else "acc"
-        if not samples or key not in samples[0]:
-            raise PrunebenchError(f"task {task!r} has no metric {key!r}, or no questions")
+        if key not in samples[0]:
+            raise PrunebenchError(f"task {task!r} has no metric {key!r}")
         return Answers(
             [float(sample[key]) for sample in samples],
             [_choice(sample, normalised=key == "acc_norm") for sample in samples],

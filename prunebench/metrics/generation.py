@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 class Generation(Metric, frozen=True, tag="generation"):
     """Fraction of answers that match exactly, decoded greedily as the task says.
 
-    *metric* is the task's own name for its exact match. Samples are 1 for a match, 0 otherwise.
+    *metric* is the task's own name for its exact match, and *filter* which of its ways to find the
+    answer in the text is meant, by default its first (``strict-match`` for gsm8k). With
+    *chat_template* questions go through the tokenizer's template. Samples are 1 for a match or 0.
     """
 
     unit: ClassVar[str] = "match"
@@ -26,9 +28,11 @@ class Generation(Metric, frozen=True, tag="generation"):
 
     tasks: Annotated[tuple[str, ...], Meta(min_length=1)]
     metric: str = "exact_match"
+    filter: str | None = None
     tasks_folder: str | None = None
     limit: Count | None = None
     num_fewshot: Annotated[int, Meta(ge=0)] | None = None
+    chat_template: bool = False
     batch_size: Count = 64
 
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:  # noqa: ARG002
@@ -37,7 +41,14 @@ class Generation(Metric, frozen=True, tag="generation"):
         from ._tasks import answers
 
         results = answers(
-            lm, self.tasks, self.tasks_folder, self.limit, self.num_fewshot, self.batch_size
+            lm,
+            self.tasks,
+            self.tasks_folder,
+            self.limit,
+            self.num_fewshot,
+            self.batch_size,
+            chat_template=self.chat_template,
+            filter_name=self.filter,
         )
         for task, samples in results.items():
             if self.metric not in samples[0]:

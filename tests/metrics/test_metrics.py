@@ -10,14 +10,18 @@ from typing import Any
 import pytest
 import torch
 from conftest import FAMILIES
+from msgspec.structs import replace
 
 import prunebench
 from prunebench import DropBlocks, Plan, PrunebenchError, apply, load_model, reference
-from prunebench.metrics.accuracy import Accuracy
+from prunebench.calibration import evaluation_windows
+from prunebench.metrics.accuracy import Accuracy, _choice
+from prunebench.metrics.divergence import Divergence
 from prunebench.metrics.generation import Generation
 from prunebench.metrics.latency import Latency
 from prunebench.metrics.memory import Memory
 from prunebench.metrics.perplexity import Perplexity
+from prunebench.metrics.repetition import Repetition, repeated
 
 
 @pytest.fixture(scope="module")
@@ -90,6 +94,94 @@ def test_the_mean_is_over_tasks(lm) -> None:
     assert mean.value == pytest.approx(sum(m.value for m in parts) / 2)
 
 
+def test_flips_and_recovery_against_the_dense_model(lm) -> None:
+    """Flips are the questions on which the argmax over log-likelihoods differs, by hand."""
+    pruned = apply(lm.share(), Plan((DropBlocks((3, 4, 5)),)))
+    metric = Accuracy(tasks=("tinyworld_facts", "tinyworld_recall"), limit=15)
+    measured = {m.metric: m for m in metric.measure(pruned, lm)}
+    dense = {m.metric: m for m in metric.measure(lm, lm)}
+    flips = []
+    for task in ("facts", "recall"):
+        for question in questions(task, 15):
+            context = lm.tokenizer(question["prompt"])["input_ids"]
+            ids = [lm.tokenizer(choice)["input_ids"] for choice in question["choices"]]
+            assert all(len(choice) == 1 for choice in ids)
+            taken = []
+            for model in (pruned, lm):
+                with torch.no_grad():
+                    logs = model.hf(torch.tensor([context])).logits[0, -1]
+                taken.append(max(range(len(ids)), key=lambda i: logs[ids[i][0]].item()))
+            flips.append(float(taken[0] != taken[1]))
+
+    assert measured["accuracy/flips"].samples == tuple(flips)
+    assert 0 < measured["accuracy/flips"].value == sum(flips) / 30
+    means = [m["accuracy/mean"].value for m in (measured, dense)]
+    assert measured["accuracy/recovery"].value == pytest.approx(means[0] / means[1])
+    assert "accuracy/flips" not in dense
+
+
+def test_flips_and_divergence_are_zero_for_the_same_weights(lm) -> None:
+    """Exactly: a second model of the same tensors predicts the same bits."""
+    accuracy = Accuracy(tasks=("tinyworld_order",), limit=20)
+    by_name = {m.metric: m.value for m in accuracy.measure(lm.share(), lm)}
+    same = one(Divergence(dataset="tinyworld", seqlen=32, nsamples=4).measure(lm.share(), lm))
+
+    assert by_name["accuracy/flips"] == 0
+    assert by_name["accuracy/recovery"] == 1
+    assert same.value == 0
+
+
+def test_a_normalised_choice_is_taken_per_character() -> None:
+    """lm-eval's acc_norm: the longer choice wins on its mean, its delimiter not counted."""
+    sample = {
+        "resps": [[(-4.0, False)], [(-6.0, False)]],
+        "arguments": [("context", " ab"), ("context", " abcdefgh")],
+        "delimiter": " ",
+    }
+
+    assert _choice(sample, normalised=False) == 0
+    assert _choice(sample, normalised=True) == 1
+    assert _choice({"resps": [[(-1.0, True)]]}, normalised=True) == 1
+
+
+def test_divergence_equals_the_definition_in_float64(lm) -> None:
+    """Sum over the vocabulary of p log(p / q), mean over predicted positions of each window."""
+    pruned = apply(lm.share(), Plan((DropBlocks((5,)),)))
+    measured = one(Divergence(dataset="tinyworld", seqlen=48, nsamples=3).measure(pruned, lm))
+    windows = evaluation_windows("tinyworld", lm, 48, 3)
+    with torch.no_grad():
+        p, q = (m.hf(windows).logits[:, :-1].double().log_softmax(-1) for m in (lm, pruned))
+    expected = (p.exp() * (p - q)).sum(-1).mean(1)
+
+    assert measured.metric == "divergence/tinyworld"
+    assert measured.samples == pytest.approx(expected.tolist(), rel=1e-4)
+    assert measured.value == pytest.approx(expected.mean().item(), rel=1e-4)
+    assert not list(Divergence(dataset="tinyworld", seqlen=48).measure(lm, lm))
+
+
+def test_repetition_by_counting() -> None:
+    """Of the 4-grams of 1 2 1 2 1 2 1 two are distinct; a short answer repeats nothing."""
+    assert repeated([1, 2, 1, 2, 1, 2, 1], 4) == 1 - 2 / 4
+    assert repeated([1, 1, 1, 1, 1], 1) == 1 - 1 / 5
+    assert repeated([1, 2, 3], 4) == 0
+
+
+def test_a_model_that_loops_and_one_that_stops_at_once_show(lm) -> None:
+    """A head that always says the same word, and one that always ends the text."""
+    metric = Repetition(dataset="tinyworld", prompt_tokens=8, new_tokens=12, nsamples=3)
+    results = []
+    for token in (lm.tokenizer("goes")["input_ids"][0], lm.tokenizer.eos_token_id):
+        broken = lm.share()
+        bias = torch.zeros(broken.hf.config.vocab_size)
+        bias[token] = 1e4
+        head = broken.hf.get_output_embeddings()
+        head.register_forward_hook(lambda _, __, out, bias=bias: out + bias)
+        results.append([m.value for m in metric.measure(broken, lm)])
+
+    # Twelve times one word: nine 4-grams, all of them the same.
+    assert results == [[1 - 1 / 9, 0], [0, 1]]
+
+
 def test_generation_equals_greedy_decoding_by_hand(lm) -> None:
     """Token by token without any cache, up to the stop: the same matches."""
     stop = {lm.tokenizer.convert_tokens_to_ids(word) for word in (".", "\n")}
@@ -107,6 +199,39 @@ def test_generation_equals_greedy_decoding_by_hand(lm) -> None:
     measured = one(Generation(tasks=("tinyworld_complete",), limit=12).measure(lm, lm))
 
     assert measured.samples == tuple(right)
+
+
+FILTERED = """\
+task: filtered
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}, cache_dir: {cache}}}
+test_split: test
+output_type: generate_until
+doc_to_text: prompt
+doc_to_target: answer
+generation_kwargs: {{until: ["."], max_gen_toks: 8, do_sample: false}}
+metric_list: [{{metric: exact_match}}]
+filter_list:
+  - {{name: stripped, filter: [{{function: remove_whitespace}}, {{function: take_first}}]}}
+  - name: no-word
+    filter: [{{function: regex, regex_pattern: "(zzz)"}}, {{function: take_first}}]
+"""
+
+
+def test_each_filter_of_a_task_is_a_way_to_read_its_answers(lm, tmp_path) -> None:
+    """The first unless another is named; never both in one mean, as lm-eval logs them."""
+    asked = questions("complete", 8)
+    (tmp_path / "asked.jsonl").write_text("\n".join(map(json.dumps, asked)))
+    text = FILTERED.format(file=tmp_path / "asked.jsonl", cache=tmp_path / "cache")
+    (tmp_path / "filtered.yaml").write_text(text)
+    metric = Generation(tasks=("filtered",), tasks_folder=str(tmp_path))
+    shipped = one(Generation(tasks=("tinyworld_complete",), limit=8).measure(lm, lm))
+
+    assert one(metric.measure(lm, lm)).samples == shipped.samples
+    assert sum(shipped.samples) > 0
+    assert one(replace(metric, filter="no-word").measure(lm, lm)).samples == (0.0,) * 8
+    with pytest.raises(PrunebenchError, match="no filter 'no_word'; did you mean 'no-word'"):
+        list(replace(metric, filter="no_word").measure(lm, lm))
 
 
 def test_unknown_tasks_and_metrics_are_named(lm) -> None:
