@@ -131,21 +131,43 @@ def _findings(
         for new in judged:
             yield _new(new)
         return
-    if now.asked != was.asked:
-        what = "; ".join(_differences(now.asked, was.asked))
+    (ours, mine), (theirs, their) = _parted(now.asked), _parted(was.asked)
+    if what := "; ".join(_differences(ours, theirs)):
         yield Finding("case", Outcome.NOT_COMPARABLE, note=f"the baseline answers another: {what}")
         return
     yield _judge_plan(now, was)
+    # Each metric is a question of its own: one that is added or changed leaves the others standing.
+    families = dict.fromkeys(_family(m) for m in judged)
+    changed = [f for f in families if f in mine and f in their and mine[f] != their[f]]
+    for family in changed:
+        what = "; ".join(_differences(mine[family], their[family], family))
+        note = f"the baseline was measured otherwise: {what}"
+        yield Finding(family, Outcome.NOT_COMPARABLE, note=note)
     for measurement in judged:
         old = was.find(measurement.metric)
+        if _family(measurement) in changed:
+            continue
         if old is None:
             yield _new(measurement)
         else:
             yield judge(measurement, old, tolerance_for(measurement.metric))
     measured = {m.metric for m in now.measurements}
     for old in was.measurements:
-        if old.metric not in measured:
+        if old.metric not in measured and _family(old) not in changed:
             yield Finding(old.metric, Outcome.GONE, None, old.value, note="no longer measured")
+
+
+def _parted(asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A question without its metrics; and its metrics by name, a list where one comes twice."""
+    metrics: dict[str, Any] = {}
+    for metric in asked.get("metrics", ()):
+        metrics.setdefault(metric["name"], []).append(metric)
+    single = {name: m[0] if len(m) == 1 else m for name, m in metrics.items()}
+    return {k: v for k, v in asked.items() if k != "metrics"}, single
+
+
+def _family(measurement: Measurement) -> str:
+    return measurement.metric.split("/")[0]
 
 
 def _new(measurement: Measurement) -> Finding:

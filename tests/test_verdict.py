@@ -116,6 +116,33 @@ def test_what_is_not_finite_is_worse_even_without_a_baseline() -> None:
     assert (first.ok, first.outcome) == (False, "worse")
 
 
+def asked(**metrics: dict[str, Any]) -> dict[str, Any]:
+    return {"metrics": [{"name": name, **options} for name, options in metrics.items()]}
+
+
+def test_a_metric_that_is_added_or_changed_leaves_the_others_standing() -> None:
+    """Each is a question of its own: new, not comparable, gone, and the rest judged."""
+    kept, new = accuracy(90), Measurement("divergence/t", 0.1, "nats", "lower")
+    changed = Measurement("perplexity/t", 5.0, "ppl", "lower")
+    old = Measurement("generation/t", 0.5, "match", "higher")
+    now = record(
+        kept, new, changed, asked=asked(accuracy={}, divergence={}, perplexity={"seqlen": 128})
+    )
+    was = record(
+        kept, old, changed, asked=asked(accuracy={}, generation={}, perplexity={"seqlen": 64})
+    )
+    result = {f.what: f for f in compare(now, was, lambda _: Tolerance()).findings}
+
+    assert {what: str(f.outcome) for what, f in result.items()} == {
+        "plan": "same",
+        "perplexity": "not_comparable",
+        "accuracy/t": "same",
+        "divergence/t": "new",
+        "generation/t": "gone",
+    }
+    assert "perplexity.seqlen is 128, was 64" in result["perplexity"].note
+
+
 def test_another_question_is_not_comparable_and_says_what_differs() -> None:
     """The sentence names the key, both values, and nothing is judged."""
     was = record(accuracy(90))
