@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -412,3 +413,57 @@ def test_other_latencies_and_last_bits_are_no_changed_plan() -> None:
 
     assert [bare(e) for e in old] == [bare(e) for e in new]
     assert [bare(e) for e in old] != [bare(e) for e in other]
+
+
+HOPELESS = """\
+model: {id: prunebench/reference, dtype: float32}
+method: {name: first}
+include:
+  - {blocks: 1, metrics: [{name: perplexity, dataset: wikitext2, seqlen: 64}]}
+  - {blocks: 2, metrics: [{name: perplexity, dataset: ./empty.txt, seqlen: 64}]}
+  - {blocks: 3, metrics: [{name: perplexity, dataset: tinyworld, seqlen: 4096}]}
+  - {blocks: 4, metrics: [{name: accuracy, tasks: [lost], tasks_folder: ./tasks}]}
+  - {blocks: 5, metrics: [{name: perplexity, dataset: tinyworld, seqlen: 64, nsamples: 4}]}
+"""
+
+
+def test_data_that_cannot_be_had_costs_its_own_case_only(project: Path, cli, monkeypatch) -> None:
+    """No network, an empty file, a window too long, a task without its file: a line each, exit 3."""
+    import datasets
+
+    def unreachable(*_: Any, **__: Any) -> Any:
+        raise ConnectionError("Couldn't reach 'Salesforce/wikitext' on the Hub")
+
+    real = datasets.load_dataset
+    monkeypatch.setattr(
+        datasets,
+        "load_dataset",
+        lambda path, *a, **k: (unreachable if path == "Salesforce/wikitext" else real)(
+            path, *a, **k
+        ),
+    )
+    cases = project / "cases"
+    (cases / "empty.txt").write_text("\n \n")
+    (cases / "tasks").mkdir()
+    (cases / "tasks" / "lost.yaml.txt").write_text("")
+    (cases / "tasks" / "lost.yaml").write_text(
+        "task: lost\ndataset_path: json\n"
+        f"dataset_kwargs: {{data_files: {{test: {cases}/tasks/lost.jsonl}}}}\n"
+        "test_split: test\noutput_type: multiple_choice\n"
+        "doc_to_text: a\ndoc_to_choice: b\ndoc_to_target: c\n"
+    )
+    (cases / "small.yaml").write_text(HOPELESS)
+    code, out, err = cli("run", "cases/small.yaml", "--json", "out.json")
+    verdicts = read(project / "out.json")["verdicts"]
+    errors = [v["error"] for v in verdicts]
+
+    assert code == 3
+    assert "Couldn't reach" in errors[0]
+    assert "has no text" in errors[1]
+    assert "windows of 4096 tokens, but the context holds 512" in errors[2]
+    assert "tasks lost cannot be loaded" in errors[3]
+    assert "lost.jsonl" in errors[3]
+    assert errors[4] == ""
+    assert all("\n" not in e and "Traceback" not in e for e in errors)
+    assert "Traceback" not in out + err
+    assert [r["case_id"] for r in read(project / "out.json")["records"]] == [verdicts[4]["case_id"]]
