@@ -428,7 +428,7 @@ include:
 
 
 def test_data_that_cannot_be_had_costs_its_own_case_only(project: Path, cli, monkeypatch) -> None:
-    """No network, an empty file, too long a window, a task without its file: a line each, exit 3."""
+    """No network, an empty file, a window too long, a lost task file: a line each, exit 3."""
     import datasets
 
     def unreachable(*_: Any, **__: Any) -> Any:
