@@ -116,7 +116,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
                 texts[context + continuation] = None
         prefix = self.tokenizer.decode(self.prefix_token_id)
         # lm-eval adds no second BOS to a text that begins with one; those it encodes itself.
-        plain = [text for text in texts if text and not (prefix and text.startswith(prefix))]
+        plain = [text for text in texts if text and not text.startswith(prefix)]
         if not plain or not self.tokenizer.is_fast:
             return {}
         given = self.add_bos_token
@@ -172,7 +172,9 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
             )
 
     def _batches(self, asked: Sequence[Request], rows: int) -> Iterator[list[Pack]]:
-        window = getattr(self.lm.hf.config, "sliding_window", None)
+        config = self.lm.hf.config
+        windows = (getattr(config, n, None) for n in ("sliding_window", "attention_chunk_size"))
+        window = min((w for w in windows if w), default=None)
         # Where a window slides, which masks which layers need is the model's own business.
         slides = window is not None and any(len(r.tokens) > window for r in asked)
         share = not slides and self.packs
