@@ -70,7 +70,7 @@ class Baselines:
         Raises:
             PrunebenchError: if a value is not finite: a broken model is no standard.
         """
-        broken = [m.metric for m in record.measurements if m.value is None]
+        broken = [m.metric for m in record.measurements if m.value is None and not m.note]
         if broken:
             names = ", ".join(broken)
             raise PrunebenchError(f"{record.case_id}: not accepted, not finite: {names}")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from . import reference, texts
 from .case import Case, ModelSpec
+from .nvml import Gpu
 
 #: Libraries whose version can move a number.
 PACKAGES = ("prunebench", "torch", "transformers", "lm_eval", "datasets", "tokenizers")
@@ -62,12 +63,20 @@ def packages() -> dict[str, str]:
 
 @cache
 def device_name(device: str) -> str:
-    """``cpu``, or the GPU's product name as a folder name: ``nvidia-h200``."""
+    """``cpu``, or the GPU's product name as a folder name: ``nvidia-h200``.
+
+    The product names form factor, memory and MIG slice; a power cap below the usual is added, for a
+    card that is held back is another device: ``nvidia-h200-500w``.
+    """
     if not device.startswith("cuda"):
         return device
     import torch
 
-    return str(torch.cuda.get_device_name(device)).lower().replace(" ", "-").replace("/", "-")
+    name = str(torch.cuda.get_device_name(device)).lower().replace(" ", "-").replace("/", "-")
+    gpu = Gpu.of(device)
+    state = gpu.state() if gpu else {}
+    cap, usual = state.get("power_cap"), state.get("default_power_cap")
+    return f"{name}-{cap:.0f}w" if cap and usual and cap < 0.95 * usual else name
 
 
 def _model_folder(spec: ModelSpec) -> Path | None:

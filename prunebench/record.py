@@ -32,7 +32,8 @@ class Measurement(Struct, frozen=True, omit_defaults=True):
 
     *samples* are what the value is the mean of: right (1) or wrong (0) per question, nats per
     window, seconds per round. With *paired*, sample i is the same question in every run.
-    *value* is None where the number is not finite: a broken model has no perplexity.
+    *value* is None where the number is not finite: a broken model has no perplexity. *note* says
+    why there is no value, or why the value is compared with nothing.
     """
 
     metric: str
@@ -41,6 +42,7 @@ class Measurement(Struct, frozen=True, omit_defaults=True):
     better: Direction
     samples: tuple[float, ...] = ()
     paired: bool = False
+    note: str = ""
 
     @property
     def varies(self) -> bool:
@@ -48,8 +50,8 @@ class Measurement(Struct, frozen=True, omit_defaults=True):
         return any(word in self.metric for word in VARYING)
 
 
-class Environment(Struct, frozen=True):
-    """Where a record was made."""
+class Environment(Struct, frozen=True, omit_defaults=True):
+    """Where a record was made; *gpu* is what the driver says of the card."""
 
     device: str
     python: str
@@ -57,6 +59,7 @@ class Environment(Struct, frozen=True):
     threads: int
     packages: dict[str, str]
     commit: str | None = None
+    gpu: dict[str, Any] = {}
 
 
 class Record(Struct, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from fnmatch import fnmatchcase
 from itertools import groupby
 from typing import Any
 
@@ -31,13 +32,13 @@ COLOURS = {
     "crashed": "bold red",
 }
 
-#: Column heading, and how to find its measurement: the first name that a record has.
+#: Column heading, and how to find its measurement: the first that fits, of the first pattern.
 COLUMNS = (
-    ("ppl", ("perplexity/",)),
-    ("acc", ("accuracy/mean", "accuracy/")),
-    ("match", ("generation/",)),
-    ("prefill", ("latency/speedup-prefill", "latency/prefill")),
-    ("decode", ("latency/speedup-decode", "latency/decode")),
+    ("ppl", ("perplexity/*",)),
+    ("acc", ("accuracy/mean", "accuracy/*")),
+    ("match", ("generation/*",)),
+    ("prefill", ("latency/*/speedup-prefill", "latency/*/ttft", "latency/*/prefill")),
+    ("decode", ("latency/*/speedup-decode", "latency/*/tpot")),
 )
 
 
@@ -126,7 +127,7 @@ def record_table(record: Record, verdict: Verdict, console: Console) -> None:
         word = str(finding.outcome) if finding else "reported"
         grid.add_row(
             measurement.metric,
-            "not finite" if measurement.value is None else number(measurement.value),
+            _cell(measurement) if measurement.value is None else number(measurement.value),
             measurement.unit,
             number(finding.was) if finding and finding.was is not None else "",
             number(finding.allowed) if finding and finding.allowed is not None else "",
@@ -182,8 +183,7 @@ def _broken(label: str, width: int) -> str:
 def _pick(record: Record | None, names: tuple[str, ...]) -> Measurement | None:
     for name in names if record else ():
         for measurement in record.measurements if record else ():
-            whole = measurement.metric == name
-            if whole or (name.endswith("/") and measurement.metric.startswith(name)):
+            if fnmatchcase(measurement.metric, name):
                 return measurement
     return None
 
@@ -193,7 +193,7 @@ def _cell(measurement: Measurement | None) -> str:
         return ""
     value, unit = measurement.value, measurement.unit
     if value is None:
-        return "not finite"
+        return measurement.note.split(" at ")[0] or "not finite"
     if unit in ("acc", "match"):
         return f"{value:.1%}"
     if unit == "x":

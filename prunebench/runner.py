@@ -18,6 +18,7 @@ from .calibration import Calibration
 from .case import CalibrationSpec, Case, ModelSpec, Progress, silent
 from .errors import PrunebenchError
 from .models import CausalLM, available, load_model
+from .nvml import Gpu
 from .plan import Plan, units
 from .record import Environment, Measurement, Record
 from .watching import watched
@@ -202,6 +203,7 @@ def environment(device: str) -> Environment:
         threads=torch.get_num_threads(),
         packages=cache.packages(),
         commit=_commit(),
+        gpu=gpu.state() if (gpu := Gpu.of(device)) else {},
     )
 
 

@@ -3,14 +3,199 @@
 from __future__ import annotations
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from .errors import PrunebenchError
 from .models import CausalLM
 
-Round = dict[str, float]
+
+class Shape(NamedTuple):
+    """What is timed: *new* tokens after prompts of *prompt* tokens; with none, reading alone."""
+
+    batch: int
+    prompt: int
+    new: int
+
+    def __str__(self) -> str:
+        return f"{self.batch}x{self.prompt}+{self.new}"
+
+
+class Round(NamedTuple):
+    """Seconds of one run: to the first token on hand, and to the last; equal if nothing is new."""
+
+    first: float
+    total: float
+
+
+class Clock(Protocol):
+    """Marks moments in the order in which the device reaches them."""
+
+    def mark(self) -> None:
+        """This moment."""
+
+    def spans(self) -> list[float]:
+        """Seconds from each mark to the next, once everything asked of the device is done."""
+
+
+class CpuClock:
+    """A CPU is done when the call returns."""
+
+    def __init__(self) -> None:
+        self._marks: list[float] = []
+
+    def mark(self) -> None:
+        """This moment."""
+        self._marks.append(time.perf_counter())
+
+    def spans(self) -> list[float]:
+        """Seconds from each mark to the next."""
+        return [b - a for a, b in zip(self._marks, self._marks[1:], strict=False)]
+
+
+class CudaClock:
+    """Events in the stream: nothing waits while the round runs, one wait ends it."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._marks: list[Any] = []
+        torch.cuda.synchronize(device)
+
+    def mark(self) -> None:
+        """Where the stream is."""
+        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record(torch.cuda.current_stream(self._device))
+        self._marks.append(event)
+
+    def spans(self) -> list[float]:
+        """Seconds between events, which are told in milliseconds."""
+        self._marks[-1].synchronize()
+        pairs = zip(self._marks, self._marks[1:], strict=False)
+        return [a.elapsed_time(b) / 1e3 for a, b in pairs]
+
+
+class Backend(Protocol):
+    """A way of running a model."""
+
+    def read(self, ids: Tensor) -> None:
+        """Read prompts and nothing more: (batch, prompt)."""
+
+    def first(self, ids: Tensor) -> Tensor:
+        """The first token after each prompt: (batch, prompt) to (batch, 1)."""
+
+    def step(self, token: Tensor) -> Tensor:
+        """The token after *token*: (batch, 1) to (batch, 1)."""
+
+
+class Eager:
+    """The model class as transformers runs it, with its usual growing cache."""
+
+    def __init__(self, lm: CausalLM, shape: Shape) -> None:
+        del shape
+        self.hf = lm.hf
+        self._cache: Any = None
+
+    def read(self, ids: Tensor) -> None:
+        """One forward without a cache, all logits made: prompt processing as SLEB times it."""
+        self.hf(ids, use_cache=False)
+
+    def first(self, ids: Tensor) -> Tensor:
+        """The first token after each prompt: (batch, prompt) to (batch, 1)."""
+        return self._next(ids, None)
+
+    def step(self, token: Tensor) -> Tensor:
+        """The token after *token*, which is (batch, 1)."""
+        return self._next(token, self._cache)
+
+    def _next(self, ids: Tensor, cache: Any) -> Tensor:
+        out = self.hf(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
+        self._cache = out.past_key_values
+        token: Tensor = out.logits[:, -1:].argmax(-1)
+        return token
+
+
+class Compiled:
+    """``torch.compile`` with a static cache; on a GPU every step is one replayed CUDA graph.
+
+    Eager decoding of a small batch waits for the launching of kernels, of which a model with fewer
+    blocks has fewer: that flatters depth pruning, and this shows by how much. Compiled is what runs
+    most often, the decode step, or for a shape without new tokens the reading of the prompt; a
+    prompt before new tokens is read eagerly, as ``generate`` does.
+
+    Raises:
+        PrunebenchError: if the model cannot be compiled; one line saying why.
+    """
+
+    #: The compiler of ``torch.compile``; tests take a faster one.
+    compiler = "inductor"
+
+    def __init__(self, lm: CausalLM, shape: Shape) -> None:
+        import transformers
+
+        self.hf = lm.hf
+        self._cache: Any = None
+        if shape.new:
+            size = shape.prompt + shape.new
+            self._cache = transformers.StaticCache(lm.hf.config, max_cache_len=size)
+        # Given to the step, for some classes read it off the cache in a way no graph can hold.
+        self._position = torch.zeros((1, 1), dtype=torch.long, device=lm.device)
+        self._read = self._compiled(lambda ids: self.hf(ids, use_cache=False).logits)
+        self._step = self._compiled(lambda token, at: self._next(token, position_ids=at))
+
+    def read(self, ids: Tensor) -> None:
+        """One forward without a cache, all logits made."""
+        self._run(self._read, ids)
+
+    def first(self, ids: Tensor) -> Tensor:
+        """The first token after each prompt: (batch, prompt) to (batch, 1)."""
+        # The same tensors every time: a graph that was captured over them can be replayed.
+        self._cache.reset()
+        self._position.fill_(ids.shape[1])
+        return self._next(ids)
+
+    def step(self, token: Tensor) -> Tensor:
+        """The token after *token*, which is (batch, 1)."""
+        token = self._run(self._step, token, self._position)
+        self._position.add_(1)
+        return token
+
+    def _next(self, ids: Tensor, **options: Tensor) -> Tensor:
+        out = self.hf(ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1, **options)
+        token: Tensor = out.logits[:, -1:].argmax(-1)
+        return token
+
+    def _compiled(self, function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        graphs = self.hf.device.type == "cuda" and self.compiler == "inductor"
+        return torch.compile(
+            function,
+            backend=self.compiler,
+            fullgraph=True,
+            dynamic=False,
+            mode="reduce-overhead" if graphs else None,
+        )
+
+    def _run(self, function: Callable[..., Tensor], *given: Tensor) -> Tensor:
+        torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
+        try:
+            # A copy, for the next replay writes over what this one gave.
+            return function(*given).clone()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = next((x for x in str(error).splitlines() if x.strip()), type(error).__name__)
+            kind = type(self.hf).__name__
+            raise PrunebenchError(f"{kind} cannot be compiled: {reason.strip()}") from error
+
+
+BACKENDS: dict[str, Callable[[CausalLM, Shape], Backend]] = {
+    "hf-eager": Eager,
+    "hf-compiled": Compiled,
+}
 
 
 def random_prompt(lm: CausalLM, batch_size: int, tokens: int) -> Tensor:
@@ -20,22 +205,48 @@ def random_prompt(lm: CausalLM, batch_size: int, tokens: int) -> Tensor:
     return torch.randint(vocabulary, (batch_size, tokens), generator=generator)
 
 
-def time_once(lm: CausalLM, prompt: Tensor, new_tokens: int) -> Round:
-    """Seconds for one prompt, and seconds per token of the greedy continuation."""
-    ids = prompt.to(lm.device)
-    with torch.inference_mode():
-        start = _clock(lm)
-        out: Any = lm.hf(ids, use_cache=True, logits_to_keep=1)
-        prefilled = _clock(lm)
-        for _ in range(new_tokens):
-            token = out.logits[:, -1:].argmax(-1)
-            out = lm.hf(token, past_key_values=out.past_key_values, use_cache=True)
-        end = _clock(lm)
-    return {"prefill": prefilled - start, "decode": (end - prefilled) / new_tokens}
+class Timer:
+    """Times one model at one shape, as often as asked.
 
+    Args:
+        lm: the model.
+        shape: batch and lengths.
+        backend: ``hf-eager`` or ``hf-compiled``.
+    """
 
-def _clock(lm: CausalLM) -> float:
-    """Seconds, once everything that was asked of the device is done."""
-    if lm.device.type == "cuda":
-        torch.cuda.synchronize(lm.device)
-    return time.perf_counter()
+    def __init__(self, lm: CausalLM, shape: Shape, backend: str = "hf-eager") -> None:
+        self.lm = lm
+        self.shape = shape
+        self._prompt = random_prompt(lm, shape.batch, shape.prompt).to(lm.device)
+        self._runs = BACKENDS[backend](lm, shape)
+
+    def time(self) -> Round:
+        """One round: the prompt, then token by token, greedily and to the full length."""
+        # Compiled graphs and inference tensors do not go together, so this is no inference_mode.
+        with torch.no_grad():
+            clock = self._clock()
+            clock.mark()
+            if not self.shape.new:
+                self._runs.read(self._prompt)
+                clock.mark()
+                (taken,) = clock.spans()
+                return Round(taken, taken)
+            token = self._runs.first(self._prompt)
+            clock.mark()
+            for _ in range(self.shape.new - 1):
+                token = self._runs.step(token)
+            clock.mark()
+        first, rest = clock.spans()
+        return Round(first, first + rest)
+
+    def tokens(self) -> list[list[int]]:
+        """What it writes, a list per row: to see that every backend writes the same."""
+        with torch.no_grad():
+            written = [self._runs.first(self._prompt)]
+            for _ in range(self.shape.new - 1):
+                written.append(self._runs.step(written[-1]))
+        return torch.cat(written, 1).tolist()
+
+    def _clock(self) -> Clock:
+        device = self.lm.device
+        return CudaClock(device) if device.type == "cuda" else CpuClock()

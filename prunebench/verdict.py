@@ -93,11 +93,18 @@ def compare(
 
 
 def judge(now: Measurement, was: Measurement, tolerance: Tolerance) -> Finding:
-    """Judge one measurement. *Worse* needs both size and significance."""
+    """Judge one measurement. *Worse* needs both size and significance.
+
+    A note says why there is no value, which is the same where the baseline had none either; or why
+    a value is compared with nothing.
+    """
     if now.value is None:
-        return Finding(now.metric, Outcome.WORSE, None, was.value, note="not a finite number")
-    if was.value is None:
-        return Finding(now.metric, Outcome.NOT_COMPARABLE, now.value, None, note="no finite value")
+        both = was.value is None and bool(now.note and was.note)
+        outcome = Outcome.SAME if both else Outcome.WORSE
+        return Finding(now.metric, outcome, None, was.value, note=now.note or "not a finite number")
+    if was.value is None or now.note or was.note:
+        note = now.note or was.note or "no finite value"
+        return Finding(now.metric, Outcome.NOT_COMPARABLE, now.value, was.value, note=note)
     worse_by = now.value - was.value if now.better == "lower" else was.value - now.value
     allowed = tolerance.allowed(was.value)
     p = None
@@ -171,9 +178,9 @@ def _family(measurement: Measurement) -> str:
 
 
 def _new(measurement: Measurement) -> Finding:
-    if measurement.value is None:
+    if measurement.value is None and not measurement.note:
         return Finding(measurement.metric, Outcome.WORSE, note="not a finite number")
-    return Finding(measurement.metric, Outcome.NEW, measurement.value)
+    return Finding(measurement.metric, Outcome.NEW, measurement.value, note=measurement.note)
 
 
 def _judge_plan(now: Record, was: Record) -> Finding:

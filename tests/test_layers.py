@@ -13,7 +13,7 @@ PACKAGE = Path(prunebench.__file__).parent
 
 #: Who may import whom at module level: strictly downwards.
 LAYERS = (
-    ("errors", "packing", "plan", "stats", "watching"),
+    ("errors", "nvml", "packing", "plan", "stats", "watching"),
     ("record", "schema", "source", "files"),
     ("api", "verdict", "select", "texts"),
     ("registry", "store", "baseline", "planfile"),

@@ -7,7 +7,7 @@ import statistics
 from ..errors import SearchError
 from ..models import CausalLM
 from ..plan import Part
-from ..timing import random_prompt, time_once
+from ..timing import Shape, Timer
 from ..watching import say
 
 PROMPT, NEW, ROUNDS, TRIES = 1024, 512, 3, 3
@@ -31,16 +31,17 @@ def measure(lm: CausalLM) -> tuple[float, float]:
     if (limit := lm.max_length) is not None and prompt_tokens + new_tokens > limit:
         new_tokens = max(1, limit // 3)
         prompt_tokens = max(1, limit - new_tokens)
-    prompt = random_prompt(lm, 1, prompt_tokens)
+    shape = Shape(1, prompt_tokens, new_tokens)
+    timers = [Timer(model, shape) for model in models]
     times: list[list[float]] = [[] for _ in models]
     found = [0.0, 0.0]
     for attempt in range(TRIES):
         for round_number in range(ROUNDS + (attempt == 0)):
             say(f"latency of a sublayer, round {round_number + 1}")
-            for own, model in zip(times, models, strict=True):
-                taken = time_once(model, prompt, new_tokens)
+            for own, timer in zip(times, timers, strict=True):
+                taken = timer.time()
                 if attempt or round_number:  # the first round of all warms up
-                    own.append(1e3 * (taken["prefill"] + taken["decode"] * new_tokens))
+                    own.append(1e3 * taken.total)
         dense, *others = map(statistics.median, times)
         found = [(dense - other) / len(blocks) for other in others]
         if min(found) > 0:

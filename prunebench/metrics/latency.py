@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
@@ -14,59 +15,196 @@ from ..watching import say
 
 if TYPE_CHECKING:
     from ..models import CausalLM
-
-Round = dict[str, float]
+    from ..nvml import Gpu
+    from ..timing import Round, Timer
 
 
 class Latency(Metric, frozen=True, tag="latency"):
-    """Milliseconds to read a prompt, and per generated token afterwards; medians over *rounds*.
+    """Time to the first token, per token after it, throughput; and how much faster than dense.
 
     Every round times dense and pruned one after the other and the next round turns the order
-    round, so a drift of the machine meets both alike; ``speedup`` is the ratio of the medians.
-    Backend ``hf-eager`` is the model class as transformers runs it. Prompts are random token ids.
+    round, so a drift of the machine meets both alike. Prompts are random token ids, decoding is
+    greedy and always to the full length. Values are medians, ``speedup`` the ratio of the medians,
+    dense over pruned; every round is kept. With *new_tokens* 0 only the reading of the prompt is
+    timed, without a cache (SLEB's prompt processing).
+
+    *rounds* are measured after *warmup* that are not; with *precision*, more until the 95 %
+    interval of the median is that narrow (half its width over the median), *max_rounds* or
+    *max_seconds* are reached. On a GPU a round under which the clock was throttled is measured
+    again, and a GPU that other processes use is said and compared with nothing.
+
+    Backend ``hf-eager`` is the model class as transformers runs it; ``hf-compiled`` replays
+    compiled steps over a static cache, without what launching kernels costs.
     """
 
     unit: ClassVar[str] = "ms"
     better: ClassVar[Direction] = "lower"
     tolerance: ClassVar[Tolerance] = Tolerance(rel=0.05)
 
-    backend: Literal["hf-eager"] = "hf-eager"
+    backend: Literal["hf-eager", "hf-compiled"] = "hf-eager"
     batch_size: Count = 1
     prompt_tokens: Annotated[int, Meta(ge=1)] = 64
-    new_tokens: Annotated[int, Meta(ge=1)] = 128
+    new_tokens: Annotated[int, Meta(ge=0)] = 128
     rounds: Annotated[int, Meta(ge=3)] = 10
     warmup: Annotated[int, Meta(ge=0)] = 2
+    precision: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    max_rounds: Count = 200
+    max_seconds: Annotated[float, Meta(gt=0)] = 120.0
 
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:
-        """``latency/prefill``, ``latency/decode``, and each as ``latency/speedup-...``."""
+        """``latency/<backend>-<batch>x<prompt>+<new>/<what>``, *what* as in docs/latency.md."""
+        import torch
+
         from ..calibration import check_ids
-        from ..timing import random_prompt, time_once
+        from ..nvml import Gpu
 
-        prompt = random_prompt(dense, self.batch_size, self.prompt_tokens)
-        check_ids(prompt.new_zeros((1, self.prompt_tokens + self.new_tokens)), dense)
-        models = [lm] if lm is dense else [dense, lm]
-        times: list[list[Round]] = [[] for _ in models]
-        for round_number in range(self.warmup + self.rounds):
-            say(f"round {round_number + 1} of {self.warmup + self.rounds}")
-            order = range(len(models)) if round_number % 2 else reversed(range(len(models)))
-            for i in order:
-                taken = time_once(models[i], prompt, self.new_tokens)
-                if round_number >= self.warmup:
-                    times[i].append(taken)
-        yield from self._report(times)
-
-    def _report(self, times: list[list[Round]]) -> Iterator[Measurement]:
-        for phase in ("prefill", "decode"):
-            own = [taken[phase] for taken in times[-1]]
-            yield self.measured(phase, statistics.median(own) * 1e3, own, paired=False)
-        if len(times) == 1:
+        ids = torch.zeros((1, self.prompt_tokens + self.new_tokens), dtype=torch.long)
+        check_ids(ids, dense)
+        gpu = Gpu.of(lm.device)
+        busy = gpu.busy() if gpu else ""
+        full = f"out of memory at {self._shape_in_words}"
+        times, note = self._rounds([lm] if lm is dense else [dense, lm], gpu)
+        if lm is dense:
+            yield from self._own(times[0], note or busy if times[0] else full)
             return
-        for phase in ("prefill", "decode"):
-            dense, own = ([taken[phase] for taken in rounds] for rounds in times)
-            yield Measurement(
-                metric=f"latency/speedup-{phase}",
-                value=statistics.median(dense) / statistics.median(own),
-                unit="x",
-                better="higher",
-                samples=tuple(d / o for d, o in zip(dense, own, strict=True)),
-            )
+        if not times[1]:  # a smaller model may fit where the dense one does not
+            ((own,), note) = self._rounds([lm], gpu)
+            times = [[], own]
+        yield from self._own(times[1], note or busy if times[1] else full)
+        which = "" if times[1] else " and pruned"
+        yield from self._speedups(times, note or busy if times[0] else f"dense{which}: {full}")
+
+    def _rounds(self, models: Sequence[CausalLM], gpu: Gpu | None) -> tuple[list[list[Round]], str]:
+        """The rounds of each model, none where memory ran out, and what was wrong with them."""
+        import torch
+
+        try:
+            return self._all_rounds(models, gpu)
+        except torch.OutOfMemoryError:
+            return [[] for _ in models], ""
+        finally:
+            if self.backend == "hf-compiled":
+                torch._dynamo.reset()
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _all_rounds(
+        self, models: Sequence[CausalLM], gpu: Gpu | None
+    ) -> tuple[list[list[Round]], str]:
+        import time
+
+        from ..timing import Shape, Timer
+
+        shape = Shape(self.batch_size, self.prompt_tokens, self.new_tokens)
+        timers = [Timer(model, shape, self.backend) for model in models]
+        for number in range(self.warmup):
+            say(f"warm-up {number + 1} of {self.warmup}")
+            _once(timers, number)
+        times: list[list[Round]] = [[] for _ in timers]
+        throttled, number = 0, 0
+        start = time.perf_counter()
+        while True:
+            say(f"round {number + 1}")
+            number += 1
+            taken = _once(timers, number)
+            # As many rounds again may be lost to a hot GPU; after that it is as it is.
+            if gpu and (reason := gpu.throttled()) and throttled < self.rounds:
+                throttled += 1
+                continue
+            for own, one in zip(times, taken, strict=True):
+                own.append(one)
+            seconds = time.perf_counter() - start
+            if len(times[0]) >= self.rounds and self._enough(times, seconds):
+                break
+        lost = throttled >= self.rounds
+        return times, f"the clock was throttled throughout: {reason}" if lost and gpu else ""
+
+    def _enough(self, times: list[list[Round]], seconds: float) -> bool:
+        if not self.precision:
+            return True
+        if len(times[0]) >= self.max_rounds or seconds >= self.max_seconds:
+            return True
+        totals = [[taken.total for taken in rounds] for rounds in times]
+        values = totals[0] if len(totals) == 1 else [d / o for d, o in zip(*totals, strict=True)]
+        return spread(values) <= self.precision
+
+    def _own(self, rounds: list[Round], note: str) -> Iterator[Measurement]:
+        for what, (unit, better, value) in self._views().items():
+            samples = [value(taken) for taken in rounds]
+            middle = statistics.median(samples) if samples else None
+            yield self._one(what, middle, unit, better, samples, note)
+
+    def _speedups(self, times: list[list[Round]], note: str) -> Iterator[Measurement]:
+        for what, phase in self._phases().items():
+            dense, own = ([phase(taken) for taken in rounds] for rounds in times)
+            ratios = [d / o for d, o in zip(dense, own, strict=False)]
+            middle = statistics.median(dense) / statistics.median(own) if ratios else None
+            yield self._one(f"speedup-{what}", middle, "x", "higher", ratios, note)
+
+    def _one(
+        self,
+        what: str,
+        value: float | None,
+        unit: str,
+        better: Direction,
+        samples: list[float],
+        note: str,
+    ) -> Measurement:
+        shape = f"{self.batch_size}x{self.prompt_tokens}+{self.new_tokens}"
+        name = f"latency/{self.backend}-{shape}/{what}"
+        return Measurement(name, value, unit, better, tuple(samples), note=note)
+
+    def _phases(self) -> dict[str, Callable[[Round], float]]:
+        phases: dict[str, Callable[[Round], float]] = {"prefill": lambda r: r.first}
+        if self.new_tokens > 1:
+            phases["decode"] = lambda r: r.total - r.first
+        if self.new_tokens:
+            phases["end-to-end"] = lambda r: r.total
+        return phases
+
+    def _views(self) -> dict[str, tuple[str, Direction, Callable[[Round], float]]]:
+        """What is told of one model, and how it comes from the seconds of a round."""
+        if not self.new_tokens:
+            return {
+                "prefill": ("ms", "lower", lambda r: r.first * 1e3),
+                "throughput": ("tok/s", "higher", lambda r: self._rate(self.prompt_tokens, r)),
+            }
+        views: dict[str, tuple[str, Direction, Callable[[Round], float]]] = {
+            "ttft": ("ms", "lower", lambda r: r.first * 1e3),
+            "throughput": ("tok/s", "higher", lambda r: self._rate(self.new_tokens, r)),
+            "total-time": ("ms", "lower", lambda r: r.total * 1e3),
+        }
+        if (steps := self.new_tokens - 1) > 0:
+            views["tpot"] = ("ms", "lower", lambda r: (r.total - r.first) / steps * 1e3)
+        return views
+
+    def _rate(self, tokens: int, taken: Round) -> float:
+        return self.batch_size * tokens / taken.total
+
+    @property
+    def _shape_in_words(self) -> str:
+        return f"batch {self.batch_size}, {self.prompt_tokens} + {self.new_tokens} tokens"
+
+
+def _once(timers: Sequence[Timer], number: int) -> list[Round]:
+    """A round of every model, in turned order every other time."""
+    order = range(len(timers))
+    taken = {i: timers[i].time() for i in (order if number % 2 else reversed(order))}
+    return [taken[i] for i in order]
+
+
+def spread(values: Sequence[float]) -> float:
+    """Half the width of the 95 % interval of the median, over the median; distribution-free.
+
+    The interval lies between two of the sorted values: with n of them, how many are below the true
+    median is binomial(n, 1/2). Fewer than six cannot bound it.
+    """
+    n = len(values)
+    low, tail = 0, 0.5**n
+    if tail > 0.025:
+        return math.inf
+    while tail + math.comb(n, low + 1) * 0.5**n <= 0.025:
+        low += 1
+        tail += math.comb(n, low) * 0.5**n
+    ordered = sorted(values)
+    return (ordered[n - 1 - low] - ordered[low]) / 2 / statistics.median(ordered)

@@ -15,6 +15,7 @@ from prunebench.errors import PrunebenchWarning, SearchError
 from prunebench.methods._sliding import Sliding
 from prunebench.methods.sliding_layer_merging import SlidingLayerMerging
 from prunebench.plan import DropSublayers, MergeBlocks, name
+from prunebench.timing import Round, Timer
 from prunebench.tools import tensor
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -322,10 +323,10 @@ def test_sprint_measures_latencies_that_are_not_given(tiny, ids, monkeypatch) ->
 def clock(attn: float, mlp: float) -> Any:
     """A stand-in for the stopwatch: what a model's halves cost, and a start-up of 5 ms."""
 
-    def time_once(lm: Any, prompt: torch.Tensor, new_tokens: int) -> dict[str, float]:
-        halves = [lm.halves(block) for block in lm.blocks]
+    def time_once(timer: Timer) -> Round:
+        halves = [timer.lm.halves(block) for block in timer.lm.blocks]
         total = 5 + sum(attn * a + mlp * m for a, m in halves)
-        return {"prefill": total / 1e3, "decode": 0.0}
+        return Round(0.0, total / 1e3)
 
     return time_once
 
@@ -335,9 +336,9 @@ def test_latencies_come_from_three_models(tiny, monkeypatch) -> None:
     from prunebench.methods import _latency
 
     lm = tiny("llama", blocks=8)
-    monkeypatch.setattr(_latency, "time_once", clock(3.0, 2.0))
+    monkeypatch.setattr(Timer, "time", clock(3.0, 2.0))
     assert _latency.measure(lm) == pytest.approx((3.0, 2.0))
-    monkeypatch.setattr(_latency, "time_once", clock(3.0, 0.0))
+    monkeypatch.setattr(Timer, "time", clock(3.0, 0.0))
     with pytest.raises(SearchError, match="too noisy; give attn_latency and mlp_latency"):
         _latency.measure(lm)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import time
 from typing import Any
 
 import pytest
@@ -18,7 +17,6 @@ from prunebench.calibration import evaluation_windows
 from prunebench.metrics.accuracy import Accuracy, _choice
 from prunebench.metrics.divergence import Divergence
 from prunebench.metrics.generation import Generation
-from prunebench.metrics.latency import Latency
 from prunebench.metrics.memory import Memory
 from prunebench.metrics.perplexity import Perplexity
 from prunebench.metrics.repetition import Repetition, repeated
@@ -270,32 +268,3 @@ def test_peak_memory_is_at_least_the_weights(lm) -> None:
     weights, _, peak = Memory(peak=True, tokens=16).measure(lm, lm)
 
     assert weights.value < peak.value < weights.value + 1000
-
-
-def test_latency_keeps_every_sample_of_both_models(lm) -> None:
-    """A round gives one sample per phase; the speedup is dense over pruned."""
-    metric = Latency(prompt_tokens=8, new_tokens=2, rounds=4, warmup=0)
-    pruned = apply(lm.share(), Plan((DropBlocks(tuple(range(1, 11))),)))
-    by_name = {m.metric: m for m in metric.measure(pruned, lm)}
-
-    assert set(by_name) == {
-        "latency/prefill",
-        "latency/decode",
-        "latency/speedup-prefill",
-        "latency/speedup-decode",
-    }
-    assert all(len(m.samples) == 4 for m in by_name.values())
-    assert all(m.varies and not m.paired for m in by_name.values())
-    dense_only = [m.metric for m in metric.measure(lm, lm)]
-    assert dense_only == ["latency/prefill", "latency/decode"]
-
-
-def test_a_slower_model_shows_as_slower(lm) -> None:
-    """A sleep of 10 ms in every forward is 10 ms per token and a speedup below one."""
-    slow = lm.share()
-    slow.blocks[0].register_forward_pre_hook(lambda *_: time.sleep(0.01))
-    metric = Latency(prompt_tokens=8, new_tokens=2, rounds=5, warmup=1)
-    by_name = {m.metric: m for m in metric.measure(slow, lm)}
-
-    assert min(by_name["latency/decode"].samples) >= 0.01
-    assert by_name["latency/speedup-decode"].value < 1

@@ -1,0 +1,417 @@
+"""Timings: what is timed, in which order, how often, and what is said when it cannot be."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import statistics
+import sys
+import time
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+import prunebench
+from prunebench import (
+    DropBlocks,
+    DropSublayers,
+    Measurement,
+    Plan,
+    PrunebenchError,
+    Tolerance,
+    apply,
+    load_model,
+    nvml,
+    reference,
+    timing,
+)
+from prunebench.metrics import latency
+from prunebench.metrics.latency import Latency, spread
+from prunebench.timing import Compiled, CpuClock, CudaClock, Round, Shape, Timer
+from prunebench.verdict import judge
+
+# torch's compiler warns about its own internals when it is first imported.
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
+
+PLACE = "latency/hf-eager-1x8+3"
+REAL_OF = nvml.Gpu.of
+
+
+@pytest.fixture(scope="module")
+def lm() -> prunebench.CausalLM:
+    return load_model(reference.MODEL_ID, dtype="float32")
+
+
+@pytest.fixture
+def half(lm) -> prunebench.CausalLM:
+    return apply(lm.share(), Plan((DropBlocks(tuple(range(1, 11))),)))
+
+
+def test_every_sample_of_both_models_is_kept(lm, half) -> None:
+    """A round gives one sample of everything; time to first token and the rest make the whole."""
+    metric = Latency(prompt_tokens=8, new_tokens=3, rounds=4, warmup=0)
+    by_name = {m.metric.removeprefix(f"{PLACE}/"): m for m in metric.measure(half, lm)}
+
+    assert set(by_name) == {
+        "ttft", "tpot", "throughput", "total-time",
+        "speedup-prefill", "speedup-decode", "speedup-end-to-end",
+    }  # fmt: skip
+    assert all(len(m.samples) == 4 for m in by_name.values())
+    assert all(m.varies and not m.paired for m in by_name.values())
+    for first, per, total, rate in zip(
+        *(by_name[n].samples for n in ("ttft", "tpot", "total-time", "throughput")), strict=True
+    ):
+        assert first + 2 * per == pytest.approx(total)
+        assert rate == pytest.approx(3 / total * 1e3)
+
+
+def test_speedups_are_ratios_of_medians(lm, half, monkeypatch) -> None:
+    """With times given, by hand."""
+    dense = [Round(0.2, 1.0), Round(0.4, 2.0), Round(0.9, 9.0)]
+    pruned = [Round(0.1, 0.5), Round(0.2, 0.8), Round(0.3, 0.9)]
+    monkeypatch.setattr(Latency, "_all_rounds", lambda *_: ([dense, pruned], ""))
+    by_name = {m.metric: m for m in Latency(prompt_tokens=8, new_tokens=3).measure(half, lm)}
+
+    assert by_name[f"{PLACE}/speedup-prefill"].value == pytest.approx(0.4 / 0.2)
+    assert by_name[f"{PLACE}/speedup-decode"].value == pytest.approx(1.6 / 0.6)
+    assert by_name[f"{PLACE}/speedup-end-to-end"].value == pytest.approx(2.0 / 0.8)
+    assert by_name[f"{PLACE}/speedup-prefill"].samples == pytest.approx((2, 2, 3))
+    assert by_name[f"{PLACE}/tpot"].value == pytest.approx(0.6 / 2 * 1e3)
+
+
+def test_the_dense_model_has_no_speedup(lm) -> None:
+    """It is what the others are compared with."""
+    names = [m.metric for m in Latency(prompt_tokens=8, new_tokens=1).measure(lm, lm)]
+
+    assert names == [f"latency/hf-eager-1x8+1/{w}" for w in ("ttft", "throughput", "total-time")]
+
+
+def test_reading_alone_makes_no_cache(lm, half) -> None:
+    """Prompt processing as SLEB times it: one forward, every logit, nothing kept."""
+    seen = []
+    handle = half.hf.register_forward_hook(
+        lambda _, __, given, out: seen.append((given["use_cache"], out.logits.shape)),
+        with_kwargs=True,
+    )
+    metric = Latency(batch_size=2, prompt_tokens=8, new_tokens=0, rounds=3, warmup=1)
+    by_name = {m.metric: m for m in metric.measure(half, lm)}
+    handle.remove()
+
+    assert seen == [(False, (2, 8, lm.hf.config.vocab_size))] * 4
+    assert set(by_name) == {
+        f"latency/hf-eager-2x8+0/{w}" for w in ("prefill", "throughput", "speedup-prefill")
+    }
+
+
+def test_a_slower_model_shows_as_slower(lm) -> None:
+    """A sleep of 10 ms in every forward is 10 ms per token and a speedup below one."""
+    slow = lm.share()
+    slow.blocks[0].register_forward_pre_hook(lambda *_: time.sleep(0.01))
+    metric = Latency(prompt_tokens=8, new_tokens=3, rounds=5, warmup=1)
+    by_name = {m.metric: m for m in metric.measure(slow, lm)}
+
+    assert min(by_name[f"{PLACE}/tpot"].samples) >= 10
+    assert by_name[f"{PLACE}/speedup-decode"].value < 1
+
+
+def test_models_are_timed_in_turned_order(lm, half, monkeypatch) -> None:
+    """Dense, pruned, pruned, dense, ...: a drift of the machine meets both alike."""
+    order = []
+    monkeypatch.setattr(Timer, "time", lambda self: order.append(self.lm is lm) or Round(0.1, 0.2))
+    list(Latency(prompt_tokens=8, new_tokens=3, rounds=4, warmup=0).measure(half, lm))
+
+    assert order == [True, False, False, True, True, False, False, True]
+
+
+def test_rounds_go_on_until_the_median_is_known(lm, half, monkeypatch) -> None:
+    """Noise of 10 % needs more rounds than 5; no noise needs six, which bound a median at all."""
+
+    def rounds(noise: float, **options: Any) -> int:
+        draws = itertools.cycle([1 - noise, 1.0, 1 + noise, 1.0])
+        monkeypatch.setattr(Timer, "time", lambda _: Round(0.1, next(draws)))
+        metric = Latency(prompt_tokens=8, new_tokens=3, rounds=5, warmup=0, **options)
+        return len(next(iter(metric.measure(lm, lm))).samples)
+
+    assert rounds(0.1) == 5
+    assert rounds(0, precision=0.01) == 6
+    assert 10 < rounds(0.1, precision=0.05) < 200
+    assert rounds(0.1, precision=0.0001, max_rounds=17) == 17
+    assert rounds(0.1, precision=0.0001, max_seconds=1e-9) == 5
+
+
+def test_the_interval_of_the_median_holds_it_95_times_in_100() -> None:
+    """By its definition through the binomial distribution, and by drawing."""
+    assert spread([1.0] * 5) == math.inf
+    assert spread([1, 2, 3, 4, 5, 6]) == pytest.approx((6 - 1) / 2 / 3.5)
+    # Of ten values the second and ninth: 2 * (1 + 10) / 1024 = 2.1 % lie outside.
+    assert spread(range(1, 11)) == pytest.approx((9 - 2) / 2 / 5.5)
+    generator = torch.Generator().manual_seed(0)
+    held = 0
+    for _ in range(400):
+        values = (torch.randn(25, generator=generator) + 10).tolist()
+        middle = statistics.median(values)
+        ordered = sorted(values)
+        width = spread(values) * middle
+        low = next(i for i in range(25) if (ordered[24 - i] - ordered[i]) / 2 <= width + 1e-9)
+        held += ordered[low] <= 10 <= ordered[24 - low]
+    assert held / 400 > 0.93
+
+
+def out_of_memory(limit: int) -> Any:
+    """A forward that fails for models of more than *limit* blocks."""
+    inner = Timer.time
+
+    def time_once(self: Timer) -> Round:
+        if len(self.lm.blocks) > limit:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return inner(self)
+
+    return time_once
+
+
+def test_out_of_memory_is_said_not_raised(lm, half, monkeypatch) -> None:
+    """A model that fits where the dense one does not has times, and no speedup."""
+    monkeypatch.setattr(Timer, "time", out_of_memory(limit=2))
+    metric = Latency(batch_size=4, prompt_tokens=8, new_tokens=2, rounds=3, warmup=0)
+    by_name = {m.metric.split("/")[-1]: m for m in metric.measure(half, lm)}
+    full = "out of memory at batch 4, 8 + 2 tokens"
+
+    assert by_name["ttft"].value > 0
+    assert by_name["ttft"].note == ""
+    assert by_name["speedup-decode"].value is None
+    assert by_name["speedup-decode"].note == f"dense: {full}"
+    (first, *_) = metric.measure(lm, lm)
+    assert (first.value, first.note) == (None, full)
+
+
+def test_a_note_is_the_verdicts_reason() -> None:
+    """Out of memory before and now is the same; a shared GPU is compared with nothing."""
+    fine = Measurement("latency/x", 1.0, "ms", "lower")
+    full = Measurement("latency/x", None, "ms", "lower", note="out of memory at batch 4")
+    shared = Measurement("latency/x", 9.0, "ms", "lower", note="the GPU was shared")
+    pairs = ((full, full), (full, fine), (fine, full), (shared, fine), (fine, shared))
+    found = [judge(now, was, Tolerance()) for now, was in pairs]
+    outcomes = [(str(finding.outcome), finding.note) for finding in found]
+
+    assert outcomes == [
+        ("same", "out of memory at batch 4"),
+        ("worse", "out of memory at batch 4"),
+        ("not_comparable", "out of memory at batch 4"),
+        ("not_comparable", "the GPU was shared"),
+        ("not_comparable", "the GPU was shared"),
+    ]
+
+
+class FakeEvent:
+    """An event of a stream on which every record comes 2 ms after the last."""
+
+    now = 0.0
+    waited: list[float] = []  # noqa: RUF012
+
+    def __init__(self, enable_timing: bool) -> None:
+        assert enable_timing
+
+    def record(self, _: Any) -> None:
+        FakeEvent.now += 2.0
+        self.at = FakeEvent.now
+
+    def synchronize(self) -> None:
+        FakeEvent.waited.append(self.at)
+
+    def elapsed_time(self, other: FakeEvent) -> float:
+        return other.at - self.at
+
+
+def test_the_gpus_clock_waits_once_at_the_end(monkeypatch) -> None:
+    """Milliseconds between events become seconds; only the last event is waited for."""
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda _: None)
+    clock = CudaClock(torch.device("cuda"))
+    for _ in range(3):
+        clock.mark()
+
+    assert clock.spans() == [0.002, 0.002]
+    assert FakeEvent.waited == [FakeEvent.now]
+
+
+def test_the_cpus_clock_counts_seconds() -> None:
+    """A sleep is at least as long as it says."""
+    clock = CpuClock()
+    clock.mark()
+    time.sleep(0.01)
+    clock.mark()
+
+    assert 0.01 <= clock.spans()[0] < 1
+
+
+# ---------------------------------------------------------------------- compiled
+
+
+@pytest.fixture
+def traced(monkeypatch):
+    """Graphs as torch.compile captures them, run without generating code: seconds less per test."""
+    monkeypatch.setattr(Compiled, "compiler", "eager")
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "opt"])
+def test_compiled_steps_write_what_eager_ones_write(family: str, tiny, traced) -> None:
+    """Whole graphs over a static cache, sliding windows included."""
+    lm = tiny(family)
+    shape = Shape(2, 5, 6)
+
+    assert Timer(lm, shape, "hf-compiled").tokens() == Timer(lm, shape).tokens()
+
+
+@pytest.mark.parametrize("lost", [((0, "attn"),), ((1, "mlp"), (2, "attn"), (3, "attn"))])
+def test_compiled_steps_of_a_model_with_missing_halves(lost: Any, tiny, traced) -> None:
+    """Blocks without attention have no place in the cache."""
+    lm = apply(tiny("llama"), Plan((DropSublayers(lost),)))
+    shape = Shape(1, 5, 6)
+
+    assert Timer(lm, shape, "hf-compiled").tokens() == Timer(lm, shape).tokens()
+
+
+def test_compiled_steps_of_a_sliced_model(tiny, traced, ids) -> None:
+    """Shortcut matrices at every norm."""
+    lm = tiny("llama")
+    lm = apply(lm, prunebench.choose(lm, "slicegpt", slicing=0.25, calibration=ids))
+    shape = Shape(1, 5, 6)
+
+    assert Timer(lm, shape, "hf-compiled").tokens() == Timer(lm, shape).tokens()
+
+
+def test_a_compiled_timer_can_be_used_again(tiny, traced) -> None:
+    """The cache is emptied in place, and the graphs over it are kept."""
+    timer = Timer(tiny("llama"), Shape(1, 5, 4), "hf-compiled")
+    first = timer.tokens()
+    timer.time()
+
+    assert timer.tokens() == first
+
+
+def test_dense_and_pruned_compiled_side_by_side(tiny, traced) -> None:
+    """Two models share the code that is compiled; each keeps its own graphs."""
+    dense = tiny("llama")
+    pruned = apply(dense.share(), Plan((DropBlocks((1, 3)),)))
+    metric = Latency(backend="hf-compiled", prompt_tokens=5, new_tokens=4, rounds=3, warmup=1)
+    names = {m.metric for m in metric.measure(pruned, dense) if m.value}
+
+    assert "latency/hf-compiled-1x5+4/speedup-decode" in names
+
+
+def test_a_model_that_cannot_be_compiled_is_one_line(tiny, traced) -> None:
+    """A graph break is an error, for what is timed would be something else."""
+    lm = tiny("llama")
+    lm.blocks[1].register_forward_pre_hook(lambda *_: torch._dynamo.graph_break())
+    with pytest.raises(PrunebenchError, match="LlamaForCausalLM cannot be compiled: ") as stop:
+        Timer(lm, Shape(1, 5, 4), "hf-compiled").time()
+
+    assert "\n" not in str(stop.value)
+
+
+# -------------------------------------------------------------------------- NVML
+
+
+class FakeNvml(SimpleNamespace):
+    """The management library over one card."""
+
+    def __init__(self, **facts: Any) -> None:
+        usual: dict[str, Any] = {
+            "nvmlInit": lambda: None,
+            "nvmlDeviceGetHandleByUUID": lambda uuid: uuid,
+            "nvmlDeviceGetComputeRunningProcesses": lambda _: [SimpleNamespace(pid=os.getpid())],
+            "nvmlDeviceGetCurrentClocksThrottleReasons": lambda _: 0,
+            "nvmlDeviceGetEnforcedPowerLimit": lambda _: 500_000,
+            "nvmlDeviceGetPowerManagementDefaultLimit": lambda _: 700_000,
+            "nvmlSystemGetDriverVersion": lambda: "570.1",
+        }
+        super().__init__(**usual | facts)
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A CUDA device that is not there, as far as its library goes."""
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda _: SimpleNamespace(uuid="abc-1")
+    )
+
+    def build(**facts: Any) -> nvml.Gpu:
+        monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(**facts))
+        found = REAL_OF("cuda:0")
+        assert found is not None
+        return found
+
+    return build
+
+
+@pytest.fixture
+def found(monkeypatch):
+    """Makes every device the given card."""
+    return lambda gpu: monkeypatch.setattr(nvml.Gpu, "of", classmethod(lambda *_: gpu))
+
+
+def test_a_shared_gpu_is_said_with_who_shares_it(card, found, lm, half) -> None:
+    """Its times are told, with a note, and compared with nothing."""
+    others = [SimpleNamespace(pid=p) for p in (os.getpid(), 7, 9)]
+    gpu = card(nvmlDeviceGetComputeRunningProcesses=lambda _: others)
+    found(gpu)
+    measured = list(Latency(prompt_tokens=8, new_tokens=2, rounds=3, warmup=0).measure(half, lm))
+
+    assert {m.note for m in measured} == {"the GPU was shared with processes 7, 9"}
+    assert all(m.value for m in measured)
+    assert card().busy() == ""
+
+
+def test_a_throttled_round_is_measured_again(card, found, lm, monkeypatch) -> None:
+    """Two hot rounds are lost; a card that stays hot is said after as many rounds again."""
+    heat = iter([0x40, 0, 0x20, 0, 0])
+    gpu = card(nvmlDeviceGetCurrentClocksThrottleReasons=lambda _: next(heat))
+    found(gpu)
+    times = itertools.count(1)
+    monkeypatch.setattr(Timer, "time", lambda _: Round(next(times), 9))
+    metric = Latency(prompt_tokens=8, new_tokens=2, rounds=3, warmup=0)
+    first = next(iter(metric.measure(lm, lm)))
+
+    assert first.samples == (2e3, 4e3, 5e3)
+    assert first.note == ""
+    always = card(nvmlDeviceGetCurrentClocksThrottleReasons=lambda _: 0x40)
+    found(always)
+    first = next(iter(metric.measure(lm, lm)))
+    assert len(first.samples) == 3
+    assert first.note == "the clock was throttled throughout: too hot (hardware)"
+
+
+def test_what_the_driver_says_and_what_it_does_not(card) -> None:
+    """Known facts only: a card without a call leaves its fact out. A power cap is no throttling."""
+    gpu = card(nvmlDeviceGetCurrentClocksThrottleReasons=lambda _: 0x04)
+
+    assert gpu.state() == {"driver": "570.1", "power_cap": 500.0, "default_power_cap": 700.0}
+    assert gpu.throttled() == ""
+    assert nvml.Gpu.of("cpu") is None
+
+
+def test_a_capped_card_is_another_device(card, monkeypatch) -> None:
+    """Absolute times are compared on the same named device only."""
+    from prunebench import cache
+
+    card()
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
+    cache.device_name.cache_clear()
+    assert cache.device_name("cuda:0") == "nvidia-h200-500w"
+    card(nvmlDeviceGetEnforcedPowerLimit=lambda _: 700_000)
+    cache.device_name.cache_clear()
+    assert cache.device_name("cuda:0") == "nvidia-h200"
+    cache.device_name.cache_clear()
+
+
+def test_names_of_backends_are_those_of_the_metric() -> None:
+    """What a case may name, the timer has."""
+    allowed = latency.Latency.__annotations__["backend"]
+
+    assert all(repr(name) in allowed for name in timing.BACKENDS)
