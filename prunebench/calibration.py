@@ -43,11 +43,15 @@ class Calibration:
         """Token ids, (windows, seqlen).
 
         *windows* are *nsamples* random windows of the whole text. *lines* are SLEB's released
-        draw: *nsamples* shuffled documents, joined, tokenised once and cut without overlap.
+        draw: *nsamples* shuffled documents, joined, tokenised once and cut without overlap. Of the
+        data set ``random``, both are ids drawn evenly from the vocabulary by the seed.
         """
         if unit not in self._drawn:
-            draw = _lines if unit == "lines" else _windows
-            self._drawn[unit] = draw(self.spec, self._lm.tokenizer)
+            if self.spec.dataset == texts.RANDOM:
+                self._drawn["windows"] = self._drawn["lines"] = _random_ids(self.spec, self._lm)
+            else:
+                draw = _lines if unit == "lines" else _windows
+                self._drawn[unit] = draw(self.spec, self._lm.require_tokenizer())
             check_ids(self._drawn[unit], self._lm)
         return self._drawn[unit]
 
@@ -59,7 +63,8 @@ class Calibration:
 
 def evaluation_windows(dataset: str, lm: CausalLM, seqlen: int, nsamples: int | None) -> Tensor:
     """The text cut into windows without overlap, tail dropped: (windows, seqlen)."""
-    tokens = tokenise(texts.joined(dataset, "evaluation"), lm.tokenizer)
+    tokenizer = lm.require_tokenizer()
+    tokens = tokenise(texts.joined(dataset, "evaluation"), tokenizer)
     windows = cut(tokens, seqlen)[:nsamples]
     if not len(windows):
         raise PrunebenchError(
@@ -71,8 +76,6 @@ def evaluation_windows(dataset: str, lm: CausalLM, seqlen: int, nsamples: int | 
 
 def tokenise(text: str, tokenizer: Any) -> Tensor:
     """*text* tokenised once, with the tokenizer's own special tokens: (tokens,)."""
-    if tokenizer is None:
-        raise PrunebenchError("the model has no tokenizer; give token ids instead of a data set")
     # A whole corpus is longer than any context, which is what windows are for: no warning.
     ids = tokenizer(text, verbose=False)["input_ids"]
     return torch.tensor(ids, dtype=torch.long)
@@ -97,6 +100,12 @@ def check_ids(ids: Tensor, lm: CausalLM) -> None:
     if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
         worst = int(ids.max()) if int(ids.max()) >= vocabulary else int(ids.min())
         raise PrunebenchError(f"token id {worst}, but the vocabulary has 0 to {vocabulary - 1}")
+
+
+def _random_ids(spec: CalibrationSpec, lm: CausalLM) -> Tensor:
+    vocabulary = lm.hf.get_input_embeddings().num_embeddings
+    generator = torch.Generator().manual_seed(spec.seed)
+    return torch.randint(vocabulary, (spec.nsamples, spec.seqlen), generator=generator)
 
 
 def _windows(spec: CalibrationSpec, tokenizer: Any) -> Tensor:

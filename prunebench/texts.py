@@ -117,5 +117,8 @@ _NAMED: dict[str, Callable[[str], list[str]]] = {
     "wikitext2": _wikitext2,
 }
 
-#: Texts that a case can name.
-NAMES = frozenset(_NAMED)
+#: Token ids drawn evenly from the model's vocabulary: for calibration only, there is no text.
+RANDOM = "random"
+
+#: What a case can name as its data.
+NAMES = frozenset({*_NAMED, RANDOM})

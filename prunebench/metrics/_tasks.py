@@ -31,13 +31,12 @@ def answers(
     Raises:
         PrunebenchError: if a task is unknown or its data cannot be had.
     """
+    tokenizer = lm.require_tokenizer()
     folder = task_folder(folder, tasks)
     _quieten()
     import lm_eval
     from lm_eval.models.huggingface import HFLM
 
-    if lm.tokenizer is None:
-        raise PrunebenchError("the model has no tokenizer, which tasks need")
     manager = _manager(folder)
     unknown = [task for task in tasks if task not in manager.all_tasks]
     if unknown:
@@ -49,7 +48,7 @@ def answers(
         if num_fewshot is not None:
             for task in loaded["tasks"].values():
                 task.set_config(key="num_fewshot", value=num_fewshot)
-        scorer = HFLM(pretrained=lm.hf, tokenizer=lm.tokenizer, batch_size=batch_size)
+        scorer = HFLM(pretrained=lm.hf, tokenizer=tokenizer, batch_size=batch_size)
         # lm-eval draws a bar per request type whatever one asks; errors still come as exceptions.
         with contextlib.redirect_stderr(io.StringIO()):
             results = lm_eval.evaluate(scorer, loaded, limit=limit, bootstrap_iters=0)
