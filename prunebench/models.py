@@ -128,6 +128,23 @@ class CausalLM:
         hf = copy.deepcopy(self.hf, {id(t): t for t in same if t is not None})
         return CausalLM(hf, self.tokenizer, known=False, drawn=self.drawn)
 
+    def ghost(self) -> CausalLM:
+        """The same structure on tensors without storage (torch's device ``meta``)."""
+        stand_ins: dict[int, Any] = {}
+        for tensor in [*self.hf.parameters(), *self.hf.buffers()]:
+            bare = tensor.detach().to("meta")
+            known = isinstance(tensor, nn.Parameter)
+            stand_ins[id(tensor)] = nn.Parameter(bare, requires_grad=False) if known else bare
+        for module in self.hf.modules():
+            for name in ("_hf_hook", "_old_forward", "forward"):  # what spreads a model
+                if name in vars(module):
+                    stand_ins[id(vars(module)[name])] = None
+        hf = copy.deepcopy(self.hf, stand_ins)
+        for module in hf.modules():
+            for name in ("_hf_hook", "_old_forward", "forward"):
+                vars(module).pop(name, None)
+        return CausalLM(hf, known=False)
+
     def require_tokenizer(self) -> Any:
         """The tokenizer.
 

@@ -15,7 +15,7 @@ PACKAGE = Path(prunebench.__file__).parent
 LAYERS = (
     ("errors", "plan", "stats", "watching"),
     ("record", "schema", "source", "files"),
-    ("api", "verdict", "select", "texts", "hub"),
+    ("api", "verdict", "select", "texts", "hub", "shape"),
     ("registry", "store", "baseline", "planfile"),
     ("case",),
     ("grammar", "cache", "machine"),
