@@ -10,7 +10,7 @@ from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from . import reference, texts
+from . import hub, texts
 from .case import Case, ModelSpec
 from .nvml import Gpu
 
@@ -45,12 +45,20 @@ def key(case: Case, device: str) -> str | None:
 
 
 def model_hash(spec: ModelSpec) -> str | None:
-    """A hash of a model's files; the hub's own file hashes where it comes from the hub cache."""
-    folder = _model_folder(spec)
+    """A hash of a model's files; the hub's own file hashes where it comes from the hub cache.
+
+    Random weights follow from the config alone. None where files would have to be downloaded first.
+    """
+    folder = hub.place(spec.id, spec.revision).folder
     if folder is None or not folder.is_dir():
         return None
-    files = sorted({p for pattern in _WEIGHTS for p in folder.glob(pattern)})
     digest = hashlib.sha256()
+    if spec.weights is not None:
+        digest.update(f"{spec.weights} weights\n".encode())
+        config = json.dumps(hub.config(spec.id, spec.revision), sort_keys=True)
+        digest.update(config.encode())
+        return digest.hexdigest()
+    files = sorted({p for pattern in _WEIGHTS for p in folder.glob(pattern)})
     for file in files:
         digest.update(f"{file.name}:{_file_hash(file)}\n".encode())
     return digest.hexdigest()
@@ -77,17 +85,6 @@ def device_name(device: str) -> str:
     state = gpu.state() if gpu else {}
     cap, usual = state.get("power_cap"), state.get("default_power_cap")
     return f"{name}-{cap:.0f}w" if cap and usual and cap < 0.95 * usual else name
-
-
-def _model_folder(spec: ModelSpec) -> Path | None:
-    if spec.id == reference.MODEL_ID:
-        return reference.MODEL
-    if spec.id.startswith((".", "/")):
-        return Path(spec.id)
-    from huggingface_hub import try_to_load_from_cache
-
-    config = try_to_load_from_cache(spec.id, "config.json", revision=spec.revision)
-    return Path(config).parent if isinstance(config, str) else None
 
 
 def _file_hash(file: Path) -> str:

@@ -48,11 +48,15 @@ class Calibration:
         """Token ids, (windows, seqlen).
 
         *windows* are *nsamples* random windows of the whole text. *lines* are SLEB's released
-        draw: *nsamples* shuffled documents, joined, tokenised once and cut without overlap.
+        draw: *nsamples* shuffled documents, joined, tokenised once and cut without overlap. Of the
+        data set ``random``, both are ids drawn evenly from the vocabulary by the seed.
         """
         if unit not in self._drawn:
-            draw = _lines if unit == "lines" else _windows
-            self._drawn[unit] = draw(self.spec, self._lm.tokenizer)
+            if self.spec.dataset == texts.RANDOM:
+                self._drawn["windows"] = self._drawn["lines"] = _random_ids(self.spec, self._lm)
+            else:
+                draw = _lines if unit == "lines" else _windows
+                self._drawn[unit] = draw(self.spec, self._lm.require_tokenizer())
             check_ids(self._drawn[unit], self._lm)
         return self._drawn[unit]
 
@@ -89,10 +93,11 @@ def evaluation_windows(
     Raises:
         PrunebenchError: if the text is missing, or too short, or there is no BOS to put.
     """
+    tokenizer = lm.require_tokenizer()
     fingerprint = texts.fingerprint(dataset)
-    tokens = _stream(dataset, fingerprint, join, bos in ("stream", "window", "none"), lm.tokenizer)
+    tokens = _stream(dataset, fingerprint, join, bos != "tokenizer", tokenizer)
     if bos == "stream":
-        tokens = torch.cat([_bos(lm.tokenizer), tokens])
+        tokens = torch.cat([_bos(tokenizer), tokens])
     windows = cut(tokens, seqlen)[:nsamples]
     windows = windows[: len(windows) // whole_batches * whole_batches]
     if not len(windows):
@@ -101,7 +106,7 @@ def evaluation_windows(
             f"dataset {dataset!r} has {len(tokens)} tokens, fewer than {least} of {seqlen}"
         )
     if bos == "window":
-        windows = torch.cat([_bos(lm.tokenizer).expand(len(windows), 1), windows], 1)
+        windows = torch.cat([_bos(tokenizer).expand(len(windows), 1), windows], 1)
     check_ids(windows, lm)
     return windows
 
@@ -126,8 +131,6 @@ def tokenise(text: str, tokenizer: Any, *, special: bool = True) -> Tensor:
         tokenizer: of transformers.
         special: with the tokenizer's own special tokens.
     """
-    if tokenizer is None:
-        raise PrunebenchError("the model has no tokenizer; give token ids instead of a data set")
     # A whole corpus is longer than any context, which is what windows are for: no warning.
     ids = tokenizer(text, verbose=False, add_special_tokens=special)["input_ids"]
     return torch.tensor(ids, dtype=torch.long)
@@ -152,6 +155,12 @@ def check_ids(ids: Tensor, lm: CausalLM) -> None:
     if ids.numel() and not 0 <= int(ids.min()) <= int(ids.max()) < vocabulary:
         worst = int(ids.max()) if int(ids.max()) >= vocabulary else int(ids.min())
         raise PrunebenchError(f"token id {worst}, but the vocabulary has 0 to {vocabulary - 1}")
+
+
+def _random_ids(spec: CalibrationSpec, lm: CausalLM) -> Tensor:
+    vocabulary = lm.hf.get_input_embeddings().num_embeddings
+    generator = torch.Generator().manual_seed(spec.seed)
+    return torch.randint(vocabulary, (spec.nsamples, spec.seqlen), generator=generator)
 
 
 def _windows(spec: CalibrationSpec, tokenizer: Any) -> Tensor:

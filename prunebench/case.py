@@ -15,19 +15,29 @@ from msgspec import Meta, Struct
 from .api import Count, Method, Metric, Target, tag
 from .record import Tolerance
 from .schema import found
+from .texts import RANDOM
 from .verdict import Outcome
 
 AMOUNTS = ("sparsity", "blocks", "sublayers", "slicing")
 
 Dtype = Literal["auto", "float32", "float16", "bfloat16"]
 
+#: One of accelerate's words, or module name to GPU number, ``cpu`` or ``disk``.
+DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"] | dict[str, str | int]
+
 
 class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Which model: a hub id, a folder (starts with ``.`` or ``/``) or ``prunebench/reference``."""
+    """Which model: a hub id, a folder (starts with ``.`` or ``/``) or ``prunebench/reference``.
+
+    *weights* ``random`` reads the config alone and draws the weights from a fixed seed, which is
+    enough to time a shape. *device_map* spreads a model that is larger than one device.
+    """
 
     id: str
     revision: str | None = None
     dtype: Dtype = "auto"
+    weights: Literal["random"] | None = None
+    device_map: DeviceMap | None = None
 
 
 class CalibrationSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -39,11 +49,19 @@ class CalibrationSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defa
     seed: Annotated[int, Meta(ge=0)] = 0
 
 
+Size = Annotated[str, Meta(pattern=r"^\d+(\.\d+)? ?(GiB|GB)$")]
+
+
 class Needs(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What the machine must have; otherwise the case is skipped with the reason."""
+    """What the machine must have; otherwise the case is skipped with the reason.
+
+    *gpu_memory* is that of each of the *gpus*, *memory* the machine's main memory.
+    """
 
     device: Literal["cpu", "cuda"] | None = None
-    gpu_memory: Annotated[str, Meta(pattern=r"^\d+(\.\d+)? ?(GiB|GB)$")] | None = None
+    gpu_memory: Size | None = None
+    gpus: Count | None = None
+    memory: Size | None = None
 
 
 class Case(Struct, frozen=True):
@@ -150,6 +168,24 @@ def axis_label(key: str, value: object) -> str:
 def slug(text: str) -> str:
     """*text* reduced to what may stand in one part of a file name, on any system."""
     return re.sub(r"[^A-Za-z0-9._=+-]+", "-", text).strip("-.") or "x"
+
+
+def unanswerable(case: Case) -> str:
+    """Why *case* has no answer whatever the machine, or an empty text."""
+    if case.model.weights is None:
+        return ""
+    reading = [tag(m) for m in case.metrics if getattr(m, "dataset", None) or hasattr(m, "tasks")]
+    if reading:
+        return (
+            f"a model of random weights has no meaningful {reading[0]}; measure latency, memory or "
+            f"compute"
+        )
+    if case.method.calibrated and case.calibration.dataset != RANDOM:
+        return (
+            f"a model of random weights reads no text: calibrate {tag(case.method)} on "
+            f"{{dataset: {RANDOM}}}, not on {case.calibration.dataset!r}"
+        )
+    return ""
 
 
 #: Told what is being done: the case, and the step in words.

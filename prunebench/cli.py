@@ -16,6 +16,7 @@ from .case import Case
 from .errors import PrunebenchError, PrunebenchWarning, SearchError, did_you_mean
 from .files import write_json
 from .layers import Setting
+from .machine import before_torch
 from .plan import describe
 from .progress import Display
 from .record import Record
@@ -28,7 +29,6 @@ from .session import (
     Result,
     Session,
     accepted,
-    before_torch,
     exit_code,
 )
 from .store import Store

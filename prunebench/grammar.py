@@ -148,6 +148,8 @@ def check_names(data: Data, folder: Path) -> Iterator[tuple[Where, str]]:
             yield from _check_model(where, text, folder)
         elif where[-2:] == ("method", "plan") and not (folder / text).is_file():
             yield where, f"no such plan file: {text!r}"
+        elif where[-1] == "dataset" and text == texts.RANDOM and "calibration" not in where:
+            yield where, f"found {text!r}, which is for calibration: nothing can be scored on it"
         elif where[-1] == "dataset" and text not in texts.NAMES:
             hint = did_you_mean(text, texts.NAMES)
             yield where, f"unknown dataset {text!r}; {hint}, or a path that starts with . or /"

@@ -8,6 +8,7 @@ it. It needs torch and transformers only.
 from __future__ import annotations
 
 from functools import cache
+from types import MethodType
 from typing import Any
 
 import torch
@@ -98,6 +99,8 @@ def adopt(block: Any, model_type: str) -> None:
     if not isinstance(block, PrunedBlock):
         kind: Any = type(block)
         block.__class__ = _pruned_class(kind)
+        if "_old_forward" in vars(block):  # what accelerate calls where it has spread a model
+            block._old_forward = MethodType(type(block).forward, block)
         block.halves = halves_of(model_type)
         block.register_parameter("attn_shortcut", None)
         block.register_parameter("mlp_shortcut", None)

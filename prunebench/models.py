@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from . import modeling, reference
-from .errors import PrunebenchError
+from . import hub, modeling
+from .errors import PrunebenchError, PrunebenchWarning
 from .families import Family, family_of, ignored_features
 from .watching import say
 
@@ -25,6 +26,9 @@ DTYPES = {
     "float16": torch.float16,
     "bfloat16": torch.bfloat16,
 }
+
+#: A model folder with one of these means to have a tokenizer.
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
 
 #: Evaluation batches hold about this many tokens: enough to fill a core, little enough for logits.
 BATCH_TOKENS = 8192
@@ -40,12 +44,15 @@ class CausalLM:
         hf: a transformers causal language model of a known family.
         tokenizer: its tokenizer, or None if only token ids will be used.
         known: False for a model that is only to be scored, of whatever family.
+        drawn: whether its weights are random, so that no score of it means anything.
 
     Raises:
         PrunebenchError: if the family is unknown, or its class ignores a setting of the config.
     """
 
-    def __init__(self, hf: Any, tokenizer: Any = None, *, known: bool = True) -> None:
+    def __init__(
+        self, hf: Any, tokenizer: Any = None, *, known: bool = True, drawn: bool = False
+    ) -> None:
         if ignored := ignored_features(hf):
             raise PrunebenchError(
                 f"{type(hf).__name__} would silently ignore what the config says: "
@@ -53,6 +60,7 @@ class CausalLM:
             )
         self.hf = hf
         self.tokenizer = tokenizer
+        self.drawn = drawn
         #: What was measured on this very model and is asked for again, as for every pruned one.
         self.memo: dict[Any, Any] = {}
         if known:
@@ -71,12 +79,23 @@ class CausalLM:
     @property
     def device(self) -> torch.device:
         """Where the inputs go."""
+        hook = getattr(self.hf.get_input_embeddings(), "_hf_hook", None)
+        if hook is not None:  # a part that waits on disk or in main memory says "meta" itself
+            return torch.device(hook.execution_device)
         return self.hf.device  # type: ignore[no-any-return]
+
+    @property
+    def spread(self) -> bool:
+        """Whether its parts lie on several devices, or some of them on disk."""
+        places = set((getattr(self.hf, "hf_device_map", None) or {}).values())
+        return len(places) > 1 or "disk" in places
 
     @property
     def num_parameters(self) -> int:
         """Unique parameters: tied ones count once, embeddings are included."""
-        return sum(p.numel() for p in self.hf.parameters())
+        # A tied head that is fetched for each forward is a tensor of its own afterwards.
+        tied = set(self.hf.all_tied_weights_keys) if self.spread else set()
+        return sum(p.numel() for name, p in self.hf.named_parameters() if name not in tied)
 
     @property
     def block_parameters(self) -> list[int]:
@@ -106,9 +125,57 @@ class CausalLM:
 
     def share(self) -> CausalLM:
         """A second model of the same weights: its structure can change, no tensor is copied."""
-        tensors = [*self.hf.parameters(), *self.hf.buffers()]
-        hf = copy.deepcopy(self.hf, {id(t): t for t in tensors})
-        return CausalLM(hf, self.tokenizer, known=False)
+        same: list[Any] = [*self.hf.parameters(), *self.hf.buffers()]
+        for module in self.hf.modules() if self.spread else ():
+            # Where the weights that are not on the device come from.
+            hook = getattr(module, "_hf_hook", None)
+            same += [getattr(hook, name, None) for name in ("weights_map", "tied_params_map")]
+        hf = copy.deepcopy(self.hf, {id(t): t for t in same if t is not None})
+        return CausalLM(hf, self.tokenizer, known=False, drawn=self.drawn)
+
+    def ghost(self) -> CausalLM:
+        """The same structure on tensors without storage (torch's device ``meta``)."""
+        stand_ins: dict[int, Any] = {}
+        for tensor in [*self.hf.parameters(), *self.hf.buffers()]:
+            bare = tensor.detach().to("meta")
+            known = isinstance(tensor, nn.Parameter)
+            stand_ins[id(tensor)] = nn.Parameter(bare, requires_grad=False) if known else bare
+        for module in self.hf.modules():
+            for name in ("_hf_hook", "_old_forward", "forward"):  # what spreads a model
+                if name in vars(module):
+                    stand_ins[id(vars(module)[name])] = None
+        hf = copy.deepcopy(self.hf, stand_ins)
+        for module in hf.modules():
+            for name in ("_hf_hook", "_old_forward", "forward"):
+                vars(module).pop(name, None)
+        return CausalLM(hf, known=False)
+
+    def require_tokenizer(self) -> Any:
+        """The tokenizer.
+
+        Raises:
+            PrunebenchError: if there is none.
+        """
+        if self.drawn:
+            raise PrunebenchError(
+                "a model of random weights has no meaningful score and reads no text; calibrate on "
+                "dataset random, and measure latency, memory or compute"
+            )
+        if self.tokenizer is None:
+            raise PrunebenchError("the model has no tokenizer; give token ids, not a data set")
+        return self.tokenizer
+
+    def require_one_device(self, work: str) -> None:
+        """Refuse *work* that has to have weights side by side.
+
+        Raises:
+            PrunebenchError: if the model is spread over several devices or partly on disk.
+        """
+        if self.spread:
+            raise PrunebenchError(
+                f"{work} needs the whole model on one device, and device_map has spread it; "
+                f"blocks and halves of blocks can be removed"
+            )
 
     def require_one_basis(self) -> None:
         """Refuse to take apart a model whose stream changes its basis from norm to norm.
@@ -260,13 +327,6 @@ def _token_losses(logits: Tensor, ids: Tensor) -> Tensor:
     return cross_entropy(flat, ids[:, 1:].flatten(), reduction="none").view(len(ids), -1)
 
 
-def folder_of(model_id: str) -> Path | None:
-    """The folder of a model that is no hub id."""
-    if model_id == reference.MODEL_ID:
-        return reference.MODEL
-    return Path(model_id) if model_id.startswith((".", "/")) else None
-
-
 def load_model(
     model_id: str | Path,
     *,
@@ -274,6 +334,8 @@ def load_model(
     dtype: str = "auto",
     device: str = "cpu",
     known: bool = True,
+    weights: str | None = None,
+    device_map: str | Mapping[str, str | int] | None = None,
 ) -> CausalLM:
     """Load a model and its tokenizer for evaluation.
 
@@ -283,6 +345,10 @@ def load_model(
         dtype: ``auto`` (the checkpoint's), ``float32``, ``float16`` or ``bfloat16``.
         device: a torch device.
         known: False for a model that is only to be scored, of whatever family.
+        weights: ``random`` reads the config alone and draws the weights from a fixed seed.
+        device_map: where the parts go, for a model that is larger than one device: a word or a
+            mapping as accelerate takes it. On the device ``cpu`` a word means the CPU. What takes
+            several GPUs has been written after accelerate's code and never been run on them.
 
     Raises:
         PrunebenchError: if it is not there, not safetensors, or of an unknown family.
@@ -293,25 +359,106 @@ def load_model(
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
     name = str(model_id)
-    source = str(folder_of(name) or name)
-    options: dict[str, Any] = {"revision": revision, "trust_remote_code": False}
-    if Path(source).is_dir():
-        options = {"trust_remote_code": False}
+    drawn = weights == "random"
+    if drawn and device_map is not None:
+        raise PrunebenchError(f"model {name!r}: random weights are made on one device only")
+    hub.require(name, revision, weights=not drawn)
+    folder = hub.folder_of(name)
+    source = str(folder or name)
+    options: dict[str, Any] = {"trust_remote_code": False}
+    if folder is None:
+        options["revision"] = revision
     try:
         # A checkpoint of our own needs our classes; they are these, not those in its folder.
         modeling.register(source, options)
-        # Pickled weights can run code when opened, so only safetensors are.
-        hf = transformers.AutoModelForCausalLM.from_pretrained(
-            source, dtype=DTYPES[dtype], use_safetensors=True, **options
-        )
-    except (OSError, ValueError, KeyError) as error:
-        raise PrunebenchError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
-    except Exception as error:  # safetensors raises its own kind for a damaged file
-        if type(error).__module__.split(".")[0] not in ("safetensors", "safetensors_rust"):
+        if drawn:
+            hf = _drawn(source, options, dtype, device)
+        else:
+            hf = _read(name, source, options, dtype, _spread(device_map, device))
+    except Exception as error:
+        if not isinstance(error, OSError | ValueError | KeyError) and not _is_damage(error):
             raise
-        raise PrunebenchError(f"model {name!r} cannot be loaded: {_first_line(error)}") from error
+        raise PrunebenchError(hub.explained(name, revision, error)) from error
     hf.requires_grad_(False)
-    return CausalLM(hf.to(device).eval(), _tokenizer(source, options), known=known)
+    if device_map is None:
+        hf.to(device)
+    _tell_of_code(name, hf)
+    tokenizer = None if drawn else _tokenizer(name, source, options)
+    return CausalLM(hf.eval(), tokenizer, known=known, drawn=drawn)
+
+
+def _read(name: str, source: str, options: dict[str, Any], dtype: str, device_map: Any) -> Any:
+    """The model with the checkpoint's weights, all of them and nothing else."""
+    import transformers
+
+    # Where a repository has pickled weights only, transformers would have a bot convert them and
+    # take the result from a pull request: weights of another revision than the one asked for.
+    os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
+    more: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
+    # Pickled weights can run code when opened, so only safetensors are.
+    hf, info = transformers.AutoModelForCausalLM.from_pretrained(
+        source,
+        dtype=DTYPES[dtype],
+        use_safetensors=True,
+        output_loading_info=True,
+        **options,
+        **more,
+    )
+    # transformers would draw what is missing at random, and drop what has no place, without a word.
+    if missing := sorted(info["missing_keys"]):
+        raise PrunebenchError(
+            f"model {name!r} cannot be loaded: its weights lack {len(missing)} tensors that "
+            f"{type(hf).__name__} has: {_some(missing)}"
+        )
+    if unknown := sorted(info["unexpected_keys"]):
+        warnings.warn(
+            f"model {name!r} has {len(unknown)} tensors that {type(hf).__name__} does not know, "
+            f"which are left out: {_some(unknown)}",
+            PrunebenchWarning,
+            stacklevel=4,
+        )
+    return hf
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _drawn(source: str, options: dict[str, Any], dtype: str, device: str) -> Any:
+    """The model of a config with the weights that its class starts training from, by seed 0."""
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(source, **options)
+    own = DTYPES[dtype] if dtype != "auto" else config.dtype or torch.float32
+    place = torch.device(device)
+    gpus = [place] if place.type != "cpu" else []
+    with torch.random.fork_rng(gpus, device_type=place.type if gpus else "cuda"), place:
+        torch.manual_seed(0)
+        return transformers.AutoModelForCausalLM.from_config(
+            config, dtype=own, trust_remote_code=False
+        )
+
+
+def _spread(device_map: str | Mapping[str, str | int] | None, device: str) -> Any:
+    if isinstance(device_map, Mapping):
+        return dict(device_map)
+    return {"": "cpu"} if device_map is not None and device == "cpu" else device_map
+
+
+def _is_damage(error: Exception) -> bool:
+    """Whether safetensors, which has an error of its own, found a damaged file."""
+    return type(error).__module__.split(".")[0] in ("safetensors", "safetensors_rust")
+
+
+def _tell_of_code(name: str, hf: Any) -> None:
+    """Say that a repository's own code was left aside for transformers' own class."""
+    if getattr(hf.config, "auto_map", None) and not hasattr(hf.config, modeling.SPEC):
+        warnings.warn(
+            f"model {name!r} brings code of its own (auto_map), which is not run: it is loaded as "
+            f"transformers' {type(hf).__name__}",
+            PrunebenchWarning,
+            stacklevel=3,
+        )
 
 
 def available(device: str | None) -> str:
@@ -335,16 +482,19 @@ def perplexity_of(loss: float) -> float:
     return math.exp(loss) if not loss > 709 else math.inf
 
 
-def _tokenizer(source: str, options: dict[str, Any]) -> Any:
+def _tokenizer(name: str, source: str, options: dict[str, Any]) -> Any:
+    """The tokenizer, or None: token ids can still be scored."""
     import transformers
 
     try:
         return transformers.AutoTokenizer.from_pretrained(source, **options)
-    except (OSError, ValueError, KeyError, TypeError):
-        return None  # token ids can still be scored
-
-
-def _first_line(error: Exception) -> str:
-    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    offline = os.environ.get("HF_HUB_OFFLINE", "")
-    return f"{text.strip()} (HF_HUB_OFFLINE={offline})" if offline else text.strip()
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        folder = hub.place(name, options.get("revision")).folder
+        if folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES):
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            warnings.warn(
+                f"the tokenizer of model {name!r} cannot be loaded: {reason}",
+                PrunebenchWarning,
+                stacklevel=3,
+            )
+        return None

@@ -176,13 +176,15 @@ def check_fits(edits: tuple[AnyEdit, ...], model: str) -> None:
     """
     import transformers
 
-    from .models import folder_of
+    from . import hub
 
+    hub.require(model, weights=False)
     try:
-        config = transformers.AutoConfig.from_pretrained(str(folder_of(model) or model))
+        config = transformers.AutoConfig.from_pretrained(
+            str(hub.folder_of(model) or model), trust_remote_code=False
+        )
     except (OSError, ValueError) as error:
-        reason = next(iter(str(error).splitlines()), "")
-        raise PrunebenchError(f"model {model!r} cannot be read: {reason}") from None
+        raise PrunebenchError(hub.explained(model, None, error)) from None
     depth = config.num_hidden_layers
     for edit in edits:
         for unit in units(edit):

@@ -66,7 +66,8 @@ class Record(Struct, frozen=True):
     """The answer to a case.
 
     *asked* is the question itself as plain JSON data; *model_hash* names the exact weights. *cost*
-    is what the search took: seconds, block-forwards, calibration tokens.
+    is what the search took (seconds, peak bytes, block-forwards, calibration tokens), and the
+    seconds that loading the model took, and the whole case when run alone.
     """
 
     case_id: str

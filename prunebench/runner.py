@@ -15,13 +15,17 @@ import torch
 from . import cache, surgery
 from .api import Method, Target, tag
 from .calibration import Calibration
-from .case import CalibrationSpec, Case, ModelSpec, Progress, silent
+from .case import CalibrationSpec, Case, ModelSpec, Progress, silent, unanswerable
 from .errors import PrunebenchError
+from .machine import PeakMemory
 from .models import CausalLM, available, load_model
 from .nvml import Gpu
 from .plan import Plan, units
 from .record import Environment, Measurement, Record
 from .watching import watched
+
+#: What a plan depends on.
+Question = tuple[ModelSpec, Method, CalibrationSpec, Target]
 
 
 class Worker:
@@ -47,7 +51,9 @@ class Worker:
         self.progress = progress
         self.upcoming = tuple(upcoming)
         self._model: tuple[ModelSpec, CausalLM] | None = None
+        self._load_seconds = 0.0
         self._searches: dict[tuple[ModelSpec, Method, CalibrationSpec, str], _Search] = {}
+        self._last: tuple[Question, _Search] | None = None
 
     def run(self, case: Case) -> Record:
         """Answer *case*.
@@ -55,9 +61,12 @@ class Worker:
         Raises:
             PrunebenchError: if the method or a metric refuses, with one line saying why.
         """
+        if reason := unanswerable(case):
+            raise PrunebenchError(reason)
         self.progress(case, "loading")
         dense = self.dense(case.model)
         search = self._search(case, dense)
+        start = time.perf_counter()
         self.progress(case, "pruning")
         pruned = surgery.apply(dense.share(), search.plan) if search.plan.edits else dense
         measurements: list[Measurement] = []
@@ -65,6 +74,8 @@ class Worker:
             self.progress(case, name := tag(metric))
             with watched(partial(self._tell, case, name)):
                 measurements += metric.measure(pruned, dense)
+        # What the case takes when it is run alone, whatever it shared with others in this run.
+        alone = self._load_seconds + search.seconds + time.perf_counter() - start
         return Record(
             case_id=case.id,
             asked=case.asked,
@@ -73,7 +84,7 @@ class Worker:
             parameters=pruned.num_parameters,
             dense_parameters=dense.num_parameters,
             measurements=tuple(measurements),
-            cost=search.cost,
+            cost={**search.cost, "load_time": self._load_seconds, "case_time": alone},
             environment=environment(self.device),
             model_hash=cache.model_hash(case.model) or "",
             created=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -85,14 +96,31 @@ class Worker:
         if self._model is None or self._model[0] != spec:
             self._model = None  # two large models do not fit side by side
             self._searches.clear()
+            self._last = None
             gc.collect()
+            start = time.perf_counter()
             loaded = load_model(
-                spec.id, revision=spec.revision, dtype=spec.dtype, device=self.device
+                spec.id,
+                revision=spec.revision,
+                dtype=spec.dtype,
+                device=self.device,
+                weights=spec.weights,
+                device_map=spec.device_map,
             )
+            self._load_seconds = time.perf_counter() - start
             self._model = (spec, loaded)
         return self._model[1]
 
     def _search(self, case: Case, dense: CausalLM) -> _Search:
+        method = case.method
+        # Cases that differ in what they measure follow each other, and share any search.
+        asked = (case.model, method, case.calibration, case.target)
+        if self._last is None or self._last[0] != asked:
+            self._last = None  # tensors of two plans are too many
+            self._last = (asked, self._searched(case, dense))
+        return self._last[1]
+
+    def _searched(self, case: Case, dense: CausalLM) -> _Search:
         method = case.method
         if not method.nested or method.sized or method.unit not in ("blocks", "sublayers"):
             return self._choose(case, dense, case.target)
@@ -132,9 +160,12 @@ class Worker:
         self.progress(case, "searching")
         calibration = Calibration(case.calibration, dense)
         start = time.perf_counter()
-        with watched(lambda text: self.progress(case, f"searching, {text}")):
+        with (
+            watched(lambda text: self.progress(case, f"searching, {text}")),
+            PeakMemory(self.device) as memory,
+        ):
             plan = case.method.choose(dense, calibration, target)
-        return _Search(plan, time.perf_counter() - start, calibration.tokens)
+        return _Search(plan, time.perf_counter() - start, calibration.tokens, memory.added)
 
 
 def _amount(case: Case, dense: CausalLM) -> tuple[str, float]:
@@ -153,45 +184,27 @@ def _amount(case: Case, dense: CausalLM) -> tuple[str, float]:
 class _Search:
     """A plan with what it cost to find; *amount* is what was searched for."""
 
-    def __init__(self, plan: Plan, seconds: float, tokens: int) -> None:
+    def __init__(self, plan: Plan, seconds: float, tokens: int, memory: int | None) -> None:
         self.amount = 0.0
         self.plan = plan
         self.seconds = seconds
         self.tokens = tokens
+        self.memory = memory
 
     @property
     def cost(self) -> dict[str, float]:
-        """Search seconds (of the one search that may serve several amounts), forwards, tokens."""
+        """Seconds and bytes of the search (one may serve several amounts), forwards, tokens."""
+        memory = {} if self.memory is None else {"search_memory": self.memory}
         return {
             "search_time": self.seconds,
             "block_forwards": sum(step.block_forwards for step in self.plan.trace),
             "calibration_tokens": self.tokens,
+            **memory,
         }
 
     def prefix(self, size: int) -> _Search:
         """The same search stopped at a smaller amount."""
-        return _Search(self.plan.prefix(size), self.seconds, self.tokens)
-
-
-def skip_reason(case: Case, device: str) -> str:
-    """Why *case* cannot run here, or an empty text."""
-    needs = case.needs
-    if needs.device and needs.device != device.split(":")[0]:
-        return f"needs device {needs.device}, this is {device}"
-    if needs.gpu_memory:
-        if not device.startswith("cuda"):
-            return f"needs {needs.gpu_memory} of GPU memory, this is {device}"
-        have = torch.cuda.get_device_properties(device).total_memory / 2**30
-        # A card sold as 80 GB shows a little over 79 GiB.
-        if have < 0.95 * gibibytes(needs.gpu_memory):
-            return f"needs {needs.gpu_memory} of GPU memory, this has {have:.0f} GiB"
-    return ""
-
-
-def gibibytes(text: str) -> float:
-    """``80GiB`` or ``80 GB`` in GiB."""
-    number = float(text.rstrip("GiB "))
-    return number if text.endswith("GiB") else number * 1e9 / 2**30
+        return _Search(self.plan.prefix(size), self.seconds, self.tokens, self.memory)
 
 
 def environment(device: str) -> Environment:

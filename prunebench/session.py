@@ -16,6 +16,7 @@ from . import cache, verdict
 from .baseline import Accepted, Baselines
 from .case import Case, Progress, silent
 from .errors import PrunebenchError
+from .machine import before_torch, default_device, skip_reason
 from .record import Record
 from .store import Store
 from .verdict import Finding, Outcome, Verdict
@@ -113,36 +114,17 @@ class Session:
     def _record(self, case: Case) -> tuple[Record, bool]:
         if not self.fresh and (stored := self._stored(case)):
             return stored, True
-        from .runner import skip_reason
-
         if reason := skip_reason(case, self.worker.device):
             raise _SkippedError(reason)
         return self.worker.run(case), False
 
     def _stored(self, case: Case) -> Record | None:
-        device = self._device or (self._worker.device if self._worker else _default_device())
+        device = self._device or (self._worker.device if self._worker else default_device())
         return self.store.find(case.id, cache.key(case, device))
 
 
 class _SkippedError(Exception):
     """The machine lacks what a case needs."""
-
-
-def before_torch() -> None:
-    """What has to be in the environment before torch starts its threads.
-
-    OpenMP threads that spin while they wait make a shared machine crawl: the dense smoke case took
-    95 s beside another busy process, and 12 s with threads that sleep.
-    """
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-
-
-def _default_device() -> str:
-    before_torch()
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def _bug(error: Exception) -> str:

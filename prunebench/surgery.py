@@ -147,6 +147,7 @@ def _check(lm: CausalLM, plan: Plan) -> None:
                     raise PrunebenchError(f"the plan drops {block}.{part}, which is not there")
             require_pre_norm(lm)
         elif isinstance(edit, MergeBlocks):
+            lm.require_one_device("merging blocks")
             for low, high in edit.ranges:
                 _check_blocks(lm, (low, high), "merges")
                 if low >= high:
@@ -194,6 +195,7 @@ def _once(gone: set[int | Sublayer], more: Iterable[int | Sublayer], does: str) 
 
 
 def _check_refit(lm: CausalLM, edit: RefitWeights, weights: dict[str, Tensor]) -> None:
+    lm.require_one_device("fitting weights anew")
     for name in edit.modules:
         try:
             module: Any = lm.hf.get_submodule(name)

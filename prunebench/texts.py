@@ -88,8 +88,11 @@ HUB = {
     "alpaca": HubText("tatsu-lab/alpaca", None, ("train", "train")),
 }
 
-#: Texts that a case can name.
-NAMES = frozenset({"tinyworld", *HUB})
+#: Token ids drawn evenly from the model's vocabulary: for calibration only, there is no text.
+RANDOM = "random"
+
+#: What a case can name as its data.
+NAMES = frozenset({"tinyworld", *HUB, RANDOM})
 
 
 def documents(dataset: str, purpose: Purpose) -> tuple[str, ...]:

@@ -41,6 +41,7 @@ def require_sliceable(lm: CausalLM, scope: str) -> None:
         PrunebenchError: saying what is missing.
     """
     kind = lm.family.model_type
+    lm.require_one_device("cutting the width")
     if getattr(lm.hf.config, "do_layer_norm_before", True) is False:
         raise PrunebenchError(
             "this model normalises after each half (do_layer_norm_before=False): its norms "

@@ -15,10 +15,10 @@ PACKAGE = Path(prunebench.__file__).parent
 LAYERS = (
     ("errors", "nvml", "packing", "plan", "stats", "watching"),
     ("record", "schema", "source", "files"),
-    ("api", "verdict", "select", "texts"),
+    ("api", "verdict", "select", "texts", "hub", "shape"),
     ("registry", "store", "baseline", "planfile"),
     ("case",),
-    ("grammar", "cache"),
+    ("grammar", "cache", "machine"),
     ("layers",),
     ("casefile",),
     ("session",),

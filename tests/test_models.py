@@ -152,17 +152,6 @@ def test_an_unknown_family_is_named(tiny) -> None:
         CausalLM(transformers.GPT2LMHeadModel(config))
 
 
-def test_pickled_weights_are_not_opened(tiny, tmp_path: Path) -> None:
-    """A folder with a pickle instead of safetensors is refused in one line."""
-    lm = tiny("llama")
-    lm.hf.config.save_pretrained(tmp_path)
-    torch.save(lm.hf.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(PrunebenchError, match="cannot be loaded") as caught:
-        load_model(tmp_path)
-
-    assert "\n" not in str(caught.value)
-
-
 def test_a_damaged_file_is_one_line(tiny, tmp_path: Path) -> None:
     """Half a safetensors file is told, not traced."""
     tiny("llama").hf.save_pretrained(tmp_path)
@@ -172,34 +161,6 @@ def test_a_damaged_file_is_one_line(tiny, tmp_path: Path) -> None:
         load_model(tmp_path)
 
     assert "\n" not in str(caught.value)
-
-
-def test_a_hub_id_is_loaded_from_a_cache_laid_out_as_the_hubs(
-    tiny, ids, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Blobs, snapshot links and a pinned revision: the real loading path, offline."""
-    lm = tiny("llama")
-    revision = "0123456789abcdef0123456789abcdef01234567"
-    repository = tmp_path / "models--someone--tiny"
-    lm.hf.save_pretrained(tmp_path / "saved")
-    snapshot = repository / "snapshots" / revision
-    snapshot.mkdir(parents=True)
-    (repository / "blobs").mkdir()
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text(revision)
-    for file in (tmp_path / "saved").iterdir():
-        blob = repository / "blobs" / f"blob-{file.name}"
-        blob.write_bytes(file.read_bytes())
-        (snapshot / file.name).symlink_to(blob)
-    import huggingface_hub.constants
-
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    again = load_model("someone/tiny", revision=revision, dtype="float32")
-
-    assert torch.equal(again.window_nll(ids), lm.window_nll(ids))
-    with pytest.raises(PrunebenchError, match=r"'someone/other' cannot be loaded.*HF_HUB_OFFLINE"):
-        load_model("someone/other")
 
 
 def test_a_perplexity_beyond_floats_is_infinite() -> None:

@@ -314,7 +314,7 @@ def test_an_interrupt_anywhere_is_130_and_never_a_regression(
 )
 def test_memory_needs_are_read_in_their_unit(text: str, expected: float) -> None:
     """GiB are 2**30 bytes, GB 10**9."""
-    from prunebench.runner import gibibytes
+    from prunebench.machine import gibibytes
 
     assert gibibytes(text) == pytest.approx(expected, rel=1e-5)
 

@@ -63,6 +63,7 @@ def choose(
         PrunebenchError: if more blocks are asked for than can merge.
         SearchError: if no threshold removes that many, or no similarity is finite.
     """
+    lm.require_one_device("merging blocks")
     wanted = _wanted(lm, target)
     sliding = Sliding(options, lm, calibration.windows())
     if options.threshold is not None:

@@ -33,6 +33,8 @@ def search(options: Sprint, lm: CausalLM, calibration: Calibration, target: Targ
         SearchError: if no candidate is left with a finite score.
     """
     require_pre_norm(lm)
+    if options.refit:
+        lm.require_one_device("fitting weights anew")
     if any(not all(lm.halves(block)) for block in lm.blocks):
         raise PrunebenchError(
             "this model has lost halves of blocks already; start from the dense one"

@@ -43,6 +43,8 @@ class ShortenedLlama(Method, frozen=True, tag="shortened_llama"):
         candidates = removable(lm, count, self.keep_first, self.keep_last)
         if not count:
             return Plan()
+        if self.criterion != "ppl" and any(p.is_meta for p in lm.hf.parameters()):
+            lm.require_one_device(f"the criterion {self.criterion}")
         scores, noise, forwards = self.scores(lm, calibration)
         return one_shot(scores, candidates, count, noise, forwards)
 

@@ -42,6 +42,7 @@ def answers(
     Raises:
         PrunebenchError: if a task is unknown, its data cannot be had, or it has no such filter.
     """
+    lm.require_tokenizer()
     folder = task_folder(folder, tasks)
     _quieten()
     import lm_eval

@@ -39,8 +39,8 @@ class Memory(Metric, frozen=True, tag="memory"):
 
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:  # noqa: ARG002
         """``memory/weights``, ``memory/kv-per-token`` and, if asked for, ``memory/peak``."""
-        weights = {p.data_ptr(): p.numel() * p.element_size() for p in lm.hf.parameters()}
-        yield self.measured("weights", sum(weights.values()) / MIB)
+        weights = sum(p.numel() * p.element_size() for p in lm.hf.parameters())
+        yield self.measured("weights", weights / MIB)
         yield Measurement("memory/kv-per-token", _cache_bytes(lm) / 1024, "KiB", "lower")
         if self.peak:
             yield self.measured("peak", peak(lm, self.tokens) / MIB)

@@ -1,0 +1,213 @@
+"""Where a model's files are, and what is wrong with them, told before anything is loaded."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from . import reference
+from .errors import PrunebenchError
+
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+
+#: Weights that can run code when they are opened.
+PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+class Place(NamedTuple):
+    """Where a model is; *folder* is None while its files would have to be downloaded."""
+
+    kind: Literal["folder", "hub cache", "hub"]
+    folder: Path | None
+
+
+def folder_of(model_id: str) -> Path | None:
+    """The folder of a model that is no hub id.
+
+    As transformers has it, a folder of that name in the current one comes before the hub.
+    """
+    if model_id == reference.MODEL_ID:
+        return reference.MODEL
+    path = Path(model_id)
+    return path if model_id.startswith((".", "/")) or path.is_dir() else None
+
+
+def place(model_id: str, revision: str | None = None) -> Place:
+    """Where *model_id* would be loaded from.
+
+    Raises:
+        PrunebenchError: if it is neither a folder nor of the form of a hub id.
+    """
+    if (folder := folder_of(model_id)) is not None:
+        return Place("folder", folder)
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        config = try_to_load_from_cache(model_id, "config.json", revision=revision)
+    except ValueError:  # the hub client's word for an id that cannot be one
+        raise PrunebenchError(
+            f"model {model_id!r} is no folder here and no hub id (name or organisation/name)"
+        ) from None
+    if not isinstance(config, str):
+        return Place("hub", None)
+    return Place("hub cache", Path(config).parent)
+
+
+def require(model_id: str, revision: str | None = None, *, weights: bool = True) -> None:
+    """Refuse a model that cannot be loaded, as far as the files at hand can tell.
+
+    Args:
+        model_id: a folder or hub id.
+        revision: of a hub id: branch, tag or commit.
+        weights: False where only the config will be read.
+
+    Raises:
+        PrunebenchError: one line that says what is missing or not allowed.
+    """
+    where = place(model_id, revision)
+    name = named(model_id, revision)
+    if where.kind == "folder" and revision is not None:
+        raise PrunebenchError(f"model {model_id!r} is a folder and has no revisions")
+    if where.folder is None:
+        if offline():
+            raise PrunebenchError(f"{name} is not in the hub cache{_kept(model_id)}; {OFFLINE}")
+        return
+    if not where.folder.is_dir():
+        raise PrunebenchError(f"no such model folder: {model_id!r}")
+    if not (where.folder / "config.json").is_file():
+        raise PrunebenchError(f"model folder {model_id!r} has no config.json")
+    # What a cached snapshot lacks the hub may still have.
+    if weights and (where.kind == "folder" or offline()):
+        for problem in weight_problems(where.folder):
+            wanting = where.kind == "hub cache" and "pickled" not in problem
+            tail = f"; {OFFLINE}" if wanting else ""
+            raise PrunebenchError(f"{name} {problem}{tail}")
+
+
+def complete(folder: Path) -> bool:
+    """Whether a model's folder has all its weights."""
+    return not any(weight_problems(folder))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The files of a model's weights, as its index names them; they need not all be there.
+
+    Raises:
+        PrunebenchError: if the index is damaged.
+    """
+    single, index = folder / WEIGHTS, folder / INDEX
+    if single.is_file() or not index.is_file():
+        return [single]
+    try:
+        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        return [folder / name for name in names]
+    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        raise PrunebenchError(f"{index} is damaged: expected JSON with a 'weight_map'") from None
+
+
+def weight_problems(folder: Path) -> Iterator[str]:
+    """What keeps the weights in *folder* from being read: at most one reason."""
+    files = weight_files(folder)
+    missing = [file.name for file in files if not file.is_file()]
+    if files == [folder / WEIGHTS] and missing:
+        pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
+        if pickles:
+            yield (
+                f"has pickled weights only ({pickles[0]}): those can run code when opened, so only "
+                f"safetensors are read"
+            )
+        else:
+            yield f"has no weights ({WEIGHTS} or {INDEX})"
+    elif missing:
+        some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        yield f"lacks {len(missing)} of its {len(files)} weight files: {some}"
+
+
+def config(model_id: str, revision: str | None = None) -> dict[str, Any] | None:
+    """A model's config as it is written, or None while it would have to be downloaded.
+
+    Raises:
+        PrunebenchError: if it is not there or not JSON.
+    """
+    folder = place(model_id, revision).folder
+    if folder is None:
+        return None
+    path = folder / "config.json"
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise PrunebenchError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise PrunebenchError(f"{path}: damaged: no JSON") from None
+    if not isinstance(data, dict):
+        raise PrunebenchError(f"{path}: damaged: expected a mapping")
+    return data
+
+
+def offline() -> bool:
+    """Whether the hub client was told to stay offline."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE)
+
+
+#: Said wherever a file is not looked for on the hub.
+OFFLINE = "HF_HUB_OFFLINE=1 is set, so nothing is downloaded"
+
+
+def named(model_id: str, revision: str | None = None) -> str:
+    """``model 'org/name'``, with its revision where one is asked for."""
+    return f"model {model_id!r}" + (f" at revision {revision!r}" if revision else "")
+
+
+def explained(model_id: str, revision: str | None, error: BaseException) -> str:
+    """One line for what the hub client or transformers said while loading."""
+    from huggingface_hub import errors
+
+    name = named(model_id, revision)
+    for cause in _chain(error):
+        if isinstance(cause, errors.GatedRepoError):
+            page = f"https://huggingface.co/{model_id}"
+            return f"{name} is gated: ask for access at {page} and log in with 'hf auth login'"
+        if isinstance(cause, errors.RevisionNotFoundError):
+            return f"model {model_id!r} has no revision {revision!r} on the hub"
+        if isinstance(cause, errors.RepositoryNotFoundError):
+            return f"{name} is not on the hub, or private and 'hf auth login' is needed"
+    text = _first_line(error)
+    if "custom code" in text:
+        return (
+            f"{name} cannot be loaded: it brings code of its own (auto_map in its config.json), "
+            f"and remote code is never run"
+        )
+    if "thus cannot be loaded with `safetensors`" in text:
+        return (
+            f"{name} cannot be loaded: it has no {WEIGHTS} or {INDEX}; pickled weights can run "
+            f"code when opened, so only safetensors are read"
+        )
+    return f"{name} cannot be loaded: {text}" + (f"; {OFFLINE}" if offline() else "")
+
+
+def _kept(model_id: str) -> str:
+    """The cache's folder and which revisions of *model_id* it has, for a message."""
+    from huggingface_hub import constants
+
+    root = Path(constants.HF_HUB_CACHE)
+    repository = root / f"models--{model_id.replace('/', '--')}"
+    refs = repository / "refs"
+    have = sorted(p.relative_to(refs).as_posix() for p in refs.rglob("*") if p.is_file())
+    have += sorted(p.name for p in (repository / "snapshots").glob("*"))
+    return f" ({root})" + (f", which has its revisions {', '.join(have)}" if have else "")
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _first_line(error: BaseException) -> str:
+    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return text.strip()
