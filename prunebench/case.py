@@ -14,7 +14,6 @@ from msgspec import Meta, Struct
 
 from .api import Count, Method, Metric, Target, tag
 from .record import Tolerance
-from .schema import found
 from .texts import RANDOM
 from .verdict import Outcome
 
@@ -162,7 +161,9 @@ def axis_label(key: str, value: object) -> str:
     """What a matrix axis other than method and amount adds to the id."""
     if isinstance(value, dict):
         return "-".join(axis_label(str(k), v) for k, v in value.items())
-    return _option_label(key, value) if not isinstance(value, list) else slug(found(value))
+    if isinstance(value, list):
+        return "-".join(axis_label(key, item) for item in value)
+    return _option_label(key, value)
 
 
 def slug(text: str) -> str:

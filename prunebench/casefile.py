@@ -111,8 +111,12 @@ class Cell(NamedTuple):
     label: str
 
 
+#: Keys that are in the id otherwise, or are no part of the question.
+_UNLABELLED = ("method", *AMOUNTS, "needs", "marks", "tolerance", "fail_on")
+
+
 def _axes_label(cell: Data) -> str:
-    return "-".join(axis_label(k, v) for k, v in cell.items() if k not in ("method", *AMOUNTS))
+    return "-".join(axis_label(k, v) for k, v in cell.items() if k not in _UNLABELLED)
 
 
 class CaseReader:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from . import __version__, casefile, grammar, report, select
+from . import __version__, casefile, estimate, grammar, report, select
 from .api import Target
 from .baseline import OWN, Baselines
 from .case import Case
@@ -78,7 +78,9 @@ def run(  # one parameter per option of the contract
     device: Device = None,
     limit: Limit = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore stored results.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would run.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only tell what would run, from where, and how long.")
+    ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Unsure, new and not comparable fail too.")
     ] = False,
@@ -98,7 +100,7 @@ def run(  # one parameter per option of the contract
         raise PrunebenchError("--accept and --limit exclude each other: that run is partial")
     outcomes = _outcomes(fail_on)
     if dry_run:
-        _list(cases, as_json=False)
+        _tell_outlook(cases, Store(store), device, fresh=fresh, json_file=json_file)
         return
     roots = Baselines(baselines or default_baselines())
     results: list[Result] = []
@@ -398,6 +400,17 @@ def _cases(
         _say(f"no cases in {where}" + (f" match -k {keyword!r}" if keyword else ""))
         raise typer.Exit(NOTHING)
     return chosen
+
+
+def _tell_outlook(
+    cases: list[Case], store: Store, device: str | None, *, fresh: bool, json_file: Path | None
+) -> None:
+    outlooks = estimate.look(cases, store, device, fresh=fresh)
+    total = estimate.totals(cases, outlooks)
+    for line in report.outlook_lines(outlooks, total):
+        print(line)  # noqa: T201
+    if json_file:
+        write_json(json_file, {"cases": outlooks, "total": total})
 
 
 def _list(cases: list[Case], *, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .estimate import Outlook, Totals
 from .plan import describe
 from .record import Measurement, Record
 from .session import Result
@@ -97,6 +98,64 @@ def summary(results: Sequence[Result]) -> str:
     cached = sum(r.cached for r in results)
     reused = f" ({cached} reused from the results folder; --fresh measures again)" if cached else ""
     return f"{len(results)} case{'s' * (len(results) != 1)}: {words or 'none'}{reused}"
+
+
+def outlook_lines(outlooks: Sequence[Outlook], total: Totals) -> list[str]:
+    """What ``--dry-run`` says: per case what would become of it, and the sum."""
+    said = []
+    for one in outlooks:
+        said.append(f"{one.case_id}: {_WOULD[one.status]}{_reason(one)}")
+        if one.status == "run":
+            said.append(f"  {_reads(one)}")
+    counts = ", ".join(f"{total.cases[s]} {_WOULD[s]}" for s in _WOULD if s in total.cases)
+    cases = "1 case" if len(outlooks) == 1 else f"{len(outlooks)} cases"
+    line = f"{cases}: {counts}"
+    if total.cases.get("run"):
+        line += f"; in all about {duration(total.seconds)}"
+        line += " (partly a rough guess)" if total.rough else ""
+        line += f", and {total.unknown} that nothing is known of" if total.unknown else ""
+        line += f"; at most {size(total.memory)} on the device" if total.memory else ""
+    said.append(line)
+    if total.downloads:
+        said.append(f"to be downloaded: {', '.join(total.downloads)}")
+    return said
+
+
+_WOULD = {"run": "would run", "reuse": "in the store", "skip": "skipped", "fail": "would fail"}
+_PLACES = {"hub": "to be downloaded", "hub cache": "hub cache", "folder": "folder"}
+
+
+def _reason(one: Outlook) -> str:
+    if one.reason:
+        return f": {one.reason}" + (f"; it would take {size(one.memory)}" if one.memory else "")
+    if one.status != "run":
+        return ""
+    if one.seconds is None:
+        return ", for how long is not known"
+    basis = "as it took" if one.basis == "measured" else "a rough guess"
+    memory = f", {size(one.memory)}" if one.memory else ""
+    return f", about {duration(one.seconds)} ({basis}){memory}"
+
+
+def _reads(one: Outlook) -> str:
+    revision = f" at {one.revision}" if one.revision else ""
+    parameters = f", {one.parameters:,} parameters" if one.parameters else ""
+    parts = [f"model {one.model}{revision} ({_PLACES[one.source]}{parameters})"]
+    parts += [f"data {', '.join(one.datasets)}"] if one.datasets else []
+    parts += [f"tasks {', '.join(one.tasks)}"] if one.tasks else []
+    return "; ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """``0.4 s``, ``12 s``, ``3 min``, ``2.5 h``."""
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 1 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def size(count: int) -> str:
+    """Bytes as ``12 MiB`` or ``13.5 GiB``."""
+    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
 
 
 def number(value: float) -> str:

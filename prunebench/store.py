@@ -41,6 +41,12 @@ class Store:
 
     def latest(self, case_id: str, asked: dict[str, Any] | None = None) -> Record | None:
         """The newest sound record of a case; with *asked*, of exactly that question."""
+        return next(iter(self.answers(case_id, asked)), None)
+
+    def answers(
+        self, case_id: str, asked: dict[str, Any] | None = None, device: str | None = None
+    ) -> list[Record]:
+        """The sound records of a case, newest first; to one question or of one device if given."""
         folder = self.root / "records" / case_id
         records = []
         for path in folder.glob("*.json"):
@@ -48,9 +54,15 @@ class Store:
                 records.append(files.read_json(path, Record))
             except PrunebenchError:
                 continue
-        if asked is not None:
-            records = [record for record in records if record.asked == asked]
-        return max(records, key=lambda r: r.created, default=None)
+        return sorted(
+            (
+                record
+                for record in records
+                if asked in (None, record.asked) and device in (None, record.environment.device)
+            ),
+            key=lambda record: record.created,
+            reverse=True,
+        )
 
     def case_ids(self) -> list[str]:
         """All cases that have records, sorted."""

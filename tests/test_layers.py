@@ -21,7 +21,7 @@ LAYERS = (
     ("grammar", "cache", "machine"),
     ("layers",),
     ("casefile",),
-    ("session",),
+    ("session", "estimate"),
     ("report", "progress"),
     # ------------------------------------------------- torch below this line
     ("modeling", "tensors"),
@@ -78,9 +78,11 @@ def test_above_the_line_nothing_heavy_is_imported() -> None:
             assert level or module.split(".")[0] not in HEAVY, f"{file.name} imports {module}"
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["list"], ["check"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["list"], ["check"], ["run", "--dry-run"]]
+)
 def test_commands_that_measure_nothing_start_light(arguments: list[str]) -> None:
-    """Help, listing and checking import no torch, transformers, lm_eval, datasets or pandas."""
+    """Help, listing, checking and estimates import no torch, lm_eval, datasets or pandas."""
     program = (
         "import sys\nsys.argv = ['prunebench', *sys.argv[1:]]\n"
         "from prunebench.cli import main\n"

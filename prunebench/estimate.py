@@ -1,0 +1,511 @@
+"""What a run would take, before it is run: where models come from, what is reused, time, memory.
+
+A case that ran once on this device, asked the same, takes what it took then (its record's
+``case_time``). Any other is a rough guess from operations and stated speeds, scaled by how far such
+guesses are off for the cases of the same run that did run. Nothing here needs torch, but where a
+GPU has to be asked what it is.
+
+Device memory is a formula: weights, again those that an edit replaces, and the largest working set
+of its steps, which are
+
+- scoring: logits of a batch in the model's dtype and twice in float32;
+- timing: the key/value cache, and what a prompt's widest layer holds;
+- a search: the hidden states it may keep (see ``stream``), gradients and activations for *taylor*,
+  the states twice and float64 squares of the width for the slicing methods.
+
+It counts no memory of Python, torch or the driver (about half a GiB).
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from . import cache, hub, reference
+from .api import Metric, tag
+from .case import Case, ModelSpec, unanswerable
+from .errors import PrunebenchError
+from .machine import GIB, default_device, gpu_memory, skip_reason
+from .record import Record
+from .shape import Shape, shape_of
+from .store import Store
+
+#: Tokens per forward and bytes a search may keep on a CPU: as in models and stream, below torch.
+BATCH_TOKENS = 8192
+CPU_BUDGET = 2 * GIB
+
+BYTES = {"float32": 4, "float16": 2, "bfloat16": 2, "float64": 8}
+
+#: Tokens of texts whose size is not on this machine, from published window counts.
+TEXT_TOKENS = {"wikitext2": 341_000}
+
+#: Documents, requests per document and tokens per request of common tasks; and of any other.
+TASKS = {
+    "arc_challenge": (1172, 4, 45),
+    "arc_easy": (2376, 4, 40),
+    "boolq": (3270, 2, 150),
+    "hellaswag": (10042, 4, 100),
+    "openbookqa": (500, 4, 25),
+    "piqa": (1838, 2, 40),
+    "winogrande": (1267, 2, 25),
+}
+OTHER_TASK = (1000, 4, 60)
+REFERENCE_TASK = (600, 4, 20)
+
+
+class Speed(NamedTuple):
+    """Operations a second, bytes a second from memory, seconds to start one block's forward."""
+
+    rate: float
+    bandwidth: float
+    call: float
+
+
+#: A few cores, and a data-centre GPU in 16 bit and in 32 bit: orders of magnitude.
+CPU = Speed(6e10, 1e10, 4e-4)
+GPU = Speed(1.5e14, 1.5e12, 2e-4)
+GPU_WIDE = Speed(3e13, 1.5e12, 2e-4)
+
+#: Seconds: importing torch and transformers once; compiling a model; a fresh process.
+START, COMPILING, PROCESS = 6.0, 60.0, 12.0
+#: Bytes a second from disk.
+DISK = 1e9
+
+
+class Parts(Struct, frozen=True):
+    """Seconds of a case: what cases of a model share, what those of a search share, its own."""
+
+    load: float
+    search: float
+    own: float
+
+    @property
+    def total(self) -> float:
+        """Seconds of the case when run alone."""
+        return self.load + self.search + self.own
+
+    def times(self, factor: float) -> Parts:
+        """The same, scaled."""
+        return Parts(self.load * factor, self.search * factor, self.own * factor)
+
+
+class Outlook(Struct, frozen=True):
+    """What would become of a case.
+
+    *status* is ``run``, ``reuse`` (the store has the answer), ``skip`` (this machine lacks
+    something) or ``fail``; *reason* says why for the last two. *source* is where the model is:
+    ``folder``, ``hub cache``, or ``hub`` where it would be downloaded. *basis* is ``measured`` or
+    ``rough``; *seconds* and *memory* (bytes on the device) are None where there is nothing to guess
+    from.
+    """
+
+    case_id: str
+    model: str
+    revision: str | None
+    source: str
+    folder: str | None
+    datasets: tuple[str, ...]
+    tasks: tuple[str, ...]
+    status: str
+    reason: str = ""
+    parameters: int | None = None
+    parts: Parts | None = None
+    basis: str = ""
+    memory: int | None = None
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of the case when run alone."""
+        return None if self.parts is None else self.parts.total
+
+
+class Totals(Struct, frozen=True):
+    """A whole run: how many cases of each status, seconds with what is shared counted once.
+
+    *unknown* cases have no estimate and are not in *seconds*. *memory* is that of the largest.
+    """
+
+    cases: dict[str, int]
+    seconds: float
+    rough: bool
+    unknown: int
+    memory: int | None
+    downloads: tuple[str, ...]
+
+
+def look(
+    cases: Sequence[Case], store: Store, device: str | None = None, *, fresh: bool = False
+) -> list[Outlook]:
+    """What would become of each of *cases* if they were run now, with these options."""
+    device = device or default_device()
+    outlooks = [_look(case, store, device, fresh) for case in cases]
+    factor = _off_by(cases, outlooks, device)
+    return [
+        replace(o, parts=o.parts.times(factor)) if o.parts and o.basis == "rough" else o
+        for o in outlooks
+    ]
+
+
+def totals(cases: Sequence[Case], outlooks: Sequence[Outlook]) -> Totals:
+    """The sum of what would run; a model is loaded once, and a shared search made once."""
+    counts: dict[str, int] = {}
+    for outlook in outlooks:
+        counts[outlook.status] = counts.get(outlook.status, 0) + 1
+    running = [(c, o) for c, o in zip(cases, outlooks, strict=True) if o.status == "run"]
+    loads: dict[ModelSpec, float] = {}
+    searches: dict[object, float] = {}
+    own = 0.0
+    for case, outlook in running:
+        if (parts := outlook.parts) is not None:
+            loads[case.model] = max(loads.get(case.model, 0), parts.load)
+            key = _search_of(case)
+            searches[key] = max(searches.get(key, 0), parts.search)
+            own += parts.own
+    memories = [o.memory for _, o in running if o.memory is not None]
+    away = {o.model: None for _, o in running if o.source == "hub"}
+    return Totals(
+        cases=counts,
+        seconds=(START if running else 0) + sum(loads.values()) + sum(searches.values()) + own,
+        rough=any(o.basis == "rough" for _, o in running),
+        unknown=sum(o.parts is None for _, o in running),
+        memory=max(memories, default=None),
+        downloads=tuple(away),
+    )
+
+
+def _look(case: Case, store: Store, device: str, fresh: bool) -> Outlook:
+    data = [case.calibration.dataset] if case.method.calibrated else []
+    data += [d for m in case.metrics if (d := getattr(m, "dataset", None))]
+    tasks = [t for m in case.metrics for t in getattr(m, "tasks", ())]
+    outlook = Outlook(
+        case_id=case.id,
+        model=case.asked["model"]["id"],
+        revision=case.model.revision,
+        source="",
+        folder=None,
+        datasets=tuple(dict.fromkeys(data)),
+        tasks=tuple(dict.fromkeys(tasks)),
+        status="run",
+    )
+    try:
+        where = hub.place(case.model.id, case.model.revision)
+        folder = str(where.folder) if where.folder else None
+        outlook = replace(outlook, source=where.kind, folder=folder)
+        shape = _shape(case)
+        if shape is not None:
+            outlook = replace(outlook, parameters=shape.parameters())
+        if not fresh and store.find(case.id, cache.key(case, device)):
+            return replace(outlook, status="reuse")
+        if reason := skip_reason(case, device):
+            # What it would take is told all the same: people ask before they rent a GPU.
+            room = memory(case, shape, "cpu") if shape else None
+            return replace(outlook, status="skip", reason=reason, memory=room)
+        hub.require(case.model.id, case.model.revision, weights=case.model.weights is None)
+        if reason := unanswerable(case):
+            return replace(outlook, status="fail", reason=reason)
+        if where.kind == "hub cache" and case.model.weights is None:
+            assert where.folder is not None  # noqa: S101  # that is what the kind means
+            if not hub.complete(where.folder):
+                outlook = replace(outlook, source="hub")
+    except PrunebenchError as error:
+        return replace(outlook, status="fail", reason=str(error))
+    if shape is not None:
+        outlook = replace(outlook, memory=memory(case, shape, device))
+    if (before := _measured(case, store, device)) is not None:
+        return replace(outlook, parts=before, basis="measured")
+    if shape is None:
+        return outlook
+    return replace(outlook, parts=rough(case, shape, device), basis="rough")
+
+
+def _shape(case: Case) -> Shape | None:
+    """The dense model's shape, where its config is at hand and its family known."""
+    try:
+        config = hub.config(case.model.id, case.model.revision)
+        return None if config is None else shape_of(config)
+    except PrunebenchError:
+        return None
+
+
+def _measured(case: Case, store: Store, device: str) -> Parts | None:
+    """What the same question took when it was last answered on this device."""
+    records = store.answers(case.id, case.asked, cache.device_name(device))
+    return next((p for r in records if (p := _parts(r)) is not None), None)
+
+
+def _parts(record: Record) -> Parts | None:
+    cost = record.cost
+    if "case_time" not in cost:
+        return None  # written before cases were timed
+    load, search = cost.get("load_time", 0.0), cost.get("search_time", 0.0)
+    return Parts(load, search, max(0.0, cost["case_time"] - load - search))
+
+
+def _off_by(cases: Sequence[Case], outlooks: Sequence[Outlook], device: str) -> float:
+    """By how much the measured cases of a run take longer than guessed; 1 where none was."""
+    ratios = []
+    for case, outlook in zip(cases, outlooks, strict=True):
+        if outlook.basis == "measured" and (shape := _shape(case)) and outlook.parts:
+            ratios.append(outlook.parts.total / rough(case, shape, device).total)
+    return statistics.median(ratios) if ratios else 1.0
+
+
+def _search_of(case: Case) -> object:
+    """What cases have in common that share a search."""
+    method = case.method
+    shared = method.nested and not method.sized and method.unit in ("blocks", "sublayers")
+    return (case.model, method, case.calibration, None if shared else case.target)
+
+
+# ------------------------------------------------------------------------------------------- time
+
+
+def rough(case: Case, shape: Shape, device: str) -> Parts:
+    """Seconds of a case from operations and stated speeds; only the order of magnitude holds."""
+    speed = _speed(case, device)
+    size = shape.parameters() * _bytes(case)
+    own = sum(_METRICS.get(tag(m), _nothing)(m, case, shape, speed) for m in case.metrics)
+    return Parts(size / DISK + 0.5, _search_seconds(case, shape, speed), own)
+
+
+def _speed(case: Case, device: str) -> Speed:
+    if not device.startswith("cuda"):
+        cores = os.cpu_count() or 1
+        return CPU._replace(rate=CPU.rate * max(1, cores / 4))
+    return GPU if _bytes(case) == 2 else GPU_WIDE
+
+
+def _forward(shape: Shape, speed: Speed, tokens: int, length: int) -> float:
+    """Seconds to score *tokens* tokens in sequences of *length*."""
+    windows = max(1, tokens // length)
+    batches = -(-tokens // BATCH_TOKENS)
+    return shape.flops(windows, length) / speed.rate + batches * shape.blocks * speed.call
+
+
+def _search_seconds(case: Case, shape: Shape, speed: Speed) -> float:
+    spec = case.calibration
+    if not case.method.calibrated:
+        return 0.0
+    tokens = spec.nsamples * spec.seqlen
+    seconds = _passes(case, shape) * _forward(shape, speed, tokens, spec.seqlen)
+    if case.method.unit == "width":
+        stages = 1 if tag(case.method) == "slice_global" else 2 * shape.blocks
+        # Gram matrix and eigenvectors in float64, which runs at half the speed or less.
+        seconds += stages * (2 * tokens * shape.hidden**2 + 9 * shape.hidden**3) / (speed.rate / 2)
+    return seconds
+
+
+def _passes(case: Case, shape: Shape) -> float:
+    """Forwards of the whole model over the calibration windows that a search comes to."""
+    name, blocks = tag(case.method), shape.blocks
+    if name == "shortened_llama":
+        criterion = getattr(case.method, "criterion", "taylor")
+        return {"taylor": 6.0, "magnitude": 0.0}.get(criterion, blocks / 2 + 2)
+    fixed = {"block_influence": 4.0, "sliding_layer_merging": blocks / 2 + 3}
+    if case.method.unit == "width":
+        return 2.0
+    if name in fixed:
+        return fixed[name]
+    # One pass per removal over half of the blocks on average, a third of it kept from the last.
+    return 0.35 * removals(case, shape) * blocks + 2
+
+
+def removals(case: Case, shape: Shape) -> int:
+    """Blocks or sublayers that would go; a quarter of them where only the search can tell."""
+    target, halves = case.target, case.method.unit == "sublayers"
+    if target.blocks is not None or target.sublayers is not None:
+        return int(target.blocks or target.sublayers or 0)
+    units = shape.blocks * (2 if halves else 1)
+    if target.sparsity is None:
+        return units // 4
+    each = (shape.attn + shape.mlp) / (2 if halves else 1)
+    return min(units, round(target.sparsity * shape.parameters() / each))
+
+
+def _nothing(*_: object) -> float:
+    return 0.0
+
+
+def _perplexity_seconds(metric: Any, case: Case, shape: Shape, speed: Speed) -> float:  # noqa: ARG001
+    tokens = _text_tokens(metric.dataset)
+    if metric.nsamples is not None:
+        tokens = min(tokens, metric.nsamples * metric.seqlen)
+    return _forward(shape, speed, tokens, metric.seqlen)
+
+
+def _text_tokens(dataset: str) -> int:
+    """Tokens of a text: as published, its words, or a quarter of its bytes."""
+    if dataset in TEXT_TOKENS:
+        return TEXT_TOKENS[dataset]
+    if dataset == "tinyworld":
+        return sum(len(text.split()) + 1 for text in reference.documents("test"))
+    path = Path(dataset)
+    return path.stat().st_size // 4 if path.is_file() else 300_000
+
+
+def _accuracy_seconds(metric: Any, case: Case, shape: Shape, speed: Speed) -> float:  # noqa: ARG001
+    seconds = 0.0
+    for task in metric.tasks:
+        documents, requests, length = _task(task, metric.limit)
+        batches = -(-documents * requests // metric.batch_size)
+        seconds += _forward(shape, speed, documents * requests * length, length)
+        seconds += batches * shape.blocks * speed.call
+    return seconds
+
+
+def _generation_seconds(metric: Any, case: Case, shape: Shape, speed: Speed) -> float:
+    documents = sum(_task(task, metric.limit)[0] for task in metric.tasks)
+    batch: int = min(metric.batch_size, documents)
+    return -(-documents // batch) * 32 * _step(case, shape, speed, batch)
+
+
+def _task(name: str, limit: int | None) -> tuple[int, int, int]:
+    usual = REFERENCE_TASK if name in reference.TASK_NAMES else OTHER_TASK
+    documents, requests, length = TASKS.get(name, usual)
+    return min(documents, limit or documents), requests, length
+
+
+def _divergence_seconds(metric: Any, case: Case, shape: Shape, speed: Speed) -> float:
+    return 0.0 if case.dense else 2 * _perplexity_seconds(metric, case, shape, speed)
+
+
+def _repetition_seconds(metric: Any, case: Case, shape: Shape, speed: Speed) -> float:
+    batch: int = min(metric.batch_size, metric.nsamples)
+    steps = -(-metric.nsamples // batch) * metric.new_tokens
+    return float(steps * _step(case, shape, speed, batch))
+
+
+def _latency_seconds(metric: Any, case: Case, shape: Shape, speed: Speed) -> float:
+    compiled = metric.backend != "hf-eager"
+    if compiled:
+        speed = speed._replace(call=speed.call / 5)
+    prompt = shape.flops(metric.batch_size, metric.prompt_tokens) / speed.rate
+    prompt += shape.blocks * speed.call
+    steps = metric.new_tokens * _step(case, shape, speed, metric.batch_size)
+    rounds: int = metric.warmup + metric.rounds
+    seconds = rounds * (prompt + steps) + (COMPILING if compiled else 0.0)
+    return float(seconds if case.dense else 2 * seconds)
+
+
+def _step(case: Case, shape: Shape, speed: Speed, batch: int) -> float:
+    """Seconds for one more token of *batch* sequences: all weights are read once."""
+    work = shape.flops(batch, 1) / speed.rate
+    return max(work, shape.parameters() * _bytes(case) / speed.bandwidth) + (
+        shape.blocks * speed.call
+    )
+
+
+def _memory_seconds(metric: Any, case: Case, shape: Shape, speed: Speed) -> float:  # noqa: ARG001
+    return PROCESS + 2 * shape.parameters() * _bytes(case) / DISK if metric.peak else 0.1
+
+
+_METRICS: dict[str, Callable[[Any, Case, Shape, Speed], float]] = {
+    "perplexity": _perplexity_seconds,
+    "accuracy": _accuracy_seconds,
+    "divergence": _divergence_seconds,
+    "generation": _generation_seconds,
+    "repetition": _repetition_seconds,
+    "latency": _latency_seconds,
+    "memory": _memory_seconds,
+}
+
+
+# ----------------------------------------------------------------------------------------- memory
+
+
+def memory(case: Case, shape: Shape, device: str) -> int:
+    """Bytes of device memory that a case takes at its peak, by the formula at the top."""
+    each = _bytes(case)
+    weights = shape.parameters() * each
+    edited = _edited(case, shape) * each
+    search = _search_bytes(case, shape, each, device)
+    measuring = max((b for m in case.metrics for b in _metric_bytes(m, shape, each)), default=0)
+    return weights + max(search, edited + measuring)
+
+
+def _bytes(case: Case) -> int:
+    """Bytes of one weight."""
+    if case.model.dtype != "auto":
+        return BYTES[case.model.dtype]
+    config = _config(case)
+    return BYTES.get(str(config.get("dtype") or config.get("torch_dtype")), 4)
+
+
+def _config(case: Case) -> dict[str, Any]:
+    try:
+        return hub.config(case.model.id, case.model.revision) or {}
+    except PrunebenchError:
+        return {}
+
+
+def _edited(case: Case, shape: Shape) -> int:
+    """Parameters that the pruned model does not share with the dense one."""
+    if case.method.unit == "width":
+        kept = 1 - (case.target.slicing or case.target.sparsity or 0.0)
+        shortcuts = 0
+        if tag(case.method) != "slice_global":
+            shortcuts = 2 * shape.blocks * int(kept * shape.hidden) ** 2
+        return int(kept * shape.parameters()) + shape.head + shortcuts
+    if case.method.unit == "given":
+        return shape.parameters()
+    if tag(case.method) == "sprint" and getattr(case.method, "refit", False):
+        return removals(case, shape) * shape.mlp // 2
+    return 0
+
+
+def _search_bytes(case: Case, shape: Shape, each: int, device: str) -> int:
+    if not case.method.calibrated:
+        return 0
+    spec = case.calibration
+    states = spec.nsamples * spec.seqlen * shape.hidden * each
+    scoring = _logits(shape, min(BATCH_TOKENS, spec.nsamples * spec.seqlen), each)
+    name = tag(case.method)
+    if case.method.unit == "width":
+        square = 8 * shape.hidden**2
+        return 2 * states + 4 * square + 2 * 8 * max(shape.attn, shape.mlp) + scoring
+    if name == "shortened_llama" and getattr(case.method, "criterion", "") == "taylor":
+        tokens = min(BATCH_TOKENS // 4, spec.nsamples * spec.seqlen)
+        blocks = shape.blocks * (shape.attn + shape.mlp) * each
+        kept = tokens * shape.blocks * _activations(shape, spec.seqlen) * each
+        return blocks + kept + _logits(shape, tokens, each)
+    if name == "shortened_llama":
+        return states + scoring
+    paths = shape.blocks * (shape.blocks + 1) // 2
+    budget = gpu_memory(device) // 4 if device.startswith("cuda") else CPU_BUDGET
+    return states + min(paths * states, budget) + scoring
+
+
+def _metric_bytes(metric: Metric, shape: Shape, each: int) -> Iterator[int]:
+    name: str = tag(metric)
+    get: Callable[[str, int], int] = lambda key, usual: getattr(metric, key, None) or usual  # noqa: E731
+    if name in ("perplexity", "divergence"):
+        length = get("seqlen", 2048)
+        yield _logits(shape, get("batch_size", max(1, BATCH_TOKENS // length)) * length, each)
+    elif name in ("accuracy", "generation", "repetition"):
+        yield _logits(shape, get("batch_size", 64) * 128, each)
+    elif name == "latency":
+        batch, prompt = get("batch_size", 1), get("prompt_tokens", 64)
+        cache_bytes = shape.cache_values() * batch * (prompt + get("new_tokens", 0)) * each
+        yield cache_bytes + batch * prompt * _widest(shape) * each
+    elif name == "memory" and getattr(metric, "peak", False):
+        yield shape.parameters() * each  # the fresh process loads it beside this one
+
+
+def _logits(shape: Shape, tokens: int, each: int) -> int:
+    return tokens * (shape.vocabulary * (each + 8) + _widest(shape) * each)
+
+
+def _widest(shape: Shape) -> int:
+    """Numbers per token that a block holds at once: about its MLP's inner states and the stream."""
+    return 2 * shape.mlp_mul // shape.hidden + 4 * shape.hidden
+
+
+def _activations(shape: Shape, length: int) -> int:
+    """Numbers per token and block that a backward pass keeps."""
+    return 8 * shape.hidden + shape.mlp_mul // shape.hidden + shape.heads * length
