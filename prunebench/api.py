@@ -121,6 +121,13 @@ class Metric(
         """Measure *lm*; *dense* is the model it came from (the same object for the dense case)."""
         raise NotImplementedError(f"{type(self).__name__} does not define measure()")
 
+    def names(self) -> tuple[object, ...]:
+        """What tells its measurements' names from another's of its kind: nothing, unless it says.
+
+        Two metrics of one case that agree in this would write over each other.
+        """
+        return ()
+
     def limited(self, limit: int) -> Metric:
         """The same metric on at most *limit* questions; unchanged where it asks none."""
         from msgspec.structs import replace

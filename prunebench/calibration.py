@@ -164,7 +164,7 @@ def _random_ids(spec: CalibrationSpec, lm: CausalLM) -> Tensor:
 
 
 def _windows(spec: CalibrationSpec, tokenizer: Any) -> Tensor:
-    tokens = tokenise(texts.joined(spec.dataset, "calibration"), tokenizer)
+    tokens = tokenise(texts.joined(spec.dataset, "calibration", spec.join), tokenizer)
     last = len(tokens) - spec.seqlen
     if last < 0:
         raise PrunebenchError(
@@ -178,7 +178,7 @@ def _windows(spec: CalibrationSpec, tokenizer: Any) -> Tensor:
 def _lines(spec: CalibrationSpec, tokenizer: Any) -> Tensor:
     rows = texts.documents(spec.dataset, "calibration")
     order = np.random.default_rng(spec.seed).permutation(len(rows))[: spec.nsamples]
-    join = texts.joint(spec.dataset)
+    join = texts.joint(spec.dataset) if spec.join is None else spec.join
     windows = cut(tokenise(join.join(rows[i] for i in order), tokenizer), spec.seqlen)
     if not len(windows):
         raise PrunebenchError(

@@ -40,12 +40,16 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
 
 
 class CalibrationSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Which tokens a method may look at: *nsamples* windows of *seqlen* tokens."""
+    """Which tokens a method may look at: *nsamples* windows of *seqlen* tokens.
+
+    *join* goes between documents in place of what is usual for the text.
+    """
 
     dataset: str = "wikitext2"
     nsamples: Count = 128
     seqlen: Annotated[int, Meta(ge=2)] = 2048
     seed: Annotated[int, Meta(ge=0)] = 0
+    join: str | None = None
 
 
 Size = Annotated[str, Meta(pattern=r"^\d+(\.\d+)? ?(GiB|GB)$")]

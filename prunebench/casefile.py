@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 
 from . import registry
-from .api import Method, Metric, Target
+from .api import Method, Metric, Target, tag
 from .case import (
     AMOUNTS,
     CalibrationSpec,
@@ -207,7 +207,8 @@ class CaseReader:
             self._problem(source, ("protocol",), f"unknown protocol {name!r}; {hint}")
             return {}
         protocol = Source(file)
-        self._check_shape(protocol)
+        # It says how any model is measured, so it has no id of one.
+        self._check_shape(protocol, whole=False)
         return protocol.data
 
     # ------------------------------------------------------------------ checks
@@ -215,9 +216,10 @@ class CaseReader:
     def _problem(self, source: Source, where: Where, message: str) -> None:
         self.problems.append(f"{source.at(where)}: {message}")
 
-    def _check_shape(self, source: Source) -> None:
+    def _check_shape(self, source: Source, *, whole: bool = True) -> None:
         for where, message in check_keys(source.data, ()):
-            self._problem(source, where, message)
+            if whole or not message.startswith("missing key"):
+                self._problem(source, where, message)
         for where, message in check_names(source.data, source.path.parent):
             self._problem(source, where, message)
 
@@ -310,7 +312,7 @@ class CaseReader:
             lines.append(f"--set {given[0].text if given else key}: {message}")
         place = self.source.at(cell.where)
         for key in ("model", "method", "metrics"):
-            if data.get(key) is None:
+            if data.get(key) is None or (key == "model" and "id" not in data[key]):
                 lines.append(f"{place}: missing key {key!r}")
         if not lines:
             amounts = [k for k in AMOUNTS if data.get(k) is not None]
@@ -321,6 +323,11 @@ class CaseReader:
 
     def _metrics(self, items: list[Data]) -> tuple[Metric, ...]:
         metrics = tuple(_metric(item) for item in items)
+        for i, metric in enumerate(metrics):
+            if any((tag(m), m.names()) == (tag(metric), metric.names()) for m in metrics[:i]):
+                raise PrunebenchError(
+                    f"metrics[{i}]: another {tag(metric)!r} has measurements of the same names"
+                )
         return metrics if self.limit is None else tuple(m.limited(self.limit) for m in metrics)
 
 

@@ -295,7 +295,9 @@ def test_the_json_schema_takes_good_files_and_refuses_bad_keys() -> None:
     """Another library's validator agrees on the shipped cases and on a misspelt key."""
     validator = jsonschema.Draft202012Validator(grammar.json_schema())
     for path in casefile.PROTOCOLS.glob("*.yaml"):
-        assert list(validator.iter_errors(yaml.safe_load(path.read_text()))) == []
+        data = yaml.safe_load(path.read_text())
+        data["model"].setdefault("id", "any/model")  # which a protocol leaves to the case
+        assert list(validator.iter_errors(data)) == []
     assert list(validator.iter_errors({"modle": 1}))
     assert list(validator.iter_errors({"method": {"name": "sleb", "keep_frist": 1}}))
 

@@ -36,6 +36,10 @@ class Divergence(Metric, frozen=True, tag="divergence"):
     join: str | None = None
     batch_size: Count | None = None
 
+    def names(self) -> tuple[object, ...]:
+        """The text."""
+        return (self.dataset,)
+
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:
         """``divergence/<text>``; nothing for the dense model itself."""
         if lm is dense:

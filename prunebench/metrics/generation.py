@@ -35,6 +35,10 @@ class Generation(Metric, frozen=True, tag="generation"):
     chat_template: bool = False
     batch_size: Count = 64
 
+    def names(self) -> tuple[object, ...]:
+        """The tasks."""
+        return self.tasks
+
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:  # noqa: ARG002
         """``generation/<task>`` for each task."""
         from ..errors import PrunebenchError

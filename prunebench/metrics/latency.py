@@ -51,6 +51,10 @@ class Latency(Metric, frozen=True, tag="latency"):
     max_rounds: Count = 200
     max_seconds: Annotated[float, Meta(gt=0)] = 120.0
 
+    def names(self) -> tuple[object, ...]:
+        """Backend and shape."""
+        return (self.backend, self.batch_size, self.prompt_tokens, self.new_tokens)
+
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:
         """``latency/<backend>-<batch>x<prompt>+<new>/<what>``, *what* as in docs/latency.md."""
         import torch

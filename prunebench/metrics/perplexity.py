@@ -39,6 +39,10 @@ class Perplexity(Metric, frozen=True, tag="perplexity"):
     whole_batches: Count = 1
     batch_size: Count | None = None
 
+    def names(self) -> tuple[object, ...]:
+        """Text, and whether every window has a BOS."""
+        return (self.dataset, self.bos == "window")
+
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:  # noqa: ARG002
         """One measurement, ``perplexity/<text>``."""
         from ..calibration import evaluation_windows
