@@ -26,6 +26,13 @@ OWN = Path("baselines")
 MAX_SAMPLE_BYTES = 1_000_000
 
 
+def shipped(part: str) -> Path:
+    """A folder that the wheel carries, or the repository's when run from a checkout."""
+    package = Path(__file__).parent
+    inside = package / "_shipped" / part
+    return inside if inside.is_dir() else package.parent / part
+
+
 class Accepted(Struct, frozen=True):
     """Who took a record as the baseline, when, and why."""
 
@@ -43,6 +50,12 @@ class Baselines:
     def quality(self, case_id: str) -> Path:
         """The file of scores, perplexity and plan."""
         return self.root / "quality" / f"{case_id}.json"
+
+    @property
+    def published(self) -> Path:
+        """The papers' numbers: beside these baselines, or else those that come with us."""
+        own = self.root / "published"
+        return own if own.is_dir() else shipped("baselines/published")
 
     def latency(self, case_id: str, device: str) -> Path:
         """The file of timings and memory on one device."""

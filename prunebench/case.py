@@ -72,7 +72,8 @@ class Case(Struct, frozen=True):
 
     *asked* is the question as plain JSON, with paths as the user wrote them; a baseline answers
     exactly this. Tolerances and what fails are policy and not part of the question. *settings* are
-    the overrides it was loaded with.
+    the overrides it was loaded with. With *published* it is also judged by the papers' numbers, to
+    that tolerance.
     """
 
     id: str
@@ -88,6 +89,7 @@ class Case(Struct, frozen=True):
     fail_on: tuple[Outcome, ...]
     marks: tuple[str, ...] = ()
     needs: Needs = Needs()
+    published: Tolerance | None = None
     settings: tuple[str, ...] = ()
 
     @property

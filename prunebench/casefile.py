@@ -112,7 +112,7 @@ class Cell(NamedTuple):
 
 
 #: Keys that are in the id otherwise, or are no part of the question.
-_UNLABELLED = ("method", *AMOUNTS, "needs", "marks", "tolerance", "fail_on")
+_UNLABELLED = ("method", *AMOUNTS, "needs", "marks", "tolerance", "fail_on", "published")
 
 
 def _axes_label(cell: Data) -> str:
@@ -294,6 +294,7 @@ class CaseReader:
                 metrics=self._metrics(paths["metrics"]),
                 tolerance=msgspec.convert(raw.get("tolerance") or {}, dict[str, Tolerance]),
                 fail_on=msgspec.convert(raw.get("fail_on") or FAILING, tuple[Outcome, ...]),
+                published=msgspec.convert(raw.get("published"), Tolerance | None),
                 marks=tuple(raw.get("marks") or ()),
                 needs=msgspec.convert(raw.get("needs") or {}, Needs),
                 settings=tuple(setting.text for setting in settings),

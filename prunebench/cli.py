@@ -11,7 +11,7 @@ import typer
 
 from . import __version__, casefile, estimate, grammar, report, select
 from .api import Target
-from .baseline import OWN, Baselines
+from .baseline import OWN, Baselines, shipped
 from .case import Case
 from .errors import PrunebenchError, PrunebenchWarning, SearchError, did_you_mean
 from .files import write_json
@@ -200,7 +200,7 @@ def show(
     store: StoreDir = DEFAULT_STORE,
 ) -> None:
     """Show the newest record of a case beside its baseline."""
-    from . import verdict
+    from . import published, verdict
 
     records = Store(store)
     ids = records.case_ids()
@@ -212,16 +212,17 @@ def show(
         many = f"{len(matches)} cases end in {case_id!r}: {', '.join(matches)}"
         damaged = f"the records of {matches[0]!r} are damaged; run it again"
         raise PrunebenchError(many if len(matches) > 1 else damaged)
-    was = Baselines(baselines or default_baselines()).load(
-        record.case_id, record.environment.device
-    )
+    roots = Baselines(baselines or default_baselines())
+    was = roots.load(record.case_id, record.environment.device)
     case = next((c for c in casefile.load(_all_cases()) if c.id == record.case_id), None)
     tolerance = case.tolerance_for if case else casefile.default_tolerance
-    judged = verdict.compare(record, was, tolerance)
+    rows = published.matching(record, published.rows(roots.published))
+    more = published.findings(record, rows, case.published) if case and case.published else ()
+    judged = verdict.compare(record, was, tolerance, more=more)
     if as_json:
-        _print_json({"record": record, "baseline": was, "verdict": judged})
+        _print_json({"record": record, "baseline": was, "verdict": judged, "published": rows})
     else:
-        report.record_table(record, judged, report.console())
+        report.record_table(record, judged, report.console(), rows)
 
 
 @app.command()
@@ -368,24 +369,17 @@ def _paths(paths: list[Path] | None) -> list[Path]:
     if paths:
         return paths
     smoke = Path("cases/smoke")
-    return [smoke if smoke.is_dir() else _shipped("cases/smoke")]
+    return [smoke if smoke.is_dir() else shipped("cases/smoke")]
 
 
 def _all_cases() -> list[Path]:
     """Where a case of any record may be defined."""
-    return [Path("cases")] if Path("cases").is_dir() else [_shipped("cases/smoke")]
+    return [Path("cases")] if Path("cases").is_dir() else [shipped("cases/smoke")]
 
 
 def default_baselines() -> Path:
     """``baselines/`` here, or the shipped ones where the shipped cases are used."""
-    return OWN if OWN.is_dir() or Path("cases").is_dir() else _shipped("baselines")
-
-
-def _shipped(part: str) -> Path:
-    """A folder that the wheel carries, or the repository's when run from a checkout."""
-    package = Path(__file__).parent
-    inside = package / "_shipped" / part
-    return inside if inside.is_dir() else package.parent / part
+    return OWN if OWN.is_dir() or Path("cases").is_dir() else shipped("baselines")
 
 
 def _cases(

@@ -41,6 +41,7 @@ class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
     calibration: CalibrationSpec | None = None
     metrics: list[dict[str, Any]] | None = None
     tolerance: dict[str, Tolerance] | None = None
+    published: Tolerance | None = None
     fail_on: list[Outcome] | None = None
     marks: list[Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*$")]] | None = None
     needs: Needs | None = None

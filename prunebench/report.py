@@ -16,6 +16,7 @@ from rich.text import Text
 
 from .estimate import Outlook, Totals
 from .plan import describe
+from .published import Row, compared
 from .record import Measurement, Record
 from .session import Result
 from .verdict import Finding, Verdict
@@ -59,6 +60,9 @@ def table(results: Sequence[Result], console: Console) -> None:
             console.print(Text(line, style=style), soft_wrap=True)
         if not result.verdict.ok:
             console.print(Text(f"  run it again: {result.case.reproduce}"), soft_wrap=True)
+        if result.record is not None:
+            for line in published_lines(result.record, result.published):
+                console.print(Text(f"{result.case.label}: {line}"), soft_wrap=True)
     console.print(Text(summary(results)), soft_wrap=True)
 
 
@@ -171,7 +175,33 @@ def to_json(results: Sequence[Result]) -> dict[str, Any]:
     }
 
 
-def record_table(record: Record, verdict: Verdict, console: Console) -> None:
+def published_lines(record: Record, rows: Sequence[Row]) -> list[str]:
+    """A line for each of the papers' numbers about a record; one for those of other protocols."""
+    said = []
+    for row in compared(record, rows):
+        ours = record.find(row.metric)
+        if ours is None:
+            continue
+        text = f"published {row.metric} {number(row.value)} ({row.credit}, {row.where})"
+        if ours.value is None:
+            text += ", ours not finite"
+        else:
+            text += f", ours {number(ours.value)} ({ours.value / row.value - 1:+.1%})"
+        said.append(text + (f"; theirs on {row.hardware}" if row.hardware and ours.varies else ""))
+    others: dict[str, list[str]] = {}
+    for row in rows:
+        if row.protocol != record.asked.get("protocol"):
+            others.setdefault(row.protocol, []).append(f"{row.metric} {number(row.value)}")
+    own = record.asked.get("protocol") or "settings of its own"
+    for protocol, numbers in others.items():
+        what = ", ".join(dict.fromkeys(numbers))
+        said.append(f"published by {protocol} and not compared with {own}: {what}")
+    return said
+
+
+def record_table(
+    record: Record, verdict: Verdict, console: Console, rows: Sequence[Row] = ()
+) -> None:
     """Everything about one record: plan, cost, and each measurement with its finding."""
     console.print(Text(record.case_id, style="bold"))
     console.print(f"  {describe(record.plan)}; sparsity {record.sparsity:.2%}", highlight=False)
@@ -193,7 +223,7 @@ def record_table(record: Record, verdict: Verdict, console: Console) -> None:
             Text(word, style=COLOURS.get(word, "dim")),
         )
     console.print(grid)
-    for line in lines(verdict):
+    for line in [*lines(verdict), *published_lines(record, rows)]:
         console.print(Text(line), soft_wrap=True)
 
 

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from . import cache, verdict
+from . import cache, published, verdict
 from .baseline import Accepted, Baselines
 from .case import Case, Progress, silent
 from .errors import PrunebenchError
 from .machine import before_torch, default_device, skip_reason
+from .published import Row
 from .record import Record
 from .store import Store
 from .verdict import Finding, Outcome, Verdict
@@ -29,12 +30,16 @@ INTERRUPTED = 130
 
 
 class Result(Struct, frozen=True):
-    """What became of a case. *cached* records were made by an earlier run."""
+    """What became of a case.
+
+    *cached* records were made by an earlier run; *published* are the papers' numbers about it.
+    """
 
     case: Case
     verdict: Verdict
     record: Record | None = None
     cached: bool = False
+    published: tuple[Row, ...] = ()
 
 
 class Session:
@@ -99,17 +104,28 @@ class Session:
             return Result(case, Verdict(case.id, ok=False, error=_bug(error)))
         if not cached:
             self.store.save(record)
-        return Result(case, self.judge(case, record), record, cached)
+        return Result(case, self.judge(case, record), record, cached, self.published(record))
+
+    def published(self, record: Record) -> tuple[Row, ...]:
+        """The papers' numbers about what *record* measured."""
+        return tuple(published.matching(record, published.rows(self.baselines.published)))
 
     def judge(self, case: Case, record: Record) -> Verdict:
-        """Compare *record* with the baseline of *case*."""
+        """Compare *record* with the baseline of *case*, and with the papers where it asks for that.
+
+        Raises:
+            PrunebenchError: if the papers' numbers cannot be read.
+        """
         fail_on = self.fail_on or case.fail_on
+        more: Sequence[Finding] = ()
+        if case.published is not None:
+            more = published.findings(record, self.published(record), case.published)
         try:
             was = self.baselines.load(case.id, record.environment.device)
         except PrunebenchError as error:
             finding = Finding("baseline", Outcome.NOT_COMPARABLE, note=str(error))
             return Verdict(case.id, finding.outcome not in fail_on, (finding,))
-        return verdict.compare(record, was, case.tolerance_for, fail_on)
+        return verdict.compare(record, was, case.tolerance_for, fail_on, more)
 
     def _record(self, case: Case) -> tuple[Record, bool]:
         if not self.fresh and (stored := self._stored(case)):

@@ -5,7 +5,7 @@ Pure: reads no file and prints nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -82,12 +82,14 @@ def compare(
     was: Record | None,
     tolerance_for: Callable[[str], Tolerance],
     fail_on: tuple[Outcome, ...] = FAILING,
+    more: Sequence[Finding] = (),
 ) -> Verdict:
     """Judge a record against its baseline.
 
-    Timings and memory are judged only on a named device; on ``cpu`` they are reported.
+    Timings and memory are judged only on a named device; on ``cpu`` they are reported. *more* are
+    findings that rest on something else than the baseline.
     """
-    findings = tuple(_findings(now, was, tolerance_for))
+    findings = (*_findings(now, was, tolerance_for), *more)
     ok = not any(f.outcome in fail_on for f in findings)
     return Verdict(now.case_id, ok, findings)
 

@@ -17,7 +17,7 @@ LAYERS = (
     ("record", "schema", "source", "files"),
     ("api", "verdict", "select", "texts", "hub", "shape"),
     ("registry", "store", "baseline", "planfile"),
-    ("case",),
+    ("case", "published"),
     ("grammar", "cache", "machine"),
     ("layers",),
     ("casefile",),

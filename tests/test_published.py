@@ -1,0 +1,300 @@
+"""The papers' numbers: sound in themselves, found for the right records, told and judged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from prunebench import CaseError, DropBlocks, Measurement, Record, Tolerance, casefile, published
+from prunebench.published import Row, findings, matching, rankings, rows
+from prunebench.record import Environment
+from prunebench.report import published_lines
+from prunebench.store import Store
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "baselines" / "published"
+ALL = rows(FOLDER)
+
+
+def one(**wanted: Any) -> list[Row]:
+    return [row for row in ALL if all(getattr(row, k) == v for k, v in wanted.items())]
+
+
+# -------------------------------------------------------------------- the data
+
+
+def test_no_number_is_there_twice() -> None:
+    """One source says one thing about one model, method, amount and metric."""
+    seen = set()
+    for row in ALL:
+        key = (row.source, row.by, row.where, row.model, str(row.method), str(row.amount),
+               row.label, str(row.calibration), row.metric, row.hardware)  # fmt: skip
+        assert key not in seen, key
+        seen.add(key)
+
+
+def test_every_protocol_is_ours_or_says_that_it_is_not() -> None:
+    """A name in brackets is somebody's own code."""
+    ours = {p.stem for p in casefile.PROTOCOLS.glob("*.yaml")}
+
+    assert {row.protocol for row in ALL if "(" not in row.protocol} <= ours
+
+
+def test_values_are_what_their_metric_can_be() -> None:
+    """Accuracies are fractions, perplexities at least 1, speedups near 1."""
+    for row in ALL:
+        if row.metric.startswith("accuracy/"):
+            assert 0 < row.value < 1, row
+        if row.metric.startswith("perplexity/"):
+            assert row.value > 1, row
+        if "speedup" in row.metric:
+            assert 0.9 < row.value < 2, row
+
+
+def test_means_are_means_of_their_tasks() -> None:
+    """Shortened LLaMA's seven and ProcrustesGPT's five, to the second decimal of a per cent."""
+    groups: dict[Any, dict[str, float]] = {}
+    for row in ALL:
+        if row.metric.startswith("accuracy/"):
+            key = (row.source, row.where, row.model, str(row.method), str(row.amount))
+            groups.setdefault(key, {})[row.metric.removeprefix("accuracy/")] = row.value
+    checked = 0
+    for tasks in groups.values():
+        if "mean" in tasks and len(tasks) > 1:
+            mean = tasks.pop("mean")
+            assert mean == pytest.approx(sum(tasks.values()) / len(tasks), abs=6e-5)
+            checked += 1
+    assert checked == 11
+
+
+def test_slebs_gains_are_ratios_of_its_times() -> None:
+    """Tokens a second over the dense model's, and milliseconds under it."""
+    throughput = {
+        (str(r.method), r.label): r.value
+        for r in one(metric="latency/hf-eager-64x64+128/throughput")
+    }
+    gains = one(metric="latency/hf-eager-64x64+128/speedup-end-to-end")
+    dense = throughput[("{'name': 'dense'}", "")]
+    assert len(gains) == 9
+    for row in gains:
+        ratio = throughput[(str(row.method), row.label)] / dense
+        assert row.value == pytest.approx(ratio, abs=0.0051)
+    prefill = one(metric="latency/hf-eager-1x2048+0/prefill")
+    whole = next(r.value for r in prefill if r.method["name"] == "dense")
+    for row in one(metric="latency/hf-eager-1x2048+0/speedup-prefill"):
+        other = next(r.value for r in prefill if (r.method, r.label) == (row.method, row.label))
+        assert row.value == pytest.approx(whole / other, abs=0.0051)
+
+
+def test_more_slicing_costs_more_in_every_table_of_slicegpt() -> None:
+    """Perplexity rises and accuracy falls with the amount, per table, model and calibration."""
+    groups: dict[Any, list[tuple[float, float]]] = {}
+    for row in ALL:
+        if row.method["name"] == "slicegpt" and row.metric in ("perplexity/wikitext2",
+                                                               "accuracy/mean"):  # fmt: skip
+            key = (row.source, row.where, row.model, row.metric, str(row.calibration))
+            groups.setdefault(key, []).append((row.amount["slicing"], row.value))
+    assert len(groups) > 20
+    for (*_, metric, _), points in groups.items():
+        values = [value for _, value in sorted(points)]
+        assert values == sorted(values, reverse=metric == "accuracy/mean")
+
+
+def test_two_sources_agree_on_llama_2_7b() -> None:
+    """SLEB's WikiText-2 at 4 and 8 blocks by two third parties; its C4 by itself and one more."""
+    llama = {"model": "meta-llama/Llama-2-7b-hf"}
+    for blocks, value in ((4, 6.95), (8, 10.39)):
+        found = one(metric="perplexity/wikitext2", amount={"blocks": blocks}, **llama)
+        assert [row.value for row in found] == [value, value]
+        assert len({row.by for row in found}) == 2
+    own = one(metric="perplexity/c4", amount={"blocks": 7}, by="", **llama)
+    theirs = one(metric="perplexity/c4", amount={"blocks": 7}, source="third parties", **llama)
+    assert [r.value for r in own] == [r.value for r in theirs] == [12.32]
+
+
+def test_rankings_name_every_block_once() -> None:
+    """And with the '+' rule give the sets that the dossier lists."""
+    found = {(r.model, r.method.get("criterion")): r.blocks for r in rankings(FOLDER)}
+    for (model, criterion), blocks in found.items():
+        if criterion:
+            assert sorted(blocks) == list(range(len(blocks))), model
+
+    def kept(model: str, criterion: str, count: int) -> list[int]:
+        blocks = found[(model, criterion)]
+        safe = {0, 1, 2, 3, len(blocks) - 2, len(blocks) - 1}
+        return sorted([b for b in blocks if b not in safe][:count])
+
+    assert kept("lmsys/vicuna-7b-v1.3", "ppl", 6) == [10, 11, 20, 24, 25, 27]
+    assert kept("meta-llama/Llama-2-7b-hf", "ppl", 6) == [7, 8, 11, 12, 21, 24]
+    assert kept("meta-llama/Llama-2-7b-hf", "taylor", 6) == [24, 25, 26, 27, 28, 29]
+    assert kept("meta-llama/Meta-Llama-3-8B", "taylor", 6) == [23, 24, 25, 26, 28, 29]
+    assert kept("lmsys/vicuna-13b-v1.3", "ppl", 8) == [12, 20, 24, 26, 32, 34, 35, 36]
+    assert kept("rishiraj/CatPPT-base", "magnitude", 6) == [4, 5, 6, 7, 9, 12]
+
+
+# ---------------------------------------------------------------- finding rows
+
+
+def record(value: float | None = 12.3, **changes: Any) -> Record:
+    asked = {
+        "protocol": "sleb@1",
+        "model": {"id": "NousResearch/Llama-2-7b-hf"},
+        "method": {"name": "sleb"},
+        "amount": {"blocks": 7},
+        "calibration": {},
+        "metrics": [],
+    }
+    fields: dict[str, Any] = {
+        "case_id": "mine/sleb-7blocks",
+        "asked": asked | changes,
+        "plan": (DropBlocks((5,)),),
+        "trace": (),
+        "parameters": 80,
+        "dense_parameters": 100,
+        "measurements": (
+            Measurement("perplexity/c4", value, "ppl", "lower"),
+            Measurement("perplexity/wikitext2", 9.2, "ppl", "lower"),
+        ),
+        "cost": {},
+        "environment": Environment("cpu", "3.11", "Linux", 2, {}),
+        "model_hash": "x",
+        "created": "2026-11-24T00:00:00+00:00",
+    }
+    return Record(**fields)
+
+
+def found(**changes: Any) -> set[tuple[str, float]]:
+    return {(row.metric, row.value) for row in matching(record(**changes), ALL)}
+
+
+def test_rows_are_found_by_model_method_and_amount() -> None:
+    """A mirror of the weights is the same model; another amount, option or model is another row."""
+    both = {("perplexity/c4", 12.32), ("perplexity/wikitext2", 9.14)}
+
+    assert found() == both
+    assert found(model={"id": "meta-llama/llama-2-7B-HF"}) == both
+    assert found(amount={"blocks": 4}) == {("perplexity/c4", 9.34), ("perplexity/wikitext2", 6.95)}
+    assert found(amount={"blocks": 5}) == set()
+    assert found(amount={"sparsity": 0.2}) == set()
+    assert found(model={"id": "./my-llama"}) == set()
+    assert found(method={"name": "middle"}) == set()
+
+
+def test_calibration_tells_tables_apart() -> None:
+    """SliceGPT's table 1 has 1,024 windows and its table 5 has 128, which is the default."""
+    sliced = {"method": {"name": "slicegpt"}, "amount": {"slicing": 0.25}}
+
+    assert ("perplexity/wikitext2", 7.56) in found(**sliced)
+    assert ("perplexity/wikitext2", 7.24) not in found(**sliced)
+    assert ("perplexity/wikitext2", 7.24) in found(**sliced, calibration={"nsamples": 1024})
+    assert found(**sliced, calibration={"dataset": "c4"}) == set()
+
+
+def test_rows_of_another_protocol_are_told_and_not_compared() -> None:
+    """Dense Llama-2-7B has 5.47 in windows of 2,048 and 12.19 in windows of 128."""
+    dense = record(
+        method={"name": "dense"}, amount={}, calibration=None, protocol="shortened-llama@1"
+    )
+    lines = published_lines(dense, matching(dense, ALL))
+
+    assert any(
+        line.startswith("published perplexity/wikitext2 12.19 (Shortened LLaMA") for line in lines
+    )
+    (other,) = [line for line in lines if "by slicegpt@1" in line]
+    assert "not compared with shortened-llama@1: perplexity/wikitext2 5.47" in other
+    assert not any(line.startswith("published perplexity/wikitext2 5.47") for line in lines)
+
+
+# --------------------------------------------------------------------- judging
+
+
+@pytest.mark.parametrize(
+    ("value", "outcome"),
+    [(12.33, "same"), (12.4, "same"), (12.7, "worse"), (11.9, "better"), (None, "worse")],
+)
+def test_a_case_can_be_judged_by_the_papers(value: float | None, outcome: str) -> None:
+    """Within one per cent of 12.32 is the same; the note says who says so."""
+    mine = record(value)
+    by_what = {f.what: f for f in findings(mine, matching(mine, ALL), Tolerance(rel=0.01))}
+    finding = by_what["published/perplexity/c4"]
+
+    assert (str(finding.outcome), finding.was) == (outcome, 12.32)
+    # The authors' own number judges where there is one, and a third party's where there is none.
+    assert "SLEB, arXiv:2402.09025" in finding.note
+    assert "measured by Zephyr271828" in by_what["published/perplexity/wikitext2"].note
+
+
+def test_another_protocol_and_timings_judge_nothing() -> None:
+    """Numbers of other windows, and milliseconds of another machine."""
+    mine = record(protocol="prunebench@1")
+    timed = replace(
+        record(model={"id": "meta-llama/Llama-2-70b-hf"}, amount={"blocks": 16}),
+        measurements=(Measurement("latency/hf-eager-1x2048+0/prefill", 1.0, "ms", "lower"),),
+    )
+
+    assert findings(mine, matching(mine, ALL), Tolerance()) == []
+    assert [r.value for r in matching(timed, ALL)] == [1364.1]
+    assert findings(timed, matching(timed, ALL), Tolerance()) == []
+
+
+def test_what_the_source_leaves_open_is_allowed() -> None:
+    """A value read off a plot within 0.1 points."""
+    row = Row("s", "plot", "sleb@1", "Llama-2-7b-hf", {"name": "sleb"}, "perplexity/c4", 12.0,
+              {"blocks": 7}, uncertainty=0.5)  # fmt: skip
+    (finding,) = findings(record(12.4), [row], Tolerance())
+
+    assert str(finding.outcome) == "same"
+    assert str(findings(record(12.6), [row], Tolerance())[0].outcome) == "worse"
+
+
+def test_show_puts_the_papers_beside_ours(tmp_path: Path, cli, monkeypatch) -> None:
+    """A line per number, with the source and by how much ours differs; and as JSON."""
+    monkeypatch.chdir(tmp_path)
+    Store(Path(".prunebench")).save(replace(record(), key="k"))
+    code, out, _ = cli("show", "sleb-7blocks")
+
+    assert code == 0
+    assert (
+        "published perplexity/c4 12.32 (SLEB, arXiv:2402.09025, assets/c4_perplexity.png), "
+        "ours 12.3 (-0.2%)"
+    ) in out
+    assert '"published"' in cli("show", "sleb-7blocks", "--json")[1]
+
+
+def test_a_case_asks_to_be_judged_by_a_key(tmp_path: Path) -> None:
+    """It is policy like a tolerance: no part of the question."""
+    text = "protocol: sleb@1\nmodel: {id: some/model}\nmethod: {name: sleb}\nblocks: 7\n"
+    (tmp_path / "a.yaml").write_text(text)
+    (tmp_path / "b.yaml").write_text(text + "published: {rel: 0.02}\n")
+    plain, strict = casefile.load([tmp_path])
+
+    assert plain.published is None
+    assert strict.published == Tolerance(rel=0.02)
+    assert plain.asked == strict.asked
+
+
+# --------------------------------------------------------------------- mistakes
+
+
+@pytest.mark.parametrize(
+    ("text", "place", "message"),
+    [
+        ("source: x\ntables:\n  - {where: t, protocol: p, rows: []}\n", "3:5",
+         "give metric and models, or model and metrics"),
+        ("source: x\ntables:\n  - where: t\n    protocol: p\n    metric: m\n    models: [a, b]\n"
+         "    rows:\n      - {method: sleb, values: [1]}\n", "8:9", "1 values for 2 columns"),
+        ("source: x\ntables:\n  - where: t\n    protocol: p\n    metric: m\n    models: [a]\n"
+         "    rows:\n      - {method: sleb, value: [1]}\n", "8:24", "unknown key 'value'"),
+        ("source: x\ntabels: []\n", "2:1", "unknown key 'tabels'; did you mean 'tables'"),
+    ],
+)  # fmt: skip
+def test_mistakes_name_their_place(text: str, place: str, message: str, tmp_path: Path) -> None:
+    """File, line and column of what is wrong."""
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(CaseError) as stop:
+        published.rows(tmp_path)
+
+    assert any(f"bad.yaml:{place}: {message}" in problem for problem in stop.value.problems)
