@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -79,6 +79,8 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
         finally:
             logger.level = level
         self.lm = lm
+        # Of a model in parts HFLM would take the place of the first, which may be no device at all.
+        self._device = lm.device
         self._packed = packed
         self._encodings: dict[str, list[int]] = {}
 
@@ -234,7 +236,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
             inputs = {"position_ids": depth, "attention_mask": tree_mask(end, self.lm.hf.dtype)}
         with _only(self.lm.hf, read):
             logits: Tensor = self.lm.hf(ids, use_cache=False, **inputs).logits
-        flat = logits.flatten(0, 1)
+        flat = logits.flatten(0, 1).to(self.device)
         return flat if len(flat) == len(read) else flat[read]
 
     @property
@@ -308,12 +310,16 @@ class _only:  # noqa: N801  # reads as a verb: with _only(model, places)
 
     def __init__(self, hf: Any, read: Tensor) -> None:
         self._head = hf.get_output_embeddings()
-        self._pick: Callable[..., Any] = lambda _, given: (given[0].flatten(0, 1)[read][None],)
+        self._read = read
         self._handle: Any = None
 
     def __enter__(self) -> None:
         if self._head is not None:
             self._handle = self._head.register_forward_pre_hook(self._pick)
+
+    def _pick(self, _: Any, given: tuple[Tensor, ...]) -> tuple[Tensor]:
+        hidden = given[0].flatten(0, 1)
+        return (hidden[self._read.to(hidden.device)][None],)
 
     def __exit__(self, *_: object) -> None:
         if self._handle is not None:

@@ -20,6 +20,7 @@ from prunebench import (
     cache,
     casefile,
     choose,
+    lm_eval_model,
     load_model,
 )
 from prunebench.case import CalibrationSpec, ModelSpec
@@ -178,6 +179,20 @@ def test_a_spread_model_is_the_same_model(device_map: object, folder: Path, ids)
         assert torch.equal(spread.window_nll(ids), whole.window_nll(ids))
         assert spread.num_parameters == whole.num_parameters
     assert torch.equal(spread.hf.generate(**prompt, **told), whole.hf.generate(**prompt, **told))
+
+
+def test_a_spread_model_is_scored_the_same(folder: Path, letters) -> None:
+    """Choices on one context, and a head that fetches its weights for every forward."""
+    from lm_eval.api.instance import Instance
+
+    pairs = [("the cat", f" {word}") for word in ("sat", "ran", "eats")]
+    asked = [Instance("loglikelihood", {}, pair, i) for i, pair in enumerate(pairs)]
+    scores = []
+    for lm in (load_model(folder), load_model(folder, device_map=SPLIT)):
+        lm.tokenizer = letters
+        scores.append(lm_eval_model(lm).loglikelihood(asked, disable_tqdm=True))
+
+    assert scores[0] == scores[1]
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,8 @@ def _continuations(lm: CausalLM, prompts: Tensor, new_tokens: int) -> list[list[
             max_new_tokens=new_tokens,
             do_sample=False,
             num_beams=1,
+            repetition_penalty=1.0,  # some models bring one, which would hide the loops
+            no_repeat_ngram_size=0,
             temperature=None,
             top_p=None,
             top_k=None,
