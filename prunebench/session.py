@@ -53,6 +53,9 @@ class Session:
         fresh: measure again even where the store has the answer.
         fail_on: outcomes that fail, instead of what each case says.
         progress: told of every step.
+
+    Raises:
+        PrunebenchError: if there is no such device, or the papers' numbers cannot be read.
     """
 
     def __init__(
@@ -72,6 +75,8 @@ class Session:
         self.fresh = fresh
         self.fail_on = fail_on
         self.progress = progress
+        # Read before anything is measured: a mistake in them is not to be found out at the end.
+        self._rows = published.rows(baselines.published)
         self._device = device
         self._worker: Worker | None = None
         if device not in (None, "cpu"):
@@ -108,14 +113,10 @@ class Session:
 
     def published(self, record: Record) -> tuple[Row, ...]:
         """The papers' numbers about what *record* measured."""
-        return tuple(published.matching(record, published.rows(self.baselines.published)))
+        return tuple(published.matching(record, self._rows))
 
     def judge(self, case: Case, record: Record) -> Verdict:
-        """Compare *record* with the baseline of *case*, and with the papers where it asks for that.
-
-        Raises:
-            PrunebenchError: if the papers' numbers cannot be read.
-        """
+        """Compare *record* with the baseline of *case*, and with the papers where asked to."""
         fail_on = self.fail_on or case.fail_on
         more: Sequence[Finding] = ()
         if case.published is not None:

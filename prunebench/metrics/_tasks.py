@@ -9,47 +9,39 @@ import os
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import PrunebenchError, PrunebenchWarning, did_you_mean
 from ..models import CausalLM
 from ..texts import task_folder
 
+if TYPE_CHECKING:
+    from .accuracy import Accuracy
+    from .generation import Generation
+
 
 def answers(
-    lm: CausalLM,
-    tasks: Sequence[str],
-    folder: str | None,
-    limit: int | None,
-    num_fewshot: int | None,
-    batch_size: int,
-    *,
-    chat_template: bool = False,
-    filter_name: str | None = None,
+    lm: CausalLM, metric: Accuracy | Generation, filter_name: str | None = None
 ) -> dict[str, list[dict[str, Any]]]:
     """Task to its per-question samples, in question order, as lm-eval logs them.
 
     Args:
         lm: the model.
-        tasks: names of lm-eval tasks; a group gives those in it.
-        folder: the case's own task folder, if it names one.
-        limit: at most so many questions per task.
-        num_fewshot: examples before each question, instead of what the task says.
-        batch_size: rows per forward at most.
-        chat_template: whether questions go through the tokenizer's chat template.
+        metric: which tasks of which folder; a group gives those in it.
         filter_name: which of a task's filters reads the answers; by default its first.
 
     Raises:
         PrunebenchError: if a task is unknown, its data cannot be had, or it has no such filter.
     """
+    tasks = metric.tasks
     lm.require_tokenizer()
-    folder = task_folder(folder, tasks)
+    folder = task_folder(metric.tasks_folder, tasks)
     _quieten()
     import lm_eval
 
     from ..scoring import Scorer
 
-    scorer = Scorer(lm, batch_size)
+    scorer = Scorer(lm, metric.batch_size)
     manager = _manager(folder)
     unknown = [task for task in tasks if task not in manager.all_tasks]
     if unknown:
@@ -59,11 +51,15 @@ def answers(
     with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stderr(io.StringIO()):
         warnings.simplefilter("always")
         loaded = _load(manager, tasks)
-        if num_fewshot is not None:
+        if metric.num_fewshot is not None:
             for task in loaded["tasks"].values():
-                task.set_config(key="num_fewshot", value=num_fewshot)
+                task.set_config(key="num_fewshot", value=metric.num_fewshot)
         results = lm_eval.evaluate(
-            scorer, loaded, limit=limit, bootstrap_iters=0, apply_chat_template=chat_template
+            scorer,
+            loaded,
+            limit=metric.limit,
+            bootstrap_iters=0,
+            apply_chat_template=metric.chat_template,
         )
     # Other people's warnings are about lm-eval's own internals.
     for text in dict.fromkeys(str(w.message) for w in caught if w.category is PrunebenchWarning):
@@ -96,6 +92,8 @@ def _load(manager: Any, tasks: Sequence[str]) -> Any:
         return manager.load(list(tasks))
     except Exception as error:  # a data set can fail in as many ways as there are loaders
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        if isinstance(error, ModuleNotFoundError):
+            reason += f"; install what the task needs: pip install 'lm_eval[{tasks[0]}]'"
         raise PrunebenchError(f"tasks {', '.join(tasks)} cannot be loaded: {reason}") from error
 
 

@@ -70,15 +70,7 @@ class Accuracy(Metric, frozen=True, tag="accuracy"):
         if self not in lm.memo:
             from ._tasks import answers
 
-            results = answers(
-                lm,
-                self.tasks,
-                self.tasks_folder,
-                self.limit,
-                self.num_fewshot,
-                self.batch_size,
-                chat_template=self.chat_template,
-            )
+            results = answers(lm, self)
             lm.memo[self] = {task: self._read(task, found) for task, found in results.items()}
         return lm.memo[self]  # type: ignore[no-any-return]
 

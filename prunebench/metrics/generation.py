@@ -44,17 +44,7 @@ class Generation(Metric, frozen=True, tag="generation"):
         from ..errors import PrunebenchError
         from ._tasks import answers
 
-        results = answers(
-            lm,
-            self.tasks,
-            self.tasks_folder,
-            self.limit,
-            self.num_fewshot,
-            self.batch_size,
-            chat_template=self.chat_template,
-            filter_name=self.filter,
-        )
-        for task, samples in results.items():
+        for task, samples in answers(lm, self, self.filter).items():
             if self.metric not in samples[0]:
                 raise PrunebenchError(f"task {task!r} has no metric {self.metric!r}")
             right = [float(sample[self.metric]) for sample in samples]

@@ -12,7 +12,15 @@ from conftest import FAMILIES
 from msgspec.structs import replace
 
 import prunebench
-from prunebench import DropBlocks, Plan, PrunebenchError, apply, load_model, reference
+from prunebench import (
+    DropBlocks,
+    DropSublayers,
+    Plan,
+    PrunebenchError,
+    apply,
+    load_model,
+    reference,
+)
 from prunebench.calibration import evaluation_windows
 from prunebench.metrics.accuracy import Accuracy, _choice
 from prunebench.metrics.divergence import Divergence
@@ -261,6 +269,34 @@ def test_memory_equals_arithmetic_on_the_config(family: str, tiny) -> None:
 
     assert weights.value == pytest.approx(pruned.num_parameters * 4 / 2**20)
     assert cache.value == pytest.approx(2 * 4 * heads * size * 4 / 1024)
+
+
+def test_memory_of_missing_halves_and_of_a_sliced_stream(tiny, ids) -> None:
+    """Blocks without attention keep nothing; slicing leaves the cache and changes the weights."""
+    lm = tiny("llama")
+    per_block = 2 * 2 * 8 * 4  # keys and values, two heads of eight numbers, four bytes
+    lost = ((0, "attn"), (2, "attn"), (3, "mlp"))
+    halved = apply(lm.share(), Plan((DropSublayers(lost),)))
+    gone = sum(
+        p.numel() * 4
+        for block, part in lost
+        for name in lm.family.halves[part == "mlp"]
+        for p in lm.blocks[block].get_submodule(name).parameters()
+    )
+    sliced = apply(tiny("llama"), prunebench.choose(lm, "slicegpt", slicing=0.5, calibration=ids))
+    (dense, cache), (half, half_cache), (narrow, narrow_cache) = (
+        [m.value for m in Memory().measure(model, lm)] for model in (lm, halved, sliced)
+    )
+
+    assert (cache * 1024, half_cache * 1024) == (6 * per_block, 4 * per_block)
+    assert (dense - half) * 2**20 == pytest.approx(gone)
+    assert narrow_cache == cache
+    # The stream is 16 of 32 wide: every matrix that touches it has half its numbers, and each block
+    # two shortcuts of 16 x 16 more; norms lose their weights, the head is no longer tied. What the
+    # last MLP writes and the head reads stays whole.
+    blocks = 6 * (16 * (2 * 4 * 8 + 2 * 2 * 8 + 3 * 48) + 2 * 16 * 16)
+    whole = 16 * 48 + 16 * 16  # the last down projection and shortcut, twice as wide
+    assert narrow * 2**20 / 4 == pytest.approx(64 * 16 + blocks + whole + 64 * 32)
 
 
 def test_peak_memory_is_at_least_the_weights(lm) -> None:
