@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import nox
 
 nox.options.sessions = ["lint", "types", "tests"]
@@ -53,6 +55,21 @@ def bench(session: nox.Session) -> None:
     session.install(*PINNED, "-e", ".[test]")
     session.run("pytest", "bench", "--benchmark-enable", "--benchmark-only", *session.posargs)
     session.run("python", "bench/search.py")
+
+
+@nox.session
+def gpu(session: nox.Session) -> None:
+    """Latency of the papers' shapes on a GPU, beside the ideal.
+
+    Arguments go to `prunebench run`: `-- -k llama-2-7b`; `-- --accept --because TEXT` puts the
+    timings into baselines/latency/<device>/.
+    """
+    session.install(*PINNED, "-e", ".[gpu]")
+    result = str(Path(session.create_tmp()) / "latency.json")
+    command = ("prunebench", "run", "cases/latency", "--device", "cuda", "--json", result)
+    # A regression or a crash is told by the table, which fails for them once it has been printed.
+    session.run(*command, "-k", "not tiny", *session.posargs, success_codes=[0, 1, 3])
+    session.run("python", "bench/ideal.py", result)
 
 
 @nox.session

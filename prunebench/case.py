@@ -38,6 +38,10 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     weights: Literal["random"] | None = None
     device_map: DeviceMap | None = None
 
+    def __hash__(self) -> int:
+        # Equal specs hash alike; a device_map may be a mapping, which has no hash itself.
+        return hash((self.id, self.revision, self.dtype, self.weights))
+
 
 class CalibrationSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which tokens a method may look at: *nsamples* windows of *seqlen* tokens.

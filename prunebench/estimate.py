@@ -73,7 +73,7 @@ GPU = Speed(1.5e14, 1.5e12, 2e-4)
 GPU_WIDE = Speed(3e13, 1.5e12, 2e-4)
 
 #: Seconds: importing torch and transformers once; compiling a model; a fresh process.
-START, COMPILING, PROCESS = 6.0, 60.0, 12.0
+START, COMPILING, PROCESS = 3.0, 60.0, 12.0
 #: Bytes a second from disk.
 DISK = 1e9
 
@@ -307,11 +307,12 @@ def _passes(case: Case, shape: Shape) -> float:
     if name == "shortened_llama":
         criterion = getattr(case.method, "criterion", "taylor")
         return {"taylor": 6.0, "magnitude": 0.0}.get(criterion, blocks / 2 + 2)
-    fixed = {"block_influence": 4.0, "sliding_layer_merging": blocks / 2 + 3}
     if case.method.unit == "width":
         return 2.0
-    if name in fixed:
-        return fixed[name]
+    if name == "block_influence":
+        return 4.0
+    if name == "sliding_layer_merging":  # without a threshold it tries all of them
+        return blocks / 2 + 3 if case.method.sized else blocks**2 / 2
     # One pass per removal over half of the blocks on average, a third of it kept from the last.
     return 0.35 * removals(case, shape) * blocks + 2
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import math
 import os
 import warnings
@@ -358,6 +359,7 @@ def load_model(
     device = available(device)
     transformers.utils.logging.disable_progress_bar()
     transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)  # of parts on disk, as was asked for
     name = str(model_id)
     drawn = weights == "random"
     if drawn and device_map is not None:

@@ -269,3 +269,31 @@ def test_device_maps_in_case_files(project: Path, cli) -> None:
     assert code == 2
     assert "cases/small.yaml:1:" in err
     assert "'all'" in err
+
+
+def test_a_spread_model_goes_the_whole_way(project: Path, cli) -> None:
+    """Search, scores and counts of a run are bit-equal to those of the model in one place."""
+    map_ = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu"}
+    map_ |= {"lm_head": "cpu"} | {
+        f"model.layers.{i}": "disk" if i % 2 else "cpu" for i in range(12)
+    }
+    text = (
+        "calibration: {dataset: tinyworld, nsamples: 2, seqlen: 32}\n"
+        "metrics:\n"
+        "  - {name: perplexity, dataset: tinyworld, seqlen: 64, nsamples: 4}\n"
+        "  - {name: accuracy, tasks: [tinyworld_facts], limit: 8}\n"
+        "  - {name: compute, tokens: 16}\n"
+        "matrix: {method: [{name: sleb, calibration_unit: windows}], blocks: [1, 2]}\n"
+    )
+    (project / "cases" / "small.yaml").unlink()
+    for name, more in (("whole", ""), ("spread", f", device_map: {json.dumps(map_)}")):
+        model = f"model: {{id: prunebench/reference, dtype: float32{more}}}\n"
+        (project / "cases" / f"{name}.yaml").write_text(model + text)
+    code, out, _ = cli("run", "cases", "--json", "a.json", "-q")
+    assert code == 0, out
+    spread, whole = (read(project / "a.json")["records"][i : i + 2] for i in (0, 2))
+
+    assert spread[0]["asked"]["model"]["device_map"] == map_
+    for one, other in zip(spread, whole, strict=True):
+        for key in ("plan", "trace", "measurements", "parameters", "model_hash"):
+            assert one[key] == other[key], key
