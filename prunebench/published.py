@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import asdict
 
 from . import registry, schema
 from .api import Method
@@ -225,10 +226,11 @@ def _measuring(
     for data in metrics:
         if data["name"] != family:
             continue
-        own = msgspec.to_builtins(msgspec.convert(data, registry.metric(family)))
-        own.pop("batch_size", None)  # changes the last bits alone
+        # With every default: one may be written out on one side and left out on the other.
+        own = asdict(msgspec.convert(data, registry.metric(family)))
+        del own["batch_size"]  # changes the last bits alone
         if family == "accuracy":
-            tasks, norm = set(own.pop("tasks")), set(own.pop("acc_norm", ()))
+            tasks, norm = set(own.pop("tasks")), set(own.pop("acc_norm"))
             yield {**own, "scored": (tasks, norm) if what == "mean" else what in norm}
         elif own["dataset"] == what.removesuffix("-bos"):
             yield own

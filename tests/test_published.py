@@ -311,6 +311,8 @@ def test_a_case_that_measures_otherwise_is_not_compared() -> None:
 
     assert measuring(*theirs) == everything
     assert measuring(wikitext2, c4, accuracy | {"batch_size": 1}) == everything
+    assert wikitext2.pop("seqlen") == 2048  # a default that is left out is no difference
+    assert measuring(wikitext2, c4, accuracy) == everything
     assert measuring(wikitext2, c4, accuracy | {"limit": 8}) == everything - {"accuracy/mean"}
     assert measuring(wikitext2, c4, accuracy | {"tasks": ["piqa"]}) == everything - {
         "accuracy/mean"
