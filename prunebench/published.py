@@ -9,8 +9,10 @@ from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import asdict
 
 from . import registry, schema
+from .api import Method
 from .errors import CaseError
 from .record import Record, Tolerance
 from .source import Source
@@ -128,7 +130,8 @@ def rankings(folder: Path) -> list[Ranking]:
 def matching(record: Record, published: Iterable[Row]) -> list[Row]:
     """The rows about *record*'s model, method, amount and calibration, for what it measured.
 
-    Their protocol may be another; such rows are told and not compared.
+    Their protocol may be another; such rows are told and not compared. A row whose source does not
+    say how much was removed is about no record.
     """
     asked = record.asked
     if asked.get("method", {}).get("name") not in registry.names("methods"):
@@ -141,14 +144,18 @@ def matching(record: Record, published: Iterable[Row]) -> list[Row]:
         and all(getattr(method, k, None) == v for k, v in row.method.items() if k != "name")
         and _is_model(asked.get("model", {}).get("id", ""), row)
         and row.amount == _amount(asked)
+        and _is_sized(method, row)
         and _agrees(asked.get("calibration"), row.calibration)
         and record.find(row.metric) is not None
     ]
 
 
 def compared(record: Record, matched: Sequence[Row]) -> list[Row]:
-    """Of *matched* rows those of the record's own protocol."""
-    return [row for row in matched if row.protocol == record.asked.get("protocol")]
+    """Of *matched* rows those of the record's own protocol, where it measured as that says."""
+    own = record.asked.get("protocol")
+    return [
+        row for row in matched if row.protocol == own and _by_protocol(record.asked, row.metric)
+    ]
 
 
 def judged(record: Record, matched: Sequence[Row]) -> list[Row]:
@@ -191,6 +198,42 @@ def _is_model(asked: str, row: Row) -> bool:
 
 def _amount(asked: dict[str, Any]) -> dict[str, float]:
     return dict(asked.get("amount") or {})
+
+
+def _is_sized(method: Method, row: Row) -> bool:
+    """Whether *row* says how much of the model is gone, by an amount or by an option."""
+    return method.unit in ("none", "given") or bool(row.amount) or method.sizing in row.method
+
+
+def _by_protocol(asked: dict[str, Any], metric: str) -> bool:
+    """Whether the case measures *metric* as its protocol does: not on fewer questions, say."""
+    family, _, what = metric.partition("/")
+    if family not in ("accuracy", "perplexity"):
+        return True  # a timing carries its shape in its name
+    theirs = list(_measuring(_metrics(asked["protocol"]), family, what))
+    return all(own in theirs for own in _measuring(asked.get("metrics", ()), family, what))
+
+
+@cache
+def _metrics(protocol: str) -> tuple[dict[str, Any], ...]:
+    return tuple(Source(Path(__file__).parent / "protocols" / f"{protocol}.yaml").data["metrics"])
+
+
+def _measuring(
+    metrics: Iterable[dict[str, Any]], family: str, what: str
+) -> Iterator[dict[str, Any]]:
+    """What the metrics of a *family* say that bears on their measurement *what*."""
+    for data in metrics:
+        if data["name"] != family:
+            continue
+        # With every default: one may be written out on one side and left out on the other.
+        own = asdict(msgspec.convert(data, registry.metric(family)))
+        del own["batch_size"]  # changes the last bits alone
+        if family == "accuracy":
+            tasks, norm = set(own.pop("tasks")), set(own.pop("acc_norm"))
+            yield {**own, "scored": (tasks, norm) if what == "mean" else what in norm}
+        elif own["dataset"] == what.removesuffix("-bos"):
+            yield own
 
 
 def _agrees(asked: dict[str, Any] | None, stated: dict[str, Any]) -> bool:
@@ -254,7 +297,7 @@ def _rows(
             model=model,
             method=method,
             metric=metric,
-            value=value * table.scale,
+            value=round(value * table.scale, 12),  # 63.25 % is 0.6325, not 0.6325000000000001
             amount={k: v[at] if isinstance(v, list) else v for k, v in line.amount.items()},
             label=line.label,
             by=table.by,

@@ -178,7 +178,8 @@ def to_json(results: Sequence[Result]) -> dict[str, Any]:
 def published_lines(record: Record, rows: Sequence[Row]) -> list[str]:
     """A line for each of the papers' numbers about a record; one for those of other protocols."""
     said = []
-    for row in compared(record, rows):
+    same = compared(record, rows)
+    for row in same:
         ours = record.find(row.metric)
         if ours is None:
             continue
@@ -190,12 +191,13 @@ def published_lines(record: Record, rows: Sequence[Row]) -> list[str]:
         said.append(text + (f"; theirs on {row.hardware}" if row.hardware and ours.varies else ""))
     others: dict[str, list[str]] = {}
     for row in rows:
-        if row.protocol != record.asked.get("protocol"):
+        if row not in same:
             others.setdefault(row.protocol, []).append(f"{row.metric} {number(row.value)}")
     own = record.asked.get("protocol") or "settings of its own"
     for protocol, numbers in others.items():
         what = ", ".join(dict.fromkeys(numbers))
-        said.append(f"published by {protocol} and not compared with {own}: {what}")
+        with_what = "this case, which measures otherwise" if protocol == own else own
+        said.append(f"published by {protocol} and not compared with {with_what}: {what}")
     return said
 
 

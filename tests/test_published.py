@@ -8,10 +8,21 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from prunebench import CaseError, DropBlocks, Measurement, Record, Tolerance, casefile, published
+from prunebench import (
+    CaseError,
+    DropBlocks,
+    Measurement,
+    Record,
+    Tolerance,
+    casefile,
+    grammar,
+    published,
+    registry,
+)
 from prunebench.published import Row, findings, matching, rankings, rows
 from prunebench.record import Environment
 from prunebench.report import published_lines
+from prunebench.source import Source
 from prunebench.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -107,7 +118,9 @@ def test_two_sources_agree_on_llama_2_7b() -> None:
     """SLEB's WikiText-2 at 4 and 8 blocks by two third parties; its C4 by itself and one more."""
     llama = {"model": "meta-llama/Llama-2-7b-hf"}
     for blocks, value in ((4, 6.95), (8, 10.39)):
-        found = one(metric="perplexity/wikitext2", amount={"blocks": blocks}, **llama)
+        found = one(
+            metric="perplexity/wikitext2", amount={"blocks": blocks}, protocol="sleb@1", **llama
+        )
         assert [row.value for row in found] == [value, value]
         assert len({row.by for row in found}) == 2
     own = one(metric="perplexity/c4", amount={"blocks": 7}, by="", **llama)
@@ -117,7 +130,8 @@ def test_two_sources_agree_on_llama_2_7b() -> None:
 
 def test_rankings_name_every_block_once() -> None:
     """And with the '+' rule give the sets that the dossier lists."""
-    found = {(r.model, r.method.get("criterion")): r.blocks for r in rankings(FOLDER)}
+    own = [r for r in rankings(FOLDER) if not r.where.startswith("EvoPress")]
+    found = {(r.model, r.method.get("criterion")): r.blocks for r in own}
     for (model, criterion), blocks in found.items():
         if criterion:
             assert sorted(blocks) == list(range(len(blocks))), model
@@ -133,6 +147,49 @@ def test_rankings_name_every_block_once() -> None:
     assert kept("meta-llama/Meta-Llama-3-8B", "taylor", 6) == [23, 24, 25, 26, 28, 29]
     assert kept("lmsys/vicuna-13b-v1.3", "ppl", 8) == [12, 20, 24, 26, 32, 34, 35, 36]
     assert kept("rishiraj/CatPPT-base", "magnitude", 6) == [4, 5, 6, 7, 9, 12]
+
+
+def test_another_calibration_text_ranks_other_blocks() -> None:
+    """EvoPress's first six blocks share 3 and 5 with the authors', as the dossier counts."""
+    by_where = {
+        (r.model, "EvoPress" in r.where): set(r.blocks[:6])
+        for r in rankings(FOLDER)
+        if r.method.get("criterion") == "ppl"
+    }
+    for model, shared in (("meta-llama/Llama-2-7b-hf", 3), ("meta-llama/Meta-Llama-3-8B", 5)):
+        assert len(by_where[(model, True)] & by_where[(model, False)]) == shared
+
+
+def test_what_is_read_off_sprints_picture_gives_what_it_prints() -> None:
+    """Its lead over the second best, and BlockPruner's hours over its own, within the reading."""
+    where = "imgs/pruning_cost_acc.svg"
+    gains = one(metric="accuracy/gain", where=f"{where}, printed")
+    ratios = one(metric="cost/ratio")
+    assert (len(gains), len(ratios)) == (5, 5)
+    for row in gains:
+        scores = one(metric="accuracy/mean", where=where, model=row.model)
+        own, second = sorted((r.value for r in scores), reverse=True)[:2]
+        assert row.value == pytest.approx(own - second, abs=2 * scores[0].uncertainty)
+    for row in ratios:
+        hours = [r for r in one(metric="cost/search_time", model=row.model) if where in r.where]
+        (ours,) = (r for r in hours if r.method["name"] == "sprint")
+        (other,) = (r for r in hours if r.method["name"] == "BlockPruner")
+        low = (other.value - other.uncertainty) / (ours.value + ours.uncertainty)
+        high = (other.value + other.uncertainty) / (ours.value - ours.uncertainty)
+        assert low < row.value < high
+
+
+def test_rows_of_our_methods_could_be_cases() -> None:
+    """Their options exist, and the amount is one that the method takes; a misspelt one is never
+    found.
+    """
+    ours = [row for row in ALL if row.method["name"] in registry.names("methods")]
+    assert len(ours) > 300
+    for row in ours:
+        options = {k: v for k, v in row.method.items() if k != "name"}
+        method = grammar.build_method(row.method["name"], options)
+        if row.amount:
+            assert grammar.amount_problem(method, list(row.amount)) is None, row
 
 
 # ---------------------------------------------------------------- finding rows
@@ -206,6 +263,90 @@ def test_rows_of_another_protocol_are_told_and_not_compared() -> None:
     (other,) = [line for line in lines if "by slicegpt@1" in line]
     assert "not compared with shortened-llama@1: perplexity/wikitext2 5.47" in other
     assert not any(line.startswith("published perplexity/wikitext2 5.47") for line in lines)
+
+
+def test_what_does_not_say_how_much_is_gone_is_about_no_record() -> None:
+    """SPRINT's picture has no speedup; a case that stops at one has no amount either."""
+    case = {
+        "protocol": "sprint@1",
+        "model": {"id": "meta-llama/Meta-Llama-3-8B"},
+        "method": {"name": "sprint", "target_speedup": 1.41},
+        "amount": {},
+    }
+    measured = (Measurement("accuracy/mean", 0.6, "acc", "higher"),)
+    row = Row("s", "w", "sprint@1", "Meta-Llama-3-8B", case["method"], "accuracy/mean", 0.698)
+
+    assert one(metric="accuracy/mean", protocol="sprint@1", model="meta-llama/Meta-Llama-3-8B")
+    assert matching(replace(record(**case), measurements=measured), ALL) == []
+    # A row that states the option says how much.
+    assert matching(replace(record(**case), measurements=measured), [row]) == [row]
+
+
+def test_uploads_with_other_tokenizers_are_other_models() -> None:
+    """LLaMA-1's perplexity on PTB was 22.1 with one upload, and is far off with others."""
+    dense = {"method": {"name": "dense"}, "amount": {}, "calibration": None}
+    dense["protocol"] = "shortened-llama@1"
+
+    own = ("perplexity/wikitext2", 12.615)
+    assert own not in found(model={"id": "huggyllama/llama-7b"}, **dense)
+    assert own in found(model={"id": "baffo32/decapoda-research-llama-7B-hf"}, **dense)
+
+
+def measuring(*metrics: dict[str, Any]) -> set[str]:
+    """Which published metrics of Llama-2-13B at 4 blocks are compared, of a case with *metrics*."""
+    now = tuple(
+        Measurement(metric, 0.5, "", "higher")
+        for metric in ("accuracy/mean", "perplexity/c4", "perplexity/wikitext2")
+    )
+    asked = {"model": {"id": "meta-llama/Llama-2-13b-hf"}, "amount": {"blocks": 4}}
+    mine = replace(record(metrics=list(metrics), **asked), measurements=now)
+    return {row.metric for row in published.compared(mine, matching(mine, ALL))}
+
+
+def test_a_case_that_measures_otherwise_is_not_compared() -> None:
+    """Fewer questions or other windows under a protocol's name; a batch size changes nothing."""
+    theirs = Source(casefile.PROTOCOLS / "sleb@1.yaml").data["metrics"]
+    wikitext2, c4, accuracy = theirs[:3]
+    everything = {"accuracy/mean", "perplexity/c4", "perplexity/wikitext2"}
+
+    assert measuring(*theirs) == everything
+    assert measuring(wikitext2, c4, accuracy | {"batch_size": 1}) == everything
+    assert wikitext2.pop("seqlen") == 2048  # a default that is left out is no difference
+    assert measuring(wikitext2, c4, accuracy) == everything
+    assert measuring(wikitext2, c4, accuracy | {"limit": 8}) == everything - {"accuracy/mean"}
+    assert measuring(wikitext2, c4, accuracy | {"tasks": ["piqa"]}) == everything - {
+        "accuracy/mean"
+    }
+    assert measuring(wikitext2, c4 | {"seqlen": 128}, accuracy) == everything - {"perplexity/c4"}
+
+
+def test_one_task_of_a_protocol_is_compared_by_its_own_variant() -> None:
+    """cases/reproduce asks for PIQA alone: normalised it is the paper's, otherwise it is not."""
+    measured = (Measurement("accuracy/piqa", 0.5762, "acc", "higher"),)
+
+    def compared(**accuracy: Any) -> list[float]:
+        asked = {
+            "protocol": "slicegpt@1",
+            "model": {"id": "facebook/opt-125m"},
+            "method": {"name": "slicegpt"},
+            "amount": {"slicing": 0.2},
+            "metrics": [{"name": "accuracy", "tasks": ["piqa"], "num_fewshot": 0, **accuracy}],
+        }
+        mine = replace(record(**asked), measurements=measured)
+        return [row.value for row in published.compared(mine, matching(mine, ALL))]
+
+    assert compared(acc_norm=["piqa"]) == [0.5762]
+    assert compared() == []
+    assert compared(acc_norm=["piqa"], limit=8) == []
+
+
+def test_what_is_measured_otherwise_is_told() -> None:
+    """A number that is left out is named, with the reason."""
+    case = record(metrics=[{"name": "perplexity", "dataset": "c4", "seqlen": 128}])
+    lines = published_lines(case, matching(case, ALL))
+
+    assert any("not compared with this case, which measures otherwise" in line for line in lines)
+    assert not any(line.startswith("published perplexity/c4") for line in lines)
 
 
 # --------------------------------------------------------------------- judging
