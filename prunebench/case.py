@@ -135,13 +135,26 @@ def question(
     """The question as plain JSON data, round-tripped so that a stored one compares equal."""
     parts = {
         "protocol": protocol,
-        "model": model,
-        "method": method,
+        "model": _spoken(model),
+        "method": _spoken(method),
         "amount": target,
-        "calibration": calibration if method.calibrated else None,
-        "metrics": metrics,
+        "calibration": _spoken(calibration) if method.calibrated else None,
+        "metrics": [_spoken(metric) for metric in metrics],
     }
     return json.loads(msgspec.json.encode(parts))  # type: ignore[no-any-return]
+
+
+def _spoken(value: Struct) -> dict[str, Any]:
+    """What differs from the defaults: one that is written out is no other question.
+
+    msgspec leaves defaults out by identity, which a number above 256 does not have.
+    """
+    fields = {field.name: field for field in msgspec.structs.fields(value)}
+    return {
+        key: given
+        for key, given in msgspec.to_builtins(value).items()
+        if key not in fields or fields[key].required or getattr(value, key) != fields[key].default
+    }
 
 
 def method_label(method: Method, target: Target) -> str:

@@ -159,13 +159,16 @@ def compared(record: Record, matched: Sequence[Row]) -> list[Row]:
 
 
 def judged(record: Record, matched: Sequence[Row]) -> list[Row]:
-    """Of *matched* rows those to judge by: the authors' own, where they have one, else the others.
+    """Of *matched* rows those to judge by: the authors' own, or else the first of the others'.
 
     Only those of the record's own protocol.
     """
     own = compared(record, matched)
+    first = {row.metric: row for row in reversed(own)}
     authors = {row.metric for row in own if not row.by}
-    return [row for row in own if not row.by or row.metric not in authors]
+    return [
+        row for row in own if not row.by or (row.metric not in authors and row is first[row.metric])
+    ]
 
 
 def findings(record: Record, matched: Sequence[Row], allowed: Tolerance) -> list[Finding]:

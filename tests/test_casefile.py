@@ -370,3 +370,20 @@ def test_a_path_in_a_setting_is_relative_to_the_command(
     (case,) = casefile.load([path], ["metrics.0.dataset=./text.txt"])
 
     assert case.metrics[0].dataset == str((tmp_path / "text.txt").resolve())
+
+
+def test_a_default_that_is_written_out_is_no_other_question(tmp_path: Path) -> None:
+    """Numbers above 256 are where identity and equality part."""
+    short = (
+        "model: {id: some/model}\nmethod: {name: sleb}\nblocks: 2\n"
+        "metrics: [{name: perplexity, dataset: c4}, {name: latency}]\n"
+    )
+    long = (
+        "model: {id: some/model, dtype: auto}\nmethod: {name: sleb, keep_first: 1}\nblocks: 2\n"
+        "calibration: {dataset: wikitext2, nsamples: 128, seqlen: 2048, seed: 0}\n"
+        "metrics: [{name: perplexity, dataset: c4, seqlen: 2048, bos: tokenizer},"
+        " {name: latency, max_seconds: 120.0, max_rounds: 200}]\n"
+    )
+    asked = [casefile.load([write(tmp_path, text)])[0].asked for text in (short, long)]
+
+    assert asked[0] == asked[1]
