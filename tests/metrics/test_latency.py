@@ -493,6 +493,81 @@ def test_a_shared_gpu_is_said_with_who_shares_it(card, found, lm, half) -> None:
     assert card().busy() == ""
 
 
+def test_in_a_container_a_process_does_not_know_its_own_number(card) -> None:
+    """One of those listed is this one: alone it is no other, among several nobody knows which."""
+
+    def busy(*pids: int) -> str:
+        listed = [SimpleNamespace(pid=pid) for pid in pids]
+        return card(nvmlDeviceGetComputeRunningProcesses=lambda _: listed).busy()
+
+    assert os.getpid() not in (-1, -2)
+    assert busy() == ""
+    assert busy(-1) == ""
+    assert busy(-1, -2) == "the GPU was shared: this is one of its processes -2, -1"
+    assert busy(os.getpid(), -2) == "the GPU was shared with process -2"
+
+
+def test_a_clock_far_below_its_usual_is_held_down(card) -> None:
+    """Under three quarters of the median so far, whatever the driver gives as a reason."""
+    clocks = iter([1980, 1970, 1400, 1490, 1980])
+    gpu = card(nvmlDeviceGetClockInfo=lambda _, kind: next(clocks) if kind == 1 else 0)
+
+    assert [gpu.throttled() for _ in range(5)] == ["", "", "at 1400 of 1970 MHz", "", ""]
+
+
+def test_newer_libraries_have_another_word_for_throttling(card) -> None:
+    """The newer is asked first."""
+    gpu = card(nvmlDeviceGetCurrentClocksEventReasons=lambda _: 0x80)
+
+    assert gpu.throttled() == "power brake"
+
+
+def test_an_instance_of_a_card_asks_the_card_for_clocks_and_heat(card) -> None:
+    """A MIG instance is found by its own name, and has its own processes and memory only."""
+
+    def handle(uuid: str) -> str:
+        if uuid != "MIG-abc-1":
+            raise LookupError
+        return "instance"
+
+    def whole(asked: str) -> str:
+        if asked != "instance":
+            raise LookupError
+        return "card"
+
+    def of_card(value: int) -> Any:
+        return lambda asked, *_: value if asked == "card" else 1 / 0
+
+    gpu = card(
+        nvmlDeviceGetHandleByUUID=handle,
+        nvmlDeviceGetDeviceHandleFromMigDeviceHandle=whole,
+        nvmlDeviceGetTemperature=of_card(61),
+        nvmlDeviceGetEnforcedPowerLimit=of_card(500_000),
+        nvmlDeviceGetCurrentClocksThrottleReasons=of_card(0x40),
+        nvmlDeviceGetMemoryInfo=lambda asked: SimpleNamespace(total=len(asked)),
+    )
+
+    assert gpu.throttled() == "too hot (hardware)"
+    state = gpu.state()
+    assert {k: state[k] for k in ("temperature", "power_cap", "memory", "mig")} == {
+        "temperature": 61, "power_cap": 500.0, "memory": len("instance"), "mig": 1,
+    }  # fmt: skip
+
+
+def test_a_gpu_that_nobody_watches_is_said(lm, found, monkeypatch) -> None:
+    """Without the library timing goes on; a warning says what nobody looked at."""
+    from prunebench.errors import PrunebenchWarning
+
+    found(None)
+    there = lm.share()
+    monkeypatch.setattr(type(there), "device", torch.device("cuda"))
+    monkeypatch.setattr(Latency, "_rounds", lambda *_: ([[Round(0.1, 0.2)] * 3], ""))
+    with pytest.warns(PrunebenchWarning, match="nvidia-ml-py is not installed"):
+        measured = list(Latency(prompt_tokens=8, new_tokens=2).measure(there, there))
+
+    assert all(m.value and not m.note for m in measured)
+
+
 def test_a_throttled_round_is_measured_again(card, found, lm, monkeypatch) -> None:
     """Two hot rounds are lost; a card that stays hot is said after as many rounds again."""
     heat = iter([0x40, 0, 0x20, 0, 0])
@@ -505,6 +580,9 @@ def test_a_throttled_round_is_measured_again(card, found, lm, monkeypatch) -> No
 
     assert first.samples == (2e3, 4e3, 5e3)
     assert first.note == ""
+    late = iter([0x40, 0x40, 0x40, 0, 0, 0])
+    found(card(nvmlDeviceGetCurrentClocksThrottleReasons=lambda _: next(late)))
+    assert next(iter(metric.measure(lm, lm))).note == ""
     always = card(nvmlDeviceGetCurrentClocksThrottleReasons=lambda _: 0x40)
     found(always)
     first = next(iter(metric.measure(lm, lm)))
