@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from . import __version__, casefile, estimate, grammar, report, select
+from . import __version__, casefile, grammar, outlook, report, select
 from .api import Target
 from .baseline import OWN, Baselines, shipped
 from .case import Case
@@ -399,8 +399,8 @@ def _cases(
 def _tell_outlook(
     cases: list[Case], store: Store, device: str | None, *, fresh: bool, json_file: Path | None
 ) -> None:
-    outlooks = estimate.look(cases, store, device, fresh=fresh)
-    total = estimate.totals(cases, outlooks)
+    outlooks = outlook.look(cases, store, device, fresh=fresh)
+    total = outlook.totals(cases, outlooks)
     for line in report.outlook_lines(outlooks, total):
         print(line)  # noqa: T201
     if json_file:

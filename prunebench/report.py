@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from .estimate import Outlook, Totals
+from .outlook import Outlook, Totals
 from .plan import describe
 from .published import Row, compared
 from .record import Measurement, Record

@@ -13,7 +13,7 @@ def main() -> None:
     folder, tokens, device, dtype = sys.argv[1:]
     import torch
 
-    from ..models import load_model
+    from ..loading import load_model
 
     before = _resident("VmRSS")
     hf = load_model(folder, dtype=dtype, device=device).hf
