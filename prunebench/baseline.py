@@ -81,12 +81,15 @@ class Baselines:
         """Make *record* the baseline of its case; returns the files written.
 
         Raises:
-            PrunebenchError: if a value is not finite: a broken model is no standard.
+            PrunebenchError: if a value is not finite, for a broken model is no standard; or is one
+                that can be compared with nothing, such as a timing on a shared GPU.
         """
         broken = [m.metric for m in record.measurements if m.value is None and not m.note]
         if broken:
             names = ", ".join(broken)
             raise PrunebenchError(f"{record.case_id}: not accepted, not finite: {names}")
+        if odd := next((m for m in record.measurements if m.value is not None and m.note), None):
+            raise PrunebenchError(f"{record.case_id}: not accepted, {odd.metric}: {odd.note}")
         steady = tuple(m for m in record.measurements if not m.varies)
         varying = tuple(m for m in record.measurements if m.varies)
         path = self.quality(record.case_id)

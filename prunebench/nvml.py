@@ -6,6 +6,7 @@ The library (``nvidia-ml-py``) is optional. Without it, or without a GPU, nothin
 from __future__ import annotations
 
 import os
+import statistics
 from typing import Any
 
 #: Why a clock can be low, as far as it spoils a timing. A power cap that a heavy kernel runs into
@@ -18,12 +19,21 @@ _THROTTLES = {
 }
 
 
+#: A clock below this part of its median so far is held down, whatever the driver says (nvbench).
+_LEAST_CLOCK = 0.75
+
+
 class Gpu:
-    """One GPU, by its handle."""
+    """One GPU, or MIG instance of one, by its handle."""
 
     def __init__(self, nvml: Any, handle: Any) -> None:
         self._nvml = nvml
         self._handle = handle
+        # An instance has processes and memory of its own; clocks, power and heat are its card's.
+        card = self._ask("nvmlDeviceGetDeviceHandleFromMigDeviceHandle")
+        self._mig = card is not None
+        self._card = handle if card is None else card
+        self._clocks: list[int] = []
 
     @classmethod
     def of(cls, device: Any) -> Gpu | None:
@@ -37,40 +47,69 @@ class Gpu:
 
             pynvml.nvmlInit()
             uuid = str(torch.cuda.get_device_properties(device).uuid)
-            name = uuid if uuid.startswith(("GPU-", "MIG-")) else f"GPU-{uuid}"
-            return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(name))
         except Exception:  # absent, another driver, no permission: then nothing is known
             return None
+        # Torch leaves out what kind it is.
+        names = [uuid] if uuid.startswith(("GPU-", "MIG-")) else [f"GPU-{uuid}", f"MIG-{uuid}"]
+        for name in names:
+            try:
+                return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(name))
+            except Exception:  # noqa: S112  # not of this kind
+                continue
+        return None
 
     def busy(self) -> str:
-        """Which other processes compute on it, in words; empty if none."""
-        running = self._ask("nvmlDeviceGetComputeRunningProcesses", default=[])
-        others = sorted(p.pid for p in running if p.pid != os.getpid())
-        if not others:
+        """Which other processes compute on it, in words; empty if none.
+
+        To be asked once this process computes there too, so that one of those listed is this one:
+        in a container it stands under a number that it does not know itself by.
+        """
+        pids = sorted(p.pid for p in self._ask("nvmlDeviceGetComputeRunningProcesses", default=[]))
+        others = [pid for pid in pids if pid != os.getpid()]
+        listed, plural = ", ".join(map(str, others)), "es" * (len(others) > 1)
+        if len(pids) < 2:
             return ""
-        pids = ", ".join(map(str, others))
-        return f"the GPU was shared with process{'es' * (len(others) > 1)} {pids}"
+        if len(others) == len(pids):
+            return f"the GPU was shared: this is one of its processes {listed}"
+        return f"the GPU was shared with process{plural} {listed}"
 
     def throttled(self) -> str:
-        """Why its clock is held down right now, in words; empty if it is not."""
-        reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", default=0)
-        return ", ".join(text for bit, text in _THROTTLES.items() if reasons & bit)
+        """Why its clock is held down right now, in words; empty if it is not.
+
+        To be asked after each round: what is usual for the clock is what it was then.
+        """
+        reasons = self._ask("nvmlDeviceGetCurrentClocksEventReasons", card=True)
+        if reasons is None:  # drivers and libraries before 2023 know the older word only
+            reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", card=True, default=0)
+        if held := ", ".join(text for bit, text in _THROTTLES.items() if reasons & bit):
+            return held
+        clock = self._ask("nvmlDeviceGetClockInfo", 1, card=True)  # 1: the multiprocessors
+        if clock is None:
+            return ""
+        self._clocks.append(clock)
+        usual = statistics.median(self._clocks)
+        return f"at {clock} of {usual:.0f} MHz" if clock < _LEAST_CLOCK * usual else ""
 
     def state(self) -> dict[str, Any]:
         """Driver, power cap in watts and what it is by default, temperature, MIG: what is known."""
         facts = {
             "driver": self._ask("nvmlSystemGetDriverVersion", own=False),
             "memory": getattr(self._ask("nvmlDeviceGetMemoryInfo"), "total", None),
-            "power_cap": _watts(self._ask("nvmlDeviceGetEnforcedPowerLimit")),
-            "default_power_cap": _watts(self._ask("nvmlDeviceGetPowerManagementDefaultLimit")),
-            "temperature": self._ask("nvmlDeviceGetTemperature", 0),
-            "mig": (self._ask("nvmlDeviceGetMigMode", default=None) or [None])[0],
+            "power_cap": _watts(self._ask("nvmlDeviceGetEnforcedPowerLimit", card=True)),
+            "default_power_cap": _watts(
+                self._ask("nvmlDeviceGetPowerManagementDefaultLimit", card=True)
+            ),
+            "temperature": self._ask("nvmlDeviceGetTemperature", 0, card=True),
+            "mig": 1 if self._mig else (self._ask("nvmlDeviceGetMigMode") or [None])[0],
         }
         return {key: value for key, value in facts.items() if value is not None}
 
-    def _ask(self, name: str, *given: Any, default: Any = None, own: bool = True) -> Any:
+    def _ask(
+        self, name: str, *given: Any, default: Any = None, own: bool = True, card: bool = False
+    ) -> Any:
+        handle = self._card if card else self._handle
         try:
-            return getattr(self._nvml, name)(*([self._handle] if own else []), *given)
+            return getattr(self._nvml, name)(*([handle] if own else []), *given)
         except Exception:  # not supported on this card, or a library without the call
             return default
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -89,6 +90,9 @@ class Backend(Protocol):
     def step(self, token: Tensor) -> Tensor:
         """The token after *token*: (batch, 1) to (batch, 1)."""
 
+    def reset(self) -> None:
+        """Forget the round, outside of what is timed."""
+
 
 class Eager:
     """The model class as transformers runs it, with its usual growing cache."""
@@ -110,6 +114,10 @@ class Eager:
         """The token after *token*, which is (batch, 1)."""
         return self._next(token, self._cache)
 
+    def reset(self) -> None:
+        """Let go of the cache: the next round, and the other model's, has room for its own."""
+        self._cache = None
+
     def _next(self, ids: Tensor, cache: Any) -> Tensor:
         out = self.hf(ids, past_key_values=cache, use_cache=True, logits_to_keep=1)
         self._cache = out.past_key_values
@@ -125,6 +133,10 @@ class Compiled:
     most often, the decode step, or for a shape without new tokens the reading of the prompt; a
     prompt before new tokens is read eagerly, as ``generate`` does.
 
+    Every block's static cache holds the whole length, also under a sliding window, which the mask
+    then enforces: transformers' own static cache of a window counts its tokens in Python, so that
+    each step would be compiled, and captured, anew. Blocks without attention allocate none.
+
     Raises:
         PrunebenchError: if the model cannot be compiled; one line saying why.
     """
@@ -133,17 +145,25 @@ class Compiled:
     compiler = "inductor"
 
     def __init__(self, lm: CausalLM, shape: Shape) -> None:
-        import transformers
+        from transformers.cache_utils import Cache, StaticLayer
 
         self.hf = lm.hf
-        self._cache: Any = None
-        if shape.new:
-            size = shape.prompt + shape.new
-            self._cache = transformers.StaticCache(lm.hf.config, max_cache_len=size)
-        # Given to the step, for some classes read it off the cache in a way no graph can hold.
-        self._position = torch.zeros((1, 1), dtype=torch.long, device=lm.device)
-        self._read = self._compiled(lambda ids: self.hf(ids, use_cache=False).logits)
-        self._step = self._compiled(lambda token, at: self._next(token, position_ids=at))
+        blocks = range(lm.hf.config.num_hidden_layers)
+        size = shape.prompt + shape.new
+        self._cache = Cache(layers=[StaticLayer(max_cache_len=size) for _ in blocks])
+        self._length = shape.prompt
+        # Given to the step, for some classes read the position off the cache, or make a mask as
+        # long as the cache is full, which takes a number from the device at every step. What is not
+        # filled yet is hidden by the causal mask.
+        self._position = torch.full((1, 1), shape.prompt, dtype=torch.long, device=lm.device)
+        seen = torch.ones((shape.batch, size), dtype=torch.bool, device=lm.device)
+        nothing = keeps_nothing(len(blocks))
+        self._read = self._compiled(
+            lambda ids: self.hf(ids, past_key_values=nothing, use_cache=False).logits
+        )
+        self._step = self._compiled(
+            lambda token, at: self._next(token, position_ids=at, attention_mask=seen)
+        )
 
     def read(self, ids: Tensor) -> None:
         """One forward without a cache, all logits made."""
@@ -151,9 +171,6 @@ class Compiled:
 
     def first(self, ids: Tensor) -> Tensor:
         """The first token after each prompt: (batch, prompt) to (batch, 1)."""
-        # The same tensors every time: a graph that was captured over them can be replayed.
-        self._cache.reset()
-        self._position.fill_(ids.shape[1])
         return self._next(ids)
 
     def step(self, token: Tensor) -> Tensor:
@@ -161,6 +178,11 @@ class Compiled:
         token = self._run(self._step, token, self._position)
         self._position.add_(1)
         return token
+
+    def reset(self) -> None:
+        """Empty the cache in place: a graph that was captured over its tensors can be replayed."""
+        self._cache.reset()
+        self._position.fill_(self._length)
 
     def _next(self, ids: Tensor, **options: Tensor) -> Tensor:
         out = self.hf(ids, past_key_values=self._cache, use_cache=True, logits_to_keep=1, **options)
@@ -182,14 +204,36 @@ class Compiled:
         try:
             # A copy, for the next replay writes over what this one gave.
             return function(*given).clone()
-        except torch.OutOfMemoryError:
-            raise
         except Exception as error:
-            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+            if out_of_memory(error) or not type(error).__module__.startswith(
+                ("torch._dynamo", "torch._inductor")
+            ):
                 raise
-            reason = next((x for x in str(error).splitlines() if x.strip()), type(error).__name__)
             kind = type(self.hf).__name__
-            raise PrunebenchError(f"{kind} cannot be compiled: {reason.strip()}") from error
+            raise PrunebenchError(f"{kind} cannot be compiled: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """The line of a compiler's error that says what is wrong; the first only names the compiler."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if not line.endswith("raised:")]
+    return (telling or lines or [type(error).__name__])[0]
+
+
+def keeps_nothing(blocks: int) -> Any:
+    """A cache that gives back what it is given: a forward with it is one without a cache.
+
+    Without any, transformers looks at the positions to see whether several texts are packed into
+    one row. It cannot while it is traced, so it makes a whole mask, and attention loses the causal
+    kernel that the eager model has.
+    """
+    from transformers.cache_utils import Cache, DynamicLayer
+
+    class Nothing(DynamicLayer):  # type: ignore[misc]
+        def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+            return keys, values
+
+    return Cache(layers=[Nothing() for _ in range(blocks)])
 
 
 BACKENDS: dict[str, Callable[[CausalLM, Shape], Backend]] = {
@@ -203,6 +247,18 @@ def random_prompt(lm: CausalLM, batch_size: int, tokens: int) -> Tensor:
     vocabulary = lm.hf.get_input_embeddings().num_embeddings
     generator = torch.Generator().manual_seed(0)
     return torch.randint(vocabulary, (batch_size, tokens), generator=generator)
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether *error*, or what it came from, is that memory ran out, on a GPU or beside it."""
+    while error is not None:
+        full = isinstance(error, torch.OutOfMemoryError | MemoryError)
+        # The processor's allocator has no class of its own, a compiler tells only the words.
+        words = ("can't allocate memory", "CUDA out of memory")
+        if full or (isinstance(error, RuntimeError) and any(w in str(error) for w in words)):
+            return True
+        error = error.__cause__
+    return False
 
 
 class Timer:
@@ -222,9 +278,8 @@ class Timer:
 
     def time(self) -> Round:
         """One round: the prompt, then token by token, greedily and to the full length."""
-        # Compiled graphs and inference tensors do not go together, so this is no inference_mode.
-        with torch.no_grad():
-            clock = self._clock()
+        clock = self._clock()
+        with self._round():
             clock.mark()
             if not self.shape.new:
                 self._runs.read(self._prompt)
@@ -236,16 +291,26 @@ class Timer:
             for _ in range(self.shape.new - 1):
                 token = self._runs.step(token)
             clock.mark()
-        first, rest = clock.spans()
+            first, rest = clock.spans()
         return Round(first, first + rest)
 
     def tokens(self) -> list[list[int]]:
         """What it writes, a list per row: to see that every backend writes the same."""
-        with torch.no_grad():
+        with self._round():
             written = [self._runs.first(self._prompt)]
             for _ in range(self.shape.new - 1):
                 written.append(self._runs.step(written[-1]))
         return torch.cat(written, 1).tolist()
+
+    @contextmanager
+    def _round(self) -> Iterator[None]:
+        """What a round runs in, and what it leaves behind when it ends, or fails."""
+        try:
+            # Compiled graphs and inference tensors do not go together: this is no inference_mode.
+            with torch.no_grad():
+                yield
+        finally:
+            self._runs.reset()
 
     def _clock(self) -> Clock:
         device = self.lm.device

@@ -78,6 +78,17 @@ def test_a_broken_model_is_no_standard(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_what_compares_with_nothing_is_no_standard(tmp_path: Path) -> None:
+    """A timing on a shared GPU is refused with its reason; memory that ran out is a fact."""
+    shared = Measurement("latency/x", 3.5, "ms", "lower", note="the GPU was shared with process 7")
+    with pytest.raises(PrunebenchError, match="not accepted, latency/x: the GPU was shared"):
+        Baselines(tmp_path).save(record(shared, environment=GPU), BECAUSE)
+    assert list(tmp_path.iterdir()) == []
+    full = replace(shared, value=None, note="out of memory at batch 64")
+
+    assert len(Baselines(tmp_path).save(record(full, environment=GPU), BECAUSE)) == 2
+
+
 @pytest.mark.parametrize(
     ("damage", "says"),
     [

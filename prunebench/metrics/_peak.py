@@ -1,4 +1,4 @@
-"""The fresh process of the memory metric: load a folder, run one forward, write the peak."""
+"""The fresh process of the memory metric: load a folder, run one round, write the peak."""
 
 from __future__ import annotations
 
@@ -9,22 +9,37 @@ from pathlib import Path
 
 
 def main() -> None:
-    """Arguments: folder, tokens, device, dtype. Writes ``peak.json`` into the folder."""
-    folder, tokens, device, dtype = sys.argv[1:]
+    """Arguments: folder, device, dtype, batch, tokens, new tokens. Writes ``peak.json`` there."""
+    folder, device, dtype, *shape = sys.argv[1:]
+    from ..timing import out_of_memory
+
+    try:
+        used = _added(folder, device, dtype, *map(int, shape))
+    except Exception as error:
+        if not out_of_memory(error):
+            raise
+        used = None
+    Path(folder, "peak.json").write_text(json.dumps({"bytes": used}))
+
+
+def _added(folder: str, device: str, dtype: str, batch: int, tokens: int, new: int) -> int | None:
+    """Bytes that loading and one round add: a forward with a cache, or a whole generation."""
     import torch
 
     from ..loading import load_model
+    from ..timing import Shape, Timer
 
     before = _resident("VmRSS")
-    hf = load_model(folder, dtype=dtype, device=device).hf
-    ids = torch.zeros((1, int(tokens)), dtype=torch.long, device=device)
-    with torch.no_grad():
-        hf(ids, use_cache=True)
-    if device.startswith("cuda"):
-        used = torch.cuda.max_memory_allocated(device)
+    lm = load_model(folder, dtype=dtype, device=device)
+    if new:
+        Timer(lm, Shape(batch, tokens, new)).time()
     else:
-        used = _resident("VmHWM") - before
-    Path(folder, "peak.json").write_text(json.dumps({"bytes": used}))
+        ids = torch.zeros((batch, tokens), dtype=torch.long, device=device)
+        with torch.no_grad():
+            lm.hf(ids, use_cache=True)
+    if device.startswith("cuda"):
+        return torch.cuda.max_memory_allocated(device)
+    return _resident("VmHWM") - before
 
 
 def _resident(field: str) -> int:

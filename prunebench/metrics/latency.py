@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import statistics
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
 from ..api import Count, Metric
+from ..errors import PrunebenchWarning
 from ..record import Direction, Measurement, Tolerance
 from ..watching import say
 
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
     from ..models import CausalLM
     from ..nvml import Gpu
     from ..timing import Round, Timer
+
+UNWATCHED = (
+    "nvidia-ml-py is not installed or does not know this GPU: nobody saw whether other processes "
+    "used it, or whether its clock was held down (pip install 'prunebench[gpu]')"
+)
 
 
 class Latency(Metric, frozen=True, tag="latency"):
@@ -65,6 +72,8 @@ class Latency(Metric, frozen=True, tag="latency"):
         ids = torch.zeros((1, self.prompt_tokens + self.new_tokens), dtype=torch.long)
         check_ids(ids, dense)
         gpu = Gpu.of(lm.device)
+        if gpu is None and lm.device.type == "cuda":
+            warnings.warn(UNWATCHED, PrunebenchWarning, stacklevel=2)
         busy = gpu.busy() if gpu else ""
         full = f"out of memory at {self._shape_in_words}"
         times, note = self._rounds([lm] if lm is dense else [dense, lm], gpu)
@@ -80,17 +89,26 @@ class Latency(Metric, frozen=True, tag="latency"):
 
     def _rounds(self, models: Sequence[CausalLM], gpu: Gpu | None) -> tuple[list[list[Round]], str]:
         """The rounds of each model, none where memory ran out, and what was wrong with them."""
+        import gc
+
         import torch
 
+        from ..timing import out_of_memory
+
+        result: tuple[list[list[Round]], str] = [[] for _ in models], ""
         try:
-            return self._all_rounds(models, gpu)
-        except torch.OutOfMemoryError:
-            return [[] for _ in models], ""
+            result = self._all_rounds(models, gpu)
+        except Exception as error:
+            if not out_of_memory(error):
+                raise
         finally:
             if self.backend == "hf-compiled":
                 torch._dynamo.reset()
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
+        # Only now is the error gone, and with it what its frames held.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return result
 
     def _all_rounds(
         self, models: Sequence[CausalLM], gpu: Gpu | None
@@ -107,23 +125,23 @@ class Latency(Metric, frozen=True, tag="latency"):
             say(f"warm-up {number + 1} of {warmup}")
             _once(timers, number)
         times: list[list[Round]] = [[] for _ in timers]
-        throttled, number = 0, 0
+        repeated, number, note = 0, 0, ""
         start = time.perf_counter()
         while True:
             say(f"round {number + 1}")
             number += 1
             taken = _once(timers, number)
             # As many rounds again may be lost to a hot GPU; after that it is as it is.
-            if gpu and (reason := gpu.throttled()) and throttled < self.rounds:
-                throttled += 1
-                continue
+            if reason := gpu.throttled() if gpu else "":
+                if repeated < self.rounds:
+                    repeated += 1
+                    continue
+                note = f"the clock was throttled throughout: {reason}"
             for own, one in zip(times, taken, strict=True):
                 own.append(one)
             seconds = time.perf_counter() - start
             if len(times[0]) >= self.rounds and self._enough(times, seconds):
-                break
-        lost = throttled >= self.rounds
-        return times, f"the clock was throttled throughout: {reason}" if lost and gpu else ""
+                return times, note
 
     def _enough(self, times: list[list[Round]], seconds: float) -> bool:
         if not self.precision:

@@ -1,8 +1,9 @@
-"""What a model occupies: its weights, its cache per token, and the peak of a fresh process."""
+"""What a model occupies: its weights, its key/value cache, and the peak of a fresh process."""
 
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from msgspec import Meta
 
-from ..api import Metric
+from ..api import Count, Metric
 from ..errors import PrunebenchError
 from ..record import Direction, Measurement, Tolerance
 
@@ -23,11 +24,12 @@ MIB = 2**20
 
 
 class Memory(Metric, frozen=True, tag="memory"):
-    """MiB of weights, KiB of key/value cache per token, and with *peak* the peak of a new process.
+    """MiB of weights and of a key/value cache, KiB of cache per token, and *peak* if asked for.
 
-    The peak is what one forward over *tokens* tokens adds in a process that has only just loaded
-    the model: resident memory on a CPU, allocated memory on a GPU. Weights and cache are read off
-    the tensors and the cache that the model really makes.
+    The cache is that of *batch_size* sequences of *tokens* and *new_tokens* more; a sliding window
+    ends it earlier. The peak is what reading these tokens, and generating the new ones, adds to a
+    process that first has to load the model: resident memory on a CPU, allocated memory on a GPU.
+    Weights and cache are read off the tensors and the cache that the model really makes.
     """
 
     unit: ClassVar[str] = "MiB"
@@ -35,30 +37,50 @@ class Memory(Metric, frozen=True, tag="memory"):
     tolerance: ClassVar[Tolerance] = Tolerance(rel=0.01)
 
     peak: bool = False
+    batch_size: Count = 1
     tokens: Annotated[int, Meta(ge=1)] = 128
+    new_tokens: Annotated[int, Meta(ge=0)] = 0
 
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:  # noqa: ARG002
-        """``memory/weights``, ``memory/kv-per-token`` and, if asked for, ``memory/peak``."""
+        """``memory/weights``, ``kv-per-token``, ``kv-cache`` and, if asked for, ``peak``."""
         weights = sum(p.numel() * p.element_size() for p in lm.hf.parameters())
         yield self.measured("weights", weights / MIB)
-        yield Measurement("memory/kv-per-token", _cache_bytes(lm) / 1024, "KiB", "lower")
+        blocks = _cache_of(lm)
+        per_token = sum(size for size, _ in blocks)
+        yield Measurement("memory/kv-per-token", per_token / 1024, "KiB", "lower")
+        length = self.tokens + self.new_tokens
+        kept = sum(size * min(length, limit) for size, limit in blocks)
+        yield self.measured("kv-cache", self.batch_size * kept / MIB)
         if self.peak:
-            yield self.measured("peak", peak(lm, self.tokens) / MIB)
+            added = peak(lm, self.batch_size, self.tokens, self.new_tokens)
+            shape = f"batch {self.batch_size}, {self.tokens} + {self.new_tokens} tokens"
+            note = f"out of memory at {shape}" if added is None else ""
+            value = None if added is None else added / MIB
+            yield Measurement("memory/peak", value, self.unit, self.better, note=note)
 
 
-def _cache_bytes(lm: CausalLM) -> int:
-    """Bytes of key/value cache that one token of one sequence takes."""
+def _cache_of(lm: CausalLM) -> list[tuple[int, float]]:
+    """Per block with attention: bytes that a token of a sequence takes, how many tokens are kept.
+
+    A sliding window of n tokens keeps n - 1, for the token at hand is the last of them.
+    """
     import torch
 
-    ids = torch.zeros((1, 4), dtype=torch.long, device=lm.device)
+    ids = torch.zeros((1, 1), dtype=torch.long, device=lm.device)
     with torch.no_grad():
         cache = lm.hf(ids, use_cache=True).past_key_values
-    tensors = [t for layer in cache.layers for t in (layer.keys, layer.values) if t is not None]
-    return sum(int(t.numel() * t.element_size()) for t in tensors) // ids.shape[1]
+    return [
+        (
+            sum(int(t.numel() * t.element_size()) for t in (layer.keys, layer.values)),
+            layer.sliding_window - 1 if layer.is_sliding else math.inf,
+        )
+        for layer in cache.layers
+        if layer.keys is not None
+    ]
 
 
-def peak(lm: CausalLM, tokens: int) -> int:
-    """Bytes that loading *lm* and one forward add to a fresh process.
+def peak(lm: CausalLM, batch: int, tokens: int, new_tokens: int) -> int | None:
+    """Bytes that loading *lm* and one round add to a fresh process; None where memory ran out.
 
     Raises:
         PrunebenchError: if that process fails.
@@ -67,10 +89,12 @@ def peak(lm: CausalLM, tokens: int) -> int:
         from .. import export
 
         export.write(lm, Path(folder))
-        program = [sys.executable, "-m", "prunebench.metrics._peak", folder, str(tokens)]
+        program = [sys.executable, "-m", "prunebench.metrics._peak", folder]
         program += [str(lm.device), str(lm.hf.dtype).removeprefix("torch.")]
+        program += map(str, (batch, tokens, new_tokens))
         done = subprocess.run(program, capture_output=True, text=True, check=False)  # noqa: S603
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise PrunebenchError(f"the memory process ended with {done.returncode}: {reason}")
-        return int(json.loads(Path(folder, "peak.json").read_text())["bytes"])
+        added: int | None = json.loads(Path(folder, "peak.json").read_text())["bytes"]
+        return added

@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import FAMILIES
 
 import prunebench
 from prunebench import (
@@ -259,13 +260,91 @@ def traced(monkeypatch):
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "opt"])
-def test_compiled_steps_write_what_eager_ones_write(family: str, tiny, traced) -> None:
-    """Whole graphs over a static cache, sliding windows included."""
-    lm = tiny(family)
-    shape = Shape(2, 5, 6)
+@pytest.fixture
+def graphs(monkeypatch):
+    """What torch.compile would hand to its compiler, as graphs of plain operations."""
+    from torch._dynamo.backends.common import aot_autograd
+
+    found: list[Any] = []
+
+    def keep(graph: Any, _: Any) -> Any:
+        found.append(graph.graph)
+        return graph.forward
+
+    monkeypatch.setattr(Compiled, "compiler", staticmethod(aot_autograd(fw_compiler=keep)))
+    yield found
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_compiled_steps_write_what_eager_ones_write(family: str, tiny, graphs) -> None:
+    """One graph for every step, past a sliding window too, that asks the device for no number.
+
+    A second graph would be compiled and captured while the time runs; a number read by the
+    processor, as OPT's mask would, is a wait per token and keeps CUDA graphs from being made.
+    """
+    lm = tiny(family, blocks=4)
+    shape = Shape(2, 5, 20)
 
     assert Timer(lm, shape, "hf-compiled").tokens() == Timer(lm, shape).tokens()
+    (graph,) = graphs
+    assert not [n for n in graph.nodes if "_local_scalar_dense" in str(n.target)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_compiled_prompt_is_read_as_the_eager_one_is(family: str, tiny, graphs) -> None:
+    """The same logits, and attention keeps its causal kernel unless a window needs a mask."""
+    lm = tiny(family, blocks=4)
+    timer = Timer(lm, Shape(2, 12, 0), "hf-compiled")
+    timer.time()
+    with torch.no_grad():
+        compiled, eager = timer._runs._read(timer._prompt), lm.hf(timer._prompt, use_cache=False)
+
+    assert torch.allclose(compiled, eager.logits, atol=1e-5)
+    (graph,) = graphs
+    calls = [n for n in graph.nodes if "attention" in str(n.target)]
+    windows = {"mistral": 4, "qwen2": 1}.get(family, 0)
+    assert len(calls) == 4
+    assert sum("attn_mask" in n.kwargs for n in calls) == windows
+
+
+@pytest.mark.parametrize("backend", ["hf-eager", "hf-compiled"])
+def test_a_round_is_forgotten_outside_of_its_time(backend: str, tiny, traced, monkeypatch) -> None:
+    """No cache is emptied between the marks, and none is left for the other model to fit beside."""
+    timer = Timer(tiny("llama"), Shape(2, 5, 6), backend)
+    timer.time()
+    events = []
+    for name in ("first", "reset"):
+        inner = getattr(timer._runs, name)
+        monkeypatch.setattr(
+            timer._runs, name, lambda *a, n=name, f=inner: events.append(n) or f(*a)
+        )
+    clock = SimpleNamespace(
+        mark=lambda: events.append("mark"), spans=lambda: events.append("spans") or [1.0, 1.0]
+    )
+    monkeypatch.setattr(timer, "_clock", lambda: clock)
+    timer.time()
+
+    assert events == ["mark", "first", "mark", "mark", "spans", "reset"]
+    if backend == "hf-eager":
+        assert timer._runs._cache is None
+    else:
+        assert not any(layer.keys.any() for layer in timer._runs._cache.layers)
+
+
+def test_a_round_that_fails_is_forgotten_too(tiny, monkeypatch) -> None:
+    """What it had in its cache is free when the smaller model is tried."""
+    timer = Timer(tiny("llama"), Shape(1, 5, 6))
+
+    def fail(_: Any) -> Any:
+        assert timer._runs._cache is not None
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(timer._runs, "step", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        timer.time()
+
+    assert timer._runs._cache is None
 
 
 @pytest.mark.parametrize("lost", [((0, "attn"),), ((1, "mlp"), (2, "attn"), (3, "attn"))])
@@ -277,10 +356,11 @@ def test_compiled_steps_of_a_model_with_missing_halves(lost: Any, tiny, traced) 
     assert Timer(lm, shape, "hf-compiled").tokens() == Timer(lm, shape).tokens()
 
 
-def test_compiled_steps_of_a_sliced_model(tiny, traced, ids) -> None:
-    """Shortcut matrices at every norm."""
+@pytest.mark.parametrize("method", ["slicegpt", "slice_global"])
+def test_compiled_steps_of_a_sliced_model(method: str, tiny, traced, ids) -> None:
+    """Shortcut matrices at every norm, or a narrower stream."""
     lm = tiny("llama")
-    lm = apply(lm, prunebench.choose(lm, "slicegpt", slicing=0.25, calibration=ids))
+    lm = apply(lm, prunebench.choose(lm, method, slicing=0.25, calibration=ids))
     shape = Shape(1, 5, 6)
 
     assert Timer(lm, shape, "hf-compiled").tokens() == Timer(lm, shape).tokens()
@@ -313,6 +393,51 @@ def test_a_model_that_cannot_be_compiled_is_one_line(tiny, traced) -> None:
         Timer(lm, Shape(1, 5, 4), "hf-compiled").time()
 
     assert "\n" not in str(stop.value)
+
+
+def test_the_compilers_own_words_are_told(tiny, monkeypatch) -> None:
+    """Not only which compiler it was."""
+
+    def compiler(*_: Any) -> Any:
+        raise RuntimeError("no C++ compiler found\nset CXX")
+
+    monkeypatch.setattr(Compiled, "compiler", staticmethod(compiler))
+    with pytest.raises(PrunebenchError, match=r"cannot be compiled: .*no C\+\+ compiler found$"):
+        Timer(tiny("llama"), Shape(1, 5, 4), "hf-compiled").time()
+    torch._dynamo.reset()
+
+
+def test_memory_that_a_compiler_runs_out_of_is_no_mistake_of_the_model(tiny, monkeypatch) -> None:
+    """It is wrapped in the compiler's error; the measurement says that memory ran out."""
+
+    def compiler(*_: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Compiled, "compiler", staticmethod(compiler))
+    lm = tiny("llama")
+    metric = Latency(backend="hf-compiled", prompt_tokens=5, new_tokens=4, rounds=3)
+    notes = {m.note for m in metric.measure(lm, lm)}
+
+    assert notes == {"out of memory at batch 1, 5 + 4 tokens"}
+
+
+@pytest.mark.parametrize(
+    ("error", "full"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory"), True),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to ..."), True),
+        (RuntimeError("a size mismatch"), False),
+        (ValueError("can't allocate memory"), False),
+    ],
+)
+def test_what_counts_as_out_of_memory(error: Exception, full: bool) -> None:
+    """Torch's own, Python's, and what the processor's allocator only says; by cause as well."""
+    wrapped = ValueError("wrapped")
+    wrapped.__cause__ = error
+
+    assert timing.out_of_memory(error) is full
+    assert timing.out_of_memory(wrapped) is full
 
 
 # -------------------------------------------------------------------------- NVML
@@ -368,6 +493,81 @@ def test_a_shared_gpu_is_said_with_who_shares_it(card, found, lm, half) -> None:
     assert card().busy() == ""
 
 
+def test_in_a_container_a_process_does_not_know_its_own_number(card) -> None:
+    """One of those listed is this one: alone it is no other, among several nobody knows which."""
+
+    def busy(*pids: int) -> str:
+        listed = [SimpleNamespace(pid=pid) for pid in pids]
+        return card(nvmlDeviceGetComputeRunningProcesses=lambda _: listed).busy()
+
+    assert os.getpid() not in (-1, -2)
+    assert busy() == ""
+    assert busy(-1) == ""
+    assert busy(-1, -2) == "the GPU was shared: this is one of its processes -2, -1"
+    assert busy(os.getpid(), -2) == "the GPU was shared with process -2"
+
+
+def test_a_clock_far_below_its_usual_is_held_down(card) -> None:
+    """Under three quarters of the median so far, whatever the driver gives as a reason."""
+    clocks = iter([1980, 1970, 1400, 1490, 1980])
+    gpu = card(nvmlDeviceGetClockInfo=lambda _, kind: next(clocks) if kind == 1 else 0)
+
+    assert [gpu.throttled() for _ in range(5)] == ["", "", "at 1400 of 1970 MHz", "", ""]
+
+
+def test_newer_libraries_have_another_word_for_throttling(card) -> None:
+    """The newer is asked first."""
+    gpu = card(nvmlDeviceGetCurrentClocksEventReasons=lambda _: 0x80)
+
+    assert gpu.throttled() == "power brake"
+
+
+def test_an_instance_of_a_card_asks_the_card_for_clocks_and_heat(card) -> None:
+    """A MIG instance is found by its own name, and has its own processes and memory only."""
+
+    def handle(uuid: str) -> str:
+        if uuid != "MIG-abc-1":
+            raise LookupError
+        return "instance"
+
+    def whole(asked: str) -> str:
+        if asked != "instance":
+            raise LookupError
+        return "card"
+
+    def of_card(value: int) -> Any:
+        return lambda asked, *_: value if asked == "card" else 1 / 0
+
+    gpu = card(
+        nvmlDeviceGetHandleByUUID=handle,
+        nvmlDeviceGetDeviceHandleFromMigDeviceHandle=whole,
+        nvmlDeviceGetTemperature=of_card(61),
+        nvmlDeviceGetEnforcedPowerLimit=of_card(500_000),
+        nvmlDeviceGetCurrentClocksThrottleReasons=of_card(0x40),
+        nvmlDeviceGetMemoryInfo=lambda asked: SimpleNamespace(total=len(asked)),
+    )
+
+    assert gpu.throttled() == "too hot (hardware)"
+    state = gpu.state()
+    assert {k: state[k] for k in ("temperature", "power_cap", "memory", "mig")} == {
+        "temperature": 61, "power_cap": 500.0, "memory": len("instance"), "mig": 1,
+    }  # fmt: skip
+
+
+def test_a_gpu_that_nobody_watches_is_said(lm, found, monkeypatch) -> None:
+    """Without the library timing goes on; a warning says what nobody looked at."""
+    from prunebench.errors import PrunebenchWarning
+
+    found(None)
+    there = lm.share()
+    monkeypatch.setattr(type(there), "device", torch.device("cuda"))
+    monkeypatch.setattr(Latency, "_rounds", lambda *_: ([[Round(0.1, 0.2)] * 3], ""))
+    with pytest.warns(PrunebenchWarning, match="nvidia-ml-py is not installed"):
+        measured = list(Latency(prompt_tokens=8, new_tokens=2).measure(there, there))
+
+    assert all(m.value and not m.note for m in measured)
+
+
 def test_a_throttled_round_is_measured_again(card, found, lm, monkeypatch) -> None:
     """Two hot rounds are lost; a card that stays hot is said after as many rounds again."""
     heat = iter([0x40, 0, 0x20, 0, 0])
@@ -380,6 +580,9 @@ def test_a_throttled_round_is_measured_again(card, found, lm, monkeypatch) -> No
 
     assert first.samples == (2e3, 4e3, 5e3)
     assert first.note == ""
+    late = iter([0x40, 0x40, 0x40, 0, 0, 0])
+    found(card(nvmlDeviceGetCurrentClocksThrottleReasons=lambda _: next(late)))
+    assert next(iter(metric.measure(lm, lm))).note == ""
     always = card(nvmlDeviceGetCurrentClocksThrottleReasons=lambda _: 0x40)
     found(always)
     first = next(iter(metric.measure(lm, lm)))

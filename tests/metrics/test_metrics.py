@@ -262,7 +262,7 @@ def test_few_shot_examples_go_before_the_question(lm) -> None:
 def test_memory_equals_arithmetic_on_the_config(family: str, tiny) -> None:
     """Weights are 4 bytes a parameter; the cache is 2 x blocks x kv heads x head size x 4 bytes."""
     pruned = apply(tiny(family), Plan((DropBlocks((1, 2)),)))
-    weights, cache = Memory().measure(pruned, pruned)
+    weights, cache, _ = Memory().measure(pruned, pruned)
     config = pruned.hf.config
     heads = getattr(config, "num_key_value_heads", config.num_attention_heads)
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
@@ -284,7 +284,7 @@ def test_memory_of_missing_halves_and_of_a_sliced_stream(tiny, ids) -> None:
         for p in lm.blocks[block].get_submodule(name).parameters()
     )
     sliced = apply(tiny("llama"), prunebench.choose(lm, "slicegpt", slicing=0.5, calibration=ids))
-    (dense, cache), (half, half_cache), (narrow, narrow_cache) = (
+    (dense, cache, _), (half, half_cache, _), (narrow, narrow_cache, _) = (
         [m.value for m in Memory().measure(model, lm)] for model in (lm, halved, sliced)
     )
 
@@ -301,6 +301,43 @@ def test_memory_of_missing_halves_and_of_a_sliced_stream(tiny, ids) -> None:
 
 def test_peak_memory_is_at_least_the_weights(lm) -> None:
     """A fresh process that loads and runs the model holds no less than its weights."""
-    weights, _, peak = Memory(peak=True, tokens=16).measure(lm, lm)
+    weights, _, _, peak = Memory(peak=True, tokens=16).measure(lm, lm)
 
     assert weights.value < peak.value < weights.value + 1000
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_whole_cache_is_what_generating_leaves(family: str, tiny) -> None:
+    """Of three sequences of 5 + 7 tokens, past sliding windows of 8, less blocks without attention.
+
+    Counted on the cache of a real generation, whose last token is read too.
+    """
+    lm = apply(tiny(family), Plan((DropSublayers(((1, "attn"), (4, "attn"))),)))
+    ids = torch.full((3, 5), 7)
+    with torch.no_grad():
+        cache = lm.hf(ids, use_cache=True).past_key_values
+        for _ in range(7):
+            lm.hf(ids[:, :1], past_key_values=cache, use_cache=True)
+    held = [t for layer in cache.layers for t in (layer.keys, layer.values) if t is not None]
+    measured = {m.metric: m for m in Memory(batch_size=3, tokens=5, new_tokens=7).measure(lm, lm)}
+
+    assert len(held) == 2 * 4
+    whole = sum(t.numel() * t.element_size() for t in held)
+    assert measured["memory/kv-cache"].value * 2**20 == pytest.approx(whole)
+
+
+def test_the_peak_of_generating_holds_the_cache(lm) -> None:
+    """1,024 sequences take at least their cache more than one does."""
+    metrics = [Memory(peak=True, batch_size=n, tokens=8, new_tokens=2) for n in (1, 1024)]
+    (_, _, one_cache, one_peak), (_, _, cache, peak) = (list(m.measure(lm, lm)) for m in metrics)
+
+    assert cache.value == pytest.approx(1024 * one_cache.value)
+    assert peak.value - one_peak.value > cache.value > 50
+
+
+def test_a_peak_that_does_not_fit_is_said(lm) -> None:
+    """The fresh process cannot have petabytes; the others are told all the same."""
+    weights, _, _, peak = Memory(peak=True, batch_size=10**12, tokens=128).measure(lm, lm)
+
+    assert weights.value > 0
+    assert (peak.value, peak.note) == (None, "out of memory at batch 1000000000000, 128 + 0 tokens")
