@@ -19,7 +19,8 @@ from .plan import (
 from .record import Measurement, Record, Tolerance
 
 if TYPE_CHECKING:
-    from .models import CausalLM, load_model
+    from .loading import load_model
+    from .models import CausalLM
     from .tools import apply, choose, lm_eval_model, perplexity
 
 __version__ = "0.1.0"
@@ -53,7 +54,7 @@ __all__ = [
 # These need torch, which takes seconds to import; they arrive when first asked for.
 _LATE = {
     "CausalLM": "models",
-    "load_model": "models",
+    "load_model": "loading",
     "apply": "tools",
     "choose": "tools",
     "lm_eval_model": "tools",

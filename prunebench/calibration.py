@@ -94,8 +94,8 @@ def evaluation_windows(
         PrunebenchError: if the text is missing, or too short, or there is no BOS to put.
     """
     tokenizer = lm.require_tokenizer()
-    fingerprint = texts.fingerprint(dataset)
-    tokens = _stream(dataset, fingerprint, join, bos != "tokenizer", tokenizer)
+    bare = bos != "tokenizer"
+    tokens = _stream(dataset, texts.fingerprint(dataset), "evaluation", join, bare, tokenizer)
     if bos == "stream":
         tokens = torch.cat([_bos(tokenizer), tokens])
     windows = cut(tokens, seqlen)[:nsamples]
@@ -112,9 +112,16 @@ def evaluation_windows(
 
 
 @lru_cache(maxsize=8)
-def _stream(dataset: str, fingerprint: str, join: str | None, bare: bool, tokenizer: Any) -> Tensor:
+def _stream(
+    dataset: str,
+    fingerprint: str,
+    purpose: texts.Purpose,
+    join: str | None,
+    bare: bool,
+    tokenizer: Any,
+) -> Tensor:
     del fingerprint  # of the content: a file that was rewritten is read again
-    return tokenise(texts.joined(dataset, "evaluation", join), tokenizer, special=not bare)
+    return tokenise(texts.joined(dataset, purpose, join), tokenizer, special=not bare)
 
 
 def _bos(tokenizer: Any) -> Tensor:
@@ -164,7 +171,8 @@ def _random_ids(spec: CalibrationSpec, lm: CausalLM) -> Tensor:
 
 
 def _windows(spec: CalibrationSpec, tokenizer: Any) -> Tensor:
-    tokens = tokenise(texts.joined(spec.dataset, "calibration", spec.join), tokenizer)
+    name = spec.dataset
+    tokens = _stream(name, texts.fingerprint(name), "calibration", spec.join, False, tokenizer)
     last = len(tokens) - spec.seqlen
     if last < 0:
         raise PrunebenchError(
@@ -176,10 +184,13 @@ def _windows(spec: CalibrationSpec, tokenizer: Any) -> Tensor:
 
 
 def _lines(spec: CalibrationSpec, tokenizer: Any) -> Tensor:
-    rows = texts.documents(spec.dataset, "calibration")
-    order = np.random.default_rng(spec.seed).permutation(len(rows))[: spec.nsamples]
+    def shuffled(count: int) -> list[int]:
+        order = np.random.default_rng(spec.seed).permutation(count)[: spec.nsamples]
+        return [int(i) for i in order]
+
+    rows = texts.documents(spec.dataset, "calibration", shuffled)
     join = texts.joint(spec.dataset) if spec.join is None else spec.join
-    windows = cut(tokenise(join.join(rows[i] for i in order), tokenizer), spec.seqlen)
+    windows = cut(tokenise(join.join(rows), tokenizer), spec.seqlen)
     if not len(windows):
         raise PrunebenchError(
             f"{spec.nsamples} lines of {spec.dataset!r} are fewer than one window of {spec.seqlen}"

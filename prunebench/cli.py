@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from . import __version__, casefile, estimate, grammar, report, select
+from . import __version__, casefile, gates, grammar, outlook, report, select
 from .api import Target
 from .baseline import OWN, Baselines, shipped
 from .case import Case
@@ -226,6 +226,42 @@ def show(
 
 
 @app.command()
+def power(
+    paths: Paths = None,
+    keyword: Keyword = "",
+    detect: Annotated[
+        str, typer.Option(metavar="DROP", help="How many questions find it, e.g. 0.5pp.")
+    ] = "",
+    disagreement: Annotated[
+        str, typer.Option(metavar="PART", help="Questions on which only one model is right.")
+    ] = "5%",
+    alpha: Annotated[float, typer.Option(min=1e-6, max=0.5, help="One-sided level.")] = 0.05,
+    chance: Annotated[
+        float, typer.Option("--power", min=0.5, max=0.999, help="Probability to find it.")
+    ] = 0.8,
+    as_json: AsJson = False,
+    baselines: BaselineDir = None,
+) -> None:
+    """Say what drop each gate could see, or how many questions it takes to see one."""
+    part = gates.fraction(disagreement, "--disagreement")
+    if detect:
+        drop = gates.fraction(detect, "--detect")
+        count = gates.questions(drop, part, alpha, chance)
+        if as_json:
+            _print_json({"detect": drop, "disagreement": part, "questions": count})
+        else:
+            level = f"one-sided {alpha:g}, {chance:.0%} of the time, {part:.1%} disagreement"
+            print(f"a drop of {drop * 100:g} pp takes {count:,} questions ({level})")  # noqa: T201
+        return
+    roots = Baselines(baselines or default_baselines())
+    found = list(gates.of_cases(_cases(paths, keyword), roots, part, alpha, chance))
+    if as_json:
+        _print_json(found)
+    else:
+        report.gates_table(found, report.console())
+
+
+@app.command()
 def prune(
     model: Annotated[str, typer.Argument(help="A folder or hub id.", show_default=False)],
     method: Annotated[str, typer.Option(metavar="NAME", help="The pruning method.")],
@@ -399,8 +435,8 @@ def _cases(
 def _tell_outlook(
     cases: list[Case], store: Store, device: str | None, *, fresh: bool, json_file: Path | None
 ) -> None:
-    outlooks = estimate.look(cases, store, device, fresh=fresh)
-    total = estimate.totals(cases, outlooks)
+    outlooks = outlook.look(cases, store, device, fresh=fresh)
+    total = outlook.totals(cases, outlooks)
     for line in report.outlook_lines(outlooks, total):
         print(line)  # noqa: T201
     if json_file:

@@ -12,7 +12,8 @@ import torch
 
 from . import files, modeling
 from .errors import PrunebenchError
-from .models import CausalLM, load_model
+from .loading import load_model
+from .models import CausalLM
 
 #: The file that a checkpoint carries which plain classes cannot express.
 CODE = "modeling_prunebench.py"

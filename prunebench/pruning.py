@@ -14,7 +14,8 @@ from .api import Method, Target
 from .calibration import Calibration, check_ids
 from .case import CalibrationSpec
 from .errors import PrunebenchError
-from .models import CausalLM, load_model
+from .loading import load_model
+from .models import CausalLM
 from .plan import AnyEdit, Plan, Step
 from .surgery import apply
 

@@ -13,10 +13,15 @@ from msgspec.structs import asdict
 
 from . import registry, schema
 from .api import Method
-from .errors import CaseError
+from .case import AMOUNTS, CalibrationSpec
+from .errors import CaseError, did_you_mean
+from .grammar import amount_problem
 from .record import Record, Tolerance
-from .source import Source
+from .schema import Problem
+from .source import Source, Where
 from .verdict import Finding, Outcome
+
+PROTOCOLS = Path(__file__).parent / "protocols"
 
 
 class Table(Struct, frozen=True, forbid_unknown_fields=True):
@@ -104,16 +109,7 @@ def rows(folder: Path) -> tuple[Row, ...]:
     Raises:
         CaseError: with every problem, as ``file:line:column``.
     """
-    found: list[Row] = []
-    problems: list[str] = []
-    for path in sorted(folder.glob("*.yaml")):
-        try:
-            found += _read(path)
-        except CaseError as error:
-            problems += error.problems
-    if problems:
-        raise CaseError(problems)
-    return tuple(found)
+    return tuple(row for file in _files(folder) for row in _rows_of(file))
 
 
 def rankings(folder: Path) -> list[Ranking]:
@@ -122,9 +118,7 @@ def rankings(folder: Path) -> list[Ranking]:
     Raises:
         CaseError: if a file is not as it should be.
     """
-    rows(folder)
-    files = (msgspec.convert(Source(path).data, File) for path in sorted(folder.glob("*.yaml")))
-    return [ranking for file in files for ranking in file.rankings]
+    return [ranking for file in _files(folder) for ranking in file.rankings]
 
 
 def matching(record: Record, published: Iterable[Row]) -> list[Row]:
@@ -136,7 +130,10 @@ def matching(record: Record, published: Iterable[Row]) -> list[Row]:
     asked = record.asked
     if asked.get("method", {}).get("name") not in registry.names("methods"):
         return []
-    method = msgspec.convert(asked["method"], registry.method(asked["method"]["name"]))
+    try:
+        method = msgspec.convert(asked["method"], registry.method(asked["method"]["name"]))
+    except msgspec.ValidationError:
+        return []  # a record of a version with other options
     return [
         row
         for row in published
@@ -219,7 +216,7 @@ def _by_protocol(asked: dict[str, Any], metric: str) -> bool:
 
 @cache
 def _metrics(protocol: str) -> tuple[dict[str, Any], ...]:
-    return tuple(Source(Path(__file__).parent / "protocols" / f"{protocol}.yaml").data["metrics"])
+    return tuple(Source(PROTOCOLS / f"{protocol}.yaml").data["metrics"])
 
 
 def _measuring(
@@ -243,38 +240,105 @@ def _agrees(asked: dict[str, Any] | None, stated: dict[str, Any]) -> bool:
     # A method that reads no data was asked nothing about it.
     if asked is None:
         return True
-    from .case import CalibrationSpec
-
     spec = msgspec.convert(asked, CalibrationSpec)
     return all(getattr(spec, key, None) == value for key, value in stated.items())
 
 
-def _read(path: Path) -> list[Row]:
+@cache
+def _files(folder: Path) -> tuple[File, ...]:
+    found: list[File] = []
+    problems: list[str] = []
+    for path in sorted(folder.glob("*.yaml")):
+        try:
+            found.append(_read(path))
+        except CaseError as error:
+            problems += error.problems
+    if problems:
+        raise CaseError(problems)
+    return tuple(found)
+
+
+def _read(path: Path) -> File:
     source = Source(path)
-    problems = [f"{source.at(w)}: {m}" for w, m in schema.problems(source.data, File)]
-    if problems:
-        raise CaseError(problems)
-    file = msgspec.convert(source.data, File)
-    found: list[Row] = []
+    # What is said about a file that has the wrong shape, or else about what stands in it.
+    wrong = list(schema.problems(source.data, File)) or list(_problems(source.data))
+    if wrong:
+        raise CaseError(f"{source.at(where)}: {message}" for where, message in wrong)
+    return msgspec.convert(source.data, File)
+
+
+def _problems(data: dict[str, Any]) -> Iterator[Problem]:
+    """Every mistake in a file of the right shape: a number nobody would ever find is one too."""
+    file = msgspec.convert(data, File)
     for i, table in enumerate(file.tables):
-        columns = _columns(table)
-        if columns is None:
-            place = source.at(("tables", i))
-            problems.append(f"{place}: give metric and models, or model and metrics")
-            continue
-        for j, data in enumerate(table.rows):
-            where = ("tables", i, "rows", j)
-            wrong = [f"{source.at(w)}: {m}" for w, m in schema.problems(data, Line, where)]
-            line = None if wrong else msgspec.convert(data, Line)
-            if line is not None and len(line.values) != len(columns):
-                counts = f"{len(line.values)} values for {len(columns)} columns"
-                wrong = [f"{source.at(where)}: {counts}"]
-            problems += wrong
-            if line is not None and not wrong:
-                found += _rows(file, table, columns, line)
-    if problems:
-        raise CaseError(problems)
-    return found
+        yield from _table_problems(table, ("tables", i))
+    for i, ranking in enumerate(file.rankings):
+        where = ("rankings", i)
+        yield from _method_problems(ranking.method, (*where, "method"))
+        if len(set(ranking.blocks)) != len(ranking.blocks):
+            yield (*where, "blocks"), "found a block twice; an order of removal has each once"
+    models = {model for table in file.tables for model, _ in _columns(table) or ()}
+    models |= {ranking.model for ranking in file.rankings}
+    for model in file.aliases:
+        if model not in models:
+            yield ("aliases", model), f"no table has {model!r}; {did_you_mean(model, models)}"
+
+
+def _table_problems(table: Table, where: Where) -> Iterator[Problem]:
+    known = [p.stem for p in PROTOCOLS.glob("*.yaml")]
+    if table.protocol not in known and "(" not in table.protocol:
+        hint = did_you_mean(table.protocol, known)
+        message = f"unknown protocol {table.protocol!r}; {hint}, or another's (with what it is)"
+        yield (*where, "protocol"), message
+    yield from schema.problems(table.calibration, CalibrationSpec, (*where, "calibration"))
+    columns = _columns(table)
+    if columns is None:
+        yield where, "give metric and models, or model and metrics"
+        return
+    for j, data in enumerate(table.rows):
+        spot = (*where, "rows", j)
+        wrong = list(schema.problems(data, Line, spot))
+        yield from wrong or _line_problems(msgspec.convert(data, Line), len(columns), spot)
+
+
+def _line_problems(line: Line, columns: int, where: Where) -> Iterator[Problem]:
+    if len(line.values) != columns:
+        yield where, f"{len(line.values)} values for {columns} columns"
+    for key, amounts in line.amount.items():
+        if key not in AMOUNTS:
+            yield (*where, "amount", key), f"unknown amount {key!r}; {did_you_mean(key, AMOUNTS)}"
+        if isinstance(amounts, list) and len(amounts) != columns:
+            yield (*where, "amount", key), f"{len(amounts)} amounts for {columns} columns"
+    yield from schema.problems(line.calibration, CalibrationSpec, (*where, "calibration"))
+    wrong = list(_method_problems(_named(line), (*where, "method")))
+    yield from wrong
+    if not wrong and line.amount and _named(line)["name"] in registry.names("methods"):
+        problem = amount_problem(_built(_named(line)), list(line.amount))
+        if problem and set(line.amount) <= set(AMOUNTS):
+            yield (*where, "amount"), problem
+
+
+def _method_problems(data: dict[str, Any], where: Where) -> Iterator[Problem]:
+    """What is wrong with a method; one that is not ours may have any options."""
+    if not isinstance(name := data.get("name"), str):
+        yield where, "missing key 'name' of a method"
+    elif name in registry.names("methods"):
+        yield from schema.problems(data, registry.method(name), where)
+
+
+def _named(line: Line) -> dict[str, Any]:
+    return {"name": line.method} if isinstance(line.method, str) else line.method
+
+
+def _built(data: dict[str, Any]) -> Method:
+    return msgspec.convert(data, registry.method(data["name"]))
+
+
+def _rows_of(file: File) -> Iterator[Row]:
+    for table in file.tables:
+        columns = _columns(table) or []
+        for data in table.rows:
+            yield from _rows(file, table, columns, msgspec.convert(data, Line))
 
 
 def _columns(table: Table) -> list[tuple[str, str]] | None:
@@ -289,7 +353,6 @@ def _columns(table: Table) -> list[tuple[str, str]] | None:
 def _rows(
     file: File, table: Table, columns: Sequence[tuple[str, str]], line: Line
 ) -> Iterator[Row]:
-    method = {"name": line.method} if isinstance(line.method, str) else line.method
     for at, ((model, metric), value) in enumerate(zip(columns, line.values, strict=True)):
         if value is None:
             continue
@@ -298,7 +361,7 @@ def _rows(
             where=table.where,
             protocol=table.protocol,
             model=model,
-            method=method,
+            method=_named(line),
             metric=metric,
             value=round(value * table.scale, 12),  # 63.25 % is 0.6325, not 0.6325000000000001
             amount={k: v[at] if isinstance(v, list) else v for k, v in line.amount.items()},

@@ -17,8 +17,9 @@ from .api import Method, Target, tag
 from .calibration import Calibration
 from .case import CalibrationSpec, Case, ModelSpec, Progress, silent, unanswerable
 from .errors import PrunebenchError
+from .loading import available, load_model
 from .machine import PeakMemory
-from .models import CausalLM, available, load_model
+from .models import CausalLM
 from .nvml import Gpu
 from .plan import Plan, units
 from .record import Environment, Measurement, Record

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from . import modeling, rotation, width
 from .errors import PrunebenchError
-from .models import CausalLM, load_model
+from .loading import load_model
+from .models import CausalLM
 from .plan import (
     DropBlocks,
     DropSublayers,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -14,6 +14,10 @@ from . import reference
 from .errors import PrunebenchError, did_you_mean
 
 Purpose = Literal["calibration", "evaluation"]
+PURPOSES: tuple[Purpose, ...] = ("calibration", "evaluation")
+
+#: Told how many documents there are, says which.
+Pick = Callable[[int], Sequence[int]]
 
 #: Purposes and the split of the shipped text that each one reads.
 SPLITS = {"calibration": "calibration", "evaluation": "test"}
@@ -22,8 +26,8 @@ SPLITS = {"calibration": "calibration", "evaluation": "test"}
 class HubText(NamedTuple):
     """A text on the hub: which rows, and how they become one string.
 
-    *splits* and *files* are those of calibration and evaluation. Of the evaluation rows only the
-    first *rows* are read. *doubt* says what of this could not be checked against a source.
+    *splits* and *files* are those of calibration and evaluation, and *first* is how many rows are
+    joined of each; None is all. *doubt* says what of this could not be checked against a source.
     """
 
     repo: str
@@ -32,13 +36,13 @@ class HubText(NamedTuple):
     column: str = "text"
     join: str = "\n\n"
     files: tuple[str, str] | None = None
-    rows: int | None = None
+    first: tuple[int | None, int | None] = (None, None)
     revision: str | None = None
     doubt: str = ""
 
     def arguments(self, purpose: Purpose) -> dict[str, Any]:
         """Keyword arguments of ``datasets.load_dataset``."""
-        at = ("calibration", "evaluation").index(purpose)
+        at = PURPOSES.index(purpose)
         given = {
             "path": self.repo,
             "name": self.config,
@@ -58,13 +62,14 @@ HUB = {
     # repository by its old short name, wikitext).
     "wikitext2": HubText("Salesforce/wikitext", "wikitext-2-raw-v1", ("train", "test")),
     # SLEB's loader: one shard each, documents joined with a space, the first 1,100 for evaluation.
+    # The other shard has hundreds of millions of tokens; its first documents have several million.
     "c4": HubText(
         "allenai/c4",
         None,
         ("train", "validation"),
         join=" ",
         files=("en/c4-train.00000-of-01024.json.gz", "en/c4-validation.00000-of-00008.json.gz"),
-        rows=1100,
+        first=(20_000, 1_100),
     ),
     # Shortened LLaMA evaluates on the validation split; the card names column and configuration.
     "ptb": HubText(
@@ -80,6 +85,7 @@ HUB = {
         "bookcorpus/bookcorpus",
         "plain_text",
         ("train", "train"),
+        first=(200_000, 200_000),
         revision=CONVERTED,
         doubt="that the hub keeps a converted copy of this script-based repository",
     ),
@@ -95,23 +101,25 @@ RANDOM = "random"
 NAMES = frozenset({"tinyworld", *HUB, RANDOM})
 
 
-def documents(dataset: str, purpose: Purpose) -> tuple[str, ...]:
+def documents(dataset: str, purpose: Purpose, pick: Pick | None = None) -> tuple[str, ...]:
     """The documents of a text.
 
     Args:
         dataset: one of ``NAMES``, or a file: ``*.jsonl`` with a ``text`` key per line, otherwise
             plain text with one document per line.
         purpose: ``calibration`` or ``evaluation``; a named text keeps them apart.
+        pick: which documents, told how many there are; by default all, or the first of a text that
+            is too large.
 
     Raises:
         PrunebenchError: if the text is unknown, missing or empty.
     """
     if dataset.startswith(("/", ".")):
-        texts = _file(Path(dataset))
+        texts = _picked(_file(Path(dataset)), pick)
     elif dataset == "tinyworld":
-        texts = _tinyworld(purpose)
+        texts = _picked(_tinyworld(purpose), pick)
     elif dataset in HUB:
-        texts = _hub(dataset, purpose)
+        texts = _hub(dataset, purpose, pick)
     else:
         hint = did_you_mean(dataset, NAMES)
         raise PrunebenchError(
@@ -194,14 +202,21 @@ def _tinyworld(purpose: str) -> list[str]:
     return reference.documents(SPLITS[purpose])
 
 
-def _hub(dataset: str, purpose: Purpose) -> list[str]:
+def _picked(texts: list[str], pick: Pick | None) -> list[str]:
+    return texts if pick is None else [texts[i] for i in pick(len(texts))]
+
+
+def _hub(dataset: str, purpose: Purpose, pick: Pick | None) -> list[str]:
     import datasets
 
     text = HUB[dataset]
+    first = text.first[PURPOSES.index(purpose)]
     try:
         rows = datasets.load_dataset(**text.arguments(purpose))
-        if purpose == "evaluation" and text.rows is not None:
-            rows = rows.select(range(min(text.rows, len(rows))))
+        if pick is not None:
+            rows = rows.select(pick(len(rows)))
+        elif first is not None:
+            rows = rows.select(range(min(first, len(rows))))
         return list(rows[text.column])
     except Exception as error:  # the hub client has no common base class for "not reachable"
         raise PrunebenchError(_absent(dataset, error)) from error

@@ -14,7 +14,8 @@ from .calibration import Calibration, check_ids
 from .case import CalibrationSpec
 from .errors import PrunebenchError
 from .grammar import build_method
-from .models import CausalLM, load_model, perplexity_of
+from .loading import load_model
+from .models import CausalLM, perplexity_of
 from .plan import Plan
 
 __all__ = ["apply", "choose", "lm_eval_model", "load_model", "perplexity"]

@@ -13,6 +13,7 @@ from conftest import read
 from prunebench import casefile, estimate, reference
 from prunebench.case import Case
 from prunebench.machine import GIB, gibibytes
+from prunebench.outlook import START
 from prunebench.shape import shape_of
 
 ROOT = Path(__file__).parents[1]
@@ -90,14 +91,14 @@ def test_a_total_counts_what_is_shared_once(project: Path, cli) -> None:
     _, data = outlook(project, cli)
     parts = [c["parts"] for c in data["cases"]]
     expected = (
-        estimate.START
+        START
         + max(p["load"] for p in parts)
         + max(p["search"] for p in parts)
         + sum(p["own"] for p in parts)
     )
 
     assert data["total"]["seconds"] == pytest.approx(expected)
-    assert expected < estimate.START + sum(sum(p.values()) for p in parts)
+    assert expected < START + sum(sum(p.values()) for p in parts)
 
 
 def test_guesses_are_scaled_by_what_was_measured(project: Path, cli) -> None:

@@ -439,3 +439,60 @@ def test_mistakes_name_their_place(text: str, place: str, message: str, tmp_path
         published.rows(tmp_path)
 
     assert any(f"bad.yaml:{place}: {message}" in problem for problem in stop.value.problems)
+
+
+TABLE = """\
+source: x
+tables:
+  - where: t
+    protocol: PROTOCOL
+    metric: perplexity/c4
+    models: [a/b, a/c]
+    rows:
+      - {method: METHOD, AMOUNTvalues: [5, 6]}
+"""
+
+
+@pytest.mark.parametrize(
+    ("changes", "place", "message"),
+    [
+        ({"AMOUNT": "amount: {blocks: [4]}, "}, "8:33", "1 amounts for 2 columns"),
+        ({"AMOUNT": "amount: {block: 4}, "}, "8:33", "unknown amount 'block'; did you mean"),
+        ({"AMOUNT": "amount: {slicing: 0.2}, "}, "8:24", "sleb takes 'sparsity' or 'blocks'"),
+        ({"AMOUNT": "calibration: {nsample: 4}, "}, "8:38", "unknown key 'nsample'"),
+        ({"METHOD": "{criterion: ppl}"}, "8:10", "missing key 'name' of a method"),
+        ({"METHOD": "{name: sleb, keep: 1}"}, "8:31", "unknown key 'keep'; did you mean"),
+        ({"PROTOCOL": "slab@1"}, "4:5", "unknown protocol 'slab@1'; did you mean 'sleb@1'?"),
+        ({"source: x": "source: x\naliases: {a/q: [b/q]}"}, "2:11", "no table has 'a/q'"),
+        ({"source: x": "rankings: [{where: w, model: m, method: {name: sleb}, blocks: [1, 1]}]\n"
+          "source: x"}, "1:55", "found a block twice"),
+    ],
+)  # fmt: skip
+def test_a_number_that_nobody_would_find_is_a_mistake(
+    changes: dict[str, str], place: str, message: str, tmp_path: Path
+) -> None:
+    """A misspelt amount, option, calibration or protocol would only ever match nothing."""
+    text = TABLE
+    for old, new in changes.items():
+        text = text.replace(old, new)
+    for word, plain in {"PROTOCOL": "sleb@1", "METHOD": "sleb", "AMOUNT": ""}.items():
+        text = text.replace(word, plain)
+    (tmp_path / "bad.yaml").write_text(text)
+    with pytest.raises(CaseError) as stop:
+        published.rows(tmp_path)
+
+    (problem,) = stop.value.problems
+    assert f"bad.yaml:{place}: {message}" in problem
+
+
+def test_methods_that_are_not_ours_may_have_any_options(tmp_path: Path) -> None:
+    """What others call theirs is not checked; the table itself, as above, is sound."""
+    text = TABLE.replace("PROTOCOL", "theirs (own code)").replace("AMOUNT", "")
+    (tmp_path / "good.yaml").write_text(text.replace("METHOD", "{name: LaCo, ratio: 2}"))
+
+    assert [row.value for row in published.rows(tmp_path)] == [5.0, 6.0]
+
+
+def test_a_record_with_an_option_of_another_version_is_about_nothing() -> None:
+    """It is shown without published numbers, not refused."""
+    assert found(method={"name": "sleb", "gone": 1}) == set()

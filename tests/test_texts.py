@@ -77,9 +77,36 @@ def test_what_the_hub_is_asked_for(name, purpose, expected, start, hub) -> None:
 
     assert hub == [expected]
     assert text.startswith(start)
-    # SLEB reads the first 1,100 documents of C4's validation shard, and all of anything else.
+    # SLEB reads the first 1,100 documents of C4's validation shard; of the others, all of these.
     last = 1100 if (name, purpose) == ("c4", "evaluation") else 1200
     assert text.endswith(f"row {last - 1}")
+
+
+def test_a_shard_is_not_tokenised_whole_and_its_lines_come_from_anywhere(hub) -> None:
+    """Windows are cut from the first documents, SLEB's lines are drawn from all of them."""
+    from prunebench.texts import HUB
+
+    assert HUB["c4"].first == (20_000, 1_100)
+    assert len(texts.documents("c4", "evaluation")) == 1_100
+    assert texts.documents("c4", "calibration", lambda n: [n - 1, 3]) == ("row 1199", "row 3")
+
+
+def test_lines_are_numpys_permutation(model) -> None:
+    """The released draw: default_rng(seed).permutation over all rows, the first of them joined."""
+    import numpy as np
+
+    from prunebench.calibration import Calibration
+    from prunebench.case import CalibrationSpec
+
+    lm, file = model
+    rows = [f"{word} " * 3 for word in ("ab", "cd", "ef", "gh", "ij", "kl")]
+    Path(file).write_text("\n".join(rows))
+    spec = CalibrationSpec(dataset=file, nsamples=3, seqlen=10, seed=7, join=".")
+    windows = Calibration(spec, lm).windows("lines")
+    chosen = [rows[i] for i in np.random.default_rng(7).permutation(6)[:3]]
+
+    expected = lm.tokenizer(".".join(chosen))["input_ids"]
+    assert windows.flatten().tolist() == expected[: len(expected) // 10 * 10]
 
 
 def test_a_text_that_is_not_there_is_one_line(monkeypatch) -> None:

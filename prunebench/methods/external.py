@@ -42,7 +42,7 @@ class External(Method, frozen=True, tag="external"):
             return read(Path(self.plan))
         from ..cache import model_hash
         from ..case import ModelSpec
-        from ..models import load_model
+        from ..loading import load_model
 
         name = str(self.checkpoint)
         if (sha256 := model_hash(ModelSpec(name))) is None:

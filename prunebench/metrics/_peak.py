@@ -26,7 +26,7 @@ def _added(folder: str, device: str, dtype: str, batch: int, tokens: int, new: i
     """Bytes that loading and one round add: a forward with a cache, or a whole generation."""
     import torch
 
-    from ..models import load_model
+    from ..loading import load_model
     from ..timing import Shape, Timer
 
     before = _resident("VmRSS")
