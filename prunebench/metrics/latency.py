@@ -32,8 +32,8 @@ class Latency(Metric, frozen=True, tag="latency"):
     Every round times dense and pruned one after the other and the next round turns the order
     round, so a drift of the machine meets both alike. Prompts are random token ids, decoding is
     greedy and always to the full length. Values are medians, ``speedup`` that of the ratios dense
-    over pruned of each round; every round is kept. With *new_tokens* 0 only the reading of the prompt is
-    timed, without a cache (SLEB's prompt processing).
+    over pruned of each round; every round is kept. With *new_tokens* 0 only the reading of the
+    prompt is timed, without a cache (SLEB's prompt processing).
 
     *rounds* are measured after *warmup* that are not; with *precision*, more until the 95 %
     interval of the median is that narrow (half its width over the median), *max_rounds* or
