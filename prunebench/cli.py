@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from . import __version__, casefile, grammar, outlook, report, select
+from . import __version__, casefile, gates, grammar, outlook, report, select
 from .api import Target
 from .baseline import OWN, Baselines, shipped
 from .case import Case
@@ -223,6 +223,42 @@ def show(
         _print_json({"record": record, "baseline": was, "verdict": judged, "published": rows})
     else:
         report.record_table(record, judged, report.console(), rows)
+
+
+@app.command()
+def power(
+    paths: Paths = None,
+    keyword: Keyword = "",
+    detect: Annotated[
+        str, typer.Option(metavar="DROP", help="How many questions find it, e.g. 0.5pp.")
+    ] = "",
+    disagreement: Annotated[
+        str, typer.Option(metavar="PART", help="Questions on which only one model is right.")
+    ] = "5%",
+    alpha: Annotated[float, typer.Option(min=1e-6, max=0.5, help="One-sided level.")] = 0.05,
+    chance: Annotated[
+        float, typer.Option("--power", min=0.5, max=0.999, help="Probability to find it.")
+    ] = 0.8,
+    as_json: AsJson = False,
+    baselines: BaselineDir = None,
+) -> None:
+    """Say what drop each gate could see, or how many questions it takes to see one."""
+    part = gates.fraction(disagreement, "--disagreement")
+    if detect:
+        drop = gates.fraction(detect, "--detect")
+        count = gates.questions(drop, part, alpha, chance)
+        if as_json:
+            _print_json({"detect": drop, "disagreement": part, "questions": count})
+        else:
+            level = f"one-sided {alpha:g}, {chance:.0%} of the time, {part:.1%} disagreement"
+            print(f"a drop of {drop * 100:g} pp takes {count:,} questions ({level})")  # noqa: T201
+        return
+    roots = Baselines(baselines or default_baselines())
+    found = list(gates.of_cases(_cases(paths, keyword), roots, part, alpha, chance))
+    if as_json:
+        _print_json(found)
+    else:
+        report.gates_table(found, report.console())
 
 
 @app.command()

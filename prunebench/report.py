@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .gates import Gate
 from .outlook import Outlook, Totals
 from .plan import describe
 from .published import Row, compared
@@ -173,6 +174,17 @@ def to_json(results: Sequence[Result]) -> dict[str, Any]:
         "records": [msgspec.to_builtins(r.record) for r in results if r.record],
         "verdicts": [msgspec.to_builtins(r.verdict) for r in results],
     }
+
+
+def gates_table(rows: Sequence[Gate], console: Console) -> None:
+    """Print what each gate can see, in percentage points."""
+    grid = Table(box=None, pad_edge=False)
+    for name in ("case", "metric", "questions", "sees from", "allows"):
+        grid.add_column(name, justify="left" if name in ("case", "metric") else "right")
+    for row in rows:
+        cells = (f"{row.questions:,}", f"{row.least * 100:.2f} pp", f"{row.allowed * 100:.2f} pp")
+        grid.add_row(row.case_id, row.metric, *cells)
+    console.print(grid)
 
 
 def published_lines(record: Record, rows: Sequence[Row]) -> list[str]:

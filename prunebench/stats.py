@@ -33,3 +33,42 @@ def p_unpaired(worse: Sequence[float], better: Sequence[float]) -> float:
     from scipy import stats
 
     return float(stats.mannwhitneyu(worse, better, alternative="greater").pvalue)
+
+
+def detectable(
+    questions: int, disagreement: float, alpha: float = 0.05, power: float = 0.8
+) -> float:
+    """The smallest drop in accuracy that the paired sign test finds with probability *power*.
+
+    Args:
+        questions: how many both models answer.
+        disagreement: the fraction of them on which only one is right, in [drop, 1].
+        alpha: one-sided level of the test.
+        power: the probability to find it.
+
+    Returns:
+        A fraction of the questions; *disagreement* itself where even losing all of them is not
+        found that often.
+
+    Connor, "Sample size for testing differences in proportions for the paired-sample design",
+    Biometrics 43 (1987), solved for the difference.
+    """
+    low, high = 0.0, disagreement
+    if sample_size(high, disagreement, alpha, power) > questions:
+        return high
+    for _ in range(60):
+        middle = (low + high) / 2
+        found = sample_size(middle, disagreement, alpha, power) <= questions
+        low, high = (low, middle) if found else (middle, high)
+    return high
+
+
+def sample_size(drop: float, disagreement: float, alpha: float = 0.05, power: float = 0.8) -> float:
+    """How many questions it takes to find *drop*; the other arguments are those of *detectable*."""
+    from statistics import NormalDist
+
+    if drop <= 0:
+        return float("inf")
+    level, found = (NormalDist().inv_cdf(p) for p in (1 - alpha, power))
+    spread = level * disagreement**0.5 + found * max(0.0, disagreement - drop**2) ** 0.5
+    return float((spread / drop) ** 2)

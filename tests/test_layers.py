@@ -22,7 +22,7 @@ LAYERS = (
     ("layers", "published"),
     ("casefile",),
     ("estimate",),
-    ("session", "outlook"),
+    ("gates", "session", "outlook"),
     ("report", "progress"),
     # ------------------------------------------------- torch below this line
     ("modeling", "tensors"),

@@ -1,0 +1,77 @@
+"""What a gate could see: the smallest drop in accuracy that its number of questions shows."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+from msgspec import Struct
+
+from . import stats
+from .baseline import Baselines
+from .case import Case
+from .errors import PrunebenchError
+
+
+class Gate(Struct, frozen=True):
+    """Of so many *questions* the *least* drop that is seen, and the drop that is *allowed*."""
+
+    case_id: str
+    metric: str
+    questions: int
+    least: float
+    allowed: float
+
+
+def of_cases(
+    cases: Iterable[Case], baselines: Baselines, disagreement: float, alpha: float, power: float
+) -> Iterator[Gate]:
+    """A gate for every right-or-wrong measurement that the baselines of *cases* have.
+
+    Args:
+        cases: whose tolerances are meant.
+        baselines: where the numbers of questions come from.
+        disagreement: the fraction of questions on which only one of two models is right.
+        alpha: one-sided level.
+        power: the probability to find the drop.
+
+    Raises:
+        PrunebenchError: if a baseline is damaged.
+    """
+    for case in cases:
+        was = baselines.load(case.id, "cpu")
+        for m in was.measurements if was else ():
+            if m.paired and set(m.samples) <= {0.0, 1.0}:
+                least = stats.detectable(len(m.samples), disagreement, alpha, power)
+                allowed = case.tolerance_for(m.metric).allowed(m.value or 0.0)
+                yield Gate(case.id, m.metric, len(m.samples), least, allowed)
+
+
+def questions(drop: float, disagreement: float, alpha: float, power: float) -> int:
+    """How many questions it takes to find *drop*.
+
+    Raises:
+        PrunebenchError: if no such drop is possible.
+    """
+    if drop > disagreement:
+        raise PrunebenchError(
+            f"no drop exceeds the disagreement: found {drop:g} and {disagreement:g}"
+        )
+    return math.ceil(stats.sample_size(drop, disagreement, alpha, power))
+
+
+def fraction(text: str, flag: str) -> float:
+    """``0.5pp``, ``0.5%`` or ``0.005``, given to *flag*, as a fraction.
+
+    Raises:
+        PrunebenchError: if it is none of these, or not between 0 and 1.
+    """
+    per_cent = text.endswith(("pp", "%"))
+    try:
+        value = float(text.removesuffix("pp").removesuffix("%")) / (100 if per_cent else 1)
+    except ValueError:
+        value = math.nan
+    if not 0 < value <= 1:
+        expected = "expected a part of the questions: 0.5pp, 0.5% or 0.005"
+        raise PrunebenchError(f"{flag} {text}: {expected}")
+    return value
