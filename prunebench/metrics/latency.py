@@ -31,9 +31,9 @@ class Latency(Metric, frozen=True, tag="latency"):
 
     Every round times dense and pruned one after the other and the next round turns the order
     round, so a drift of the machine meets both alike. Prompts are random token ids, decoding is
-    greedy and always to the full length. Values are medians, ``speedup`` the ratio of the medians,
-    dense over pruned; every round is kept. With *new_tokens* 0 only the reading of the prompt is
-    timed, without a cache (SLEB's prompt processing).
+    greedy and always to the full length. Values are medians, ``speedup`` that of the ratios dense
+    over pruned of each round; every round is kept. With *new_tokens* 0 only the reading of the
+    prompt is timed, without a cache (SLEB's prompt processing).
 
     *rounds* are measured after *warmup* that are not; with *precision*, more until the 95 %
     interval of the median is that narrow (half its width over the median), *max_rounds* or
@@ -76,12 +76,15 @@ class Latency(Metric, frozen=True, tag="latency"):
             warnings.warn(UNWATCHED, PrunebenchWarning, stacklevel=2)
         busy = gpu.busy() if gpu else ""
         full = f"out of memory at {self._shape_in_words}"
-        times, note = self._rounds([lm] if lm is dense else [dense, lm], gpu)
+        # A copy's modules lie elsewhere in memory than those of a model as loaded, which alone can
+        # make it a hundredth slower. Pruned models are such copies, so the dense one is too.
+        pair = [lm] if lm is dense else [dense.share(), lm.share()]
+        times, note = self._rounds(pair, gpu)
         if lm is dense:
             yield from self._own(times[0], note or busy if times[0] else full)
             return
         if not times[1]:  # a smaller model may fit where the dense one does not
-            ((own,), note) = self._rounds([lm], gpu)
+            ((own,), note) = self._rounds(pair[1:], gpu)
             times = [[], own]
         yield from self._own(times[1], note or busy if times[1] else full)
         which = "" if times[1] else " and pruned"
@@ -162,7 +165,9 @@ class Latency(Metric, frozen=True, tag="latency"):
         for what, phase in self._phases().items():
             dense, own = ([phase(taken) for taken in rounds] for rounds in times)
             ratios = [d / o for d, o in zip(dense, own, strict=False)]
-            middle = statistics.median(dense) / statistics.median(own) if ratios else None
+            # Not the ratio of the medians: where the machine changes its pace half-way, one median
+            # may be of the slow half and the other of the fast one.
+            middle = statistics.median(ratios) if ratios else None
             yield self._one(f"speedup-{what}", middle, "x", "higher", ratios, note)
 
     def _one(

@@ -69,18 +69,23 @@ def test_every_sample_of_both_models_is_kept(lm, half) -> None:
         assert rate == pytest.approx(3 / total * 1e3)
 
 
-def test_speedups_are_ratios_of_medians(lm, half, monkeypatch) -> None:
-    """With times given, by hand."""
+def test_speedups_are_medians_of_the_rounds_ratios(lm, half, monkeypatch) -> None:
+    """With times given, by hand; a pace that changes meets both models and no ratio."""
     dense = [Round(0.2, 1.0), Round(0.4, 2.0), Round(0.9, 9.0)]
     pruned = [Round(0.1, 0.5), Round(0.2, 0.8), Round(0.3, 0.9)]
     monkeypatch.setattr(Latency, "_all_rounds", lambda *_: ([dense, pruned], ""))
     by_name = {m.metric: m for m in Latency(prompt_tokens=8, new_tokens=3).measure(half, lm)}
 
-    assert by_name[f"{PLACE}/speedup-prefill"].value == pytest.approx(0.4 / 0.2)
+    assert by_name[f"{PLACE}/speedup-prefill"].value == pytest.approx(2)
     assert by_name[f"{PLACE}/speedup-decode"].value == pytest.approx(1.6 / 0.6)
     assert by_name[f"{PLACE}/speedup-end-to-end"].value == pytest.approx(2.0 / 0.8)
     assert by_name[f"{PLACE}/speedup-prefill"].samples == pytest.approx((2, 2, 3))
     assert by_name[f"{PLACE}/tpot"].value == pytest.approx(0.6 / 2 * 1e3)
+    slow = [3, 3, 1, 1]
+    dense = [Round(0.2 * s, 1.0 * s) for s in (1, *slow)]
+    pruned = [Round(0.1 * s, 0.8 * s) for s in (3, *slow)]
+    by_name = {m.metric: m for m in Latency(prompt_tokens=8, new_tokens=3).measure(half, lm)}
+    assert by_name[f"{PLACE}/speedup-end-to-end"].value == pytest.approx(1.0 / 0.8)
 
 
 def test_the_dense_model_has_no_speedup(lm) -> None:
@@ -121,10 +126,26 @@ def test_a_slower_model_shows_as_slower(lm) -> None:
 def test_models_are_timed_in_turned_order(lm, half, monkeypatch) -> None:
     """Dense, pruned, pruned, dense, ...: a drift of the machine meets both alike."""
     order = []
-    monkeypatch.setattr(Timer, "time", lambda self: order.append(self.lm is lm) or Round(0.1, 0.2))
+    whole = len(lm.blocks)
+    monkeypatch.setattr(
+        Timer, "time", lambda self: order.append(len(self.lm.blocks) == whole) or Round(0.1, 0.2)
+    )
     list(Latency(prompt_tokens=8, new_tokens=3, rounds=4, warmup=0).measure(half, lm))
 
     assert order == [True, False, False, True, True, False, False, True]
+
+
+def test_both_models_are_timed_as_copies_over_the_same_weights(lm, half, monkeypatch) -> None:
+    """A model as loaded is a hundredth faster than the copy that a pruned model is made from."""
+    timed: set[Any] = set()
+    monkeypatch.setattr(Timer, "time", lambda self: timed.add(self.lm) or Round(0.1, 0.2))
+    list(Latency(prompt_tokens=8, new_tokens=3, rounds=3).measure(half, lm))
+    small, large = sorted(timed, key=lambda model: len(model.blocks))
+
+    for copy, model in ((small, half), (large, lm)):
+        assert copy.hf is not model.hf
+        pairs = zip(copy.hf.parameters(), model.hf.parameters(), strict=True)
+        assert all(mine is theirs for mine, theirs in pairs)
 
 
 def test_rounds_go_on_until_the_median_is_known(lm, half, monkeypatch) -> None:
