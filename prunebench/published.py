@@ -50,12 +50,14 @@ class Line(Struct, frozen=True, forbid_unknown_fields=True):
     """A row of a table: a value, or nothing, for each of its columns.
 
     *method* is a name, with options where they matter; *amount* is in a method's own unit, one for
-    all columns or one for each; *label* is what the source calls it.
+    all columns or one for each; *sparsity* is the fraction of all parameters that it takes, where
+    known, likewise; *label* is what the source calls it.
     """
 
     method: str | dict[str, Any]
     values: list[float | None]
     amount: dict[str, float | list[float]] = {}
+    sparsity: float | list[float | None] | None = None
     label: str = ""
     calibration: dict[str, Any] = {}
 
@@ -79,7 +81,10 @@ class File(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Row(Struct, frozen=True, omit_defaults=True):
-    """One published number, in the units of our measurement of the same name."""
+    """One published number, in the units of our measurement of the same name.
+
+    *sparsity* is negative where shortcut matrices and an untied head add more than is cut.
+    """
 
     source: str
     where: str
@@ -89,6 +94,7 @@ class Row(Struct, frozen=True, omit_defaults=True):
     metric: str
     value: float
     amount: dict[str, float] = {}
+    sparsity: float | None = None
     label: str = ""
     by: str = ""
     calibration: dict[str, Any] = {}
@@ -309,6 +315,8 @@ def _line_problems(line: Line, columns: int, where: Where) -> Iterator[Problem]:
             yield (*where, "amount", key), f"unknown amount {key!r}; {did_you_mean(key, AMOUNTS)}"
         if isinstance(amounts, list) and len(amounts) != columns:
             yield (*where, "amount", key), f"{len(amounts)} amounts for {columns} columns"
+    if isinstance(line.sparsity, list) and len(line.sparsity) != columns:
+        yield (*where, "sparsity"), f"{len(line.sparsity)} sparsities for {columns} columns"
     yield from schema.problems(line.calibration, CalibrationSpec, (*where, "calibration"))
     wrong = list(_method_problems(_named(line), (*where, "method")))
     yield from wrong
@@ -365,6 +373,7 @@ def _rows(
             metric=metric,
             value=round(value * table.scale, 12),  # 63.25 % is 0.6325, not 0.6325000000000001
             amount={k: v[at] if isinstance(v, list) else v for k, v in line.amount.items()},
+            sparsity=line.sparsity[at] if isinstance(line.sparsity, list) else line.sparsity,
             label=line.label,
             by=table.by,
             calibration={**table.calibration, **line.calibration},

@@ -195,7 +195,8 @@ def published_lines(record: Record, rows: Sequence[Row]) -> list[str]:
         ours = record.find(row.metric)
         if ours is None:
             continue
-        text = f"published {row.metric} {number(row.value)} ({row.credit}, {row.where})"
+        gone = "" if row.sparsity is None else f", sparsity {row.sparsity:.1%}"
+        text = f"published {row.metric} {number(row.value)} ({row.credit}, {row.where}{gone})"
         if ours.value is None:
             text += ", ours not finite"
         else:

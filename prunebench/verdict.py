@@ -5,6 +5,7 @@ Pure: reads no file and prints nothing.
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
 from typing import Any
@@ -124,11 +125,12 @@ def p_worse(now: Measurement, was: Measurement) -> float | None:
     """One-sided p-value that *now* is worse than *was*; None where no samples were kept."""
     if not now.samples or not was.samples:
         return None
+    # Baselines keep samples in single precision: what rounds to the same there has not moved.
+    ours, theirs = (array("f", m.samples) for m in (now, was))
     sign = 1 if now.better == "lower" else -1
-    if now.paired and was.paired and len(now.samples) == len(was.samples):
-        pairs = zip(now.samples, was.samples, strict=True)
-        return p_paired([sign * (n - w) for n, w in pairs])
-    return p_unpaired([sign * s for s in now.samples], [sign * s for s in was.samples])
+    if now.paired and was.paired and len(ours) == len(theirs):
+        return p_paired([sign * (n - w) for n, w in zip(ours, theirs, strict=True)])
+    return p_unpaired([sign * s for s in ours], [sign * s for s in theirs])
 
 
 def _findings(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from array import array
 from typing import Any
 
 import pytest
@@ -269,3 +270,19 @@ def test_a_plan_that_contradicts_its_trace_is_no_tie() -> None:
     now = record(plan=(DropBlocks((4, 3)),))
 
     assert compare(now, record(), lambda _: Tolerance()).outcome == "changed_plan"
+
+
+def test_what_the_file_format_rounds_has_not_moved() -> None:
+    """Right and wrong as parts of a dense score: McNemar's p, not that of a thousand tiny moves."""
+    right = [1.0] * 60 + [0.0] * 40
+    fewer = [0.0] * 12 + [1.0] * 50 + [0.0] * 38
+    stored = tuple(array("f", [r / 0.93 for r in right]))
+    was = Measurement("accuracy/recovery", 0.6 / 0.93, "of dense", "higher", stored, paired=True)
+    now = replace(was, value=0.5 / 0.93, samples=tuple(r / 0.93 for r in fewer))
+    plain = [
+        Measurement("accuracy/mean", sum(x) / 100, "acc", "higher", tuple(x), paired=True)
+        for x in (fewer, right)
+    ]
+
+    assert verdict.p_worse(now, was) == verdict.p_worse(*plain)
+    assert verdict.p_worse(replace(was, samples=tuple(r / 0.93 for r in right)), was) == 1.0
