@@ -406,13 +406,13 @@ def test_dense_and_pruned_compiled_side_by_side(tiny, traced) -> None:
     assert "latency/hf-compiled-1x5+4/speedup-decode" in names
 
 
-def test_models_do_not_share_what_is_compiled_of_them(tiny, graphs, monkeypatch) -> None:
+def test_models_do_not_share_what_is_compiled_of_them(tiny, graphs) -> None:
     """Two where torch.compile may keep one result for a piece of code: each is compiled once."""
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 1)
     lm = tiny("llama", blocks=2)
     timers = [Timer(lm.share(), Shape(1, 3, 3), "hf-compiled") for _ in range(2)]
-    for timer in timers * 2:
-        timer.time()
+    with torch._dynamo.config.patch(recompile_limit=1):
+        for timer in timers * 2:
+            timer.time()
 
     assert len(graphs) == 2
 
