@@ -43,7 +43,7 @@ SHAPES = {
     "opt-13b": opt(5120, 40, 40),
     "opt-30b": opt(7168, 48, 56),
     "opt-66b": opt(9216, 64, 72),
-    "Qwen3-8B-Base": shape_of(
+    "Qwen3-8B": shape_of(
         {
             "model_type": "qwen3",
             "intermediate_size": 12288,
