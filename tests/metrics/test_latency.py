@@ -326,7 +326,9 @@ def test_a_compiled_prompt_is_read_as_the_eager_one_is(family: str, tiny, graphs
     calls = [n for n in graph.nodes if "attention" in str(n.target)]
     windows = {"mistral": 4, "qwen2": 1}.get(family, 0)
     assert len(calls) == 4
-    assert sum("attn_mask" in n.kwargs for n in calls) == windows
+    if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 13):
+        # With an older torch transformers cannot leave the mask out of what is compiled.
+        assert sum(n.kwargs.get("attn_mask") is not None for n in calls) == windows
 
 
 @pytest.mark.parametrize("backend", ["hf-eager", "hf-compiled"])
