@@ -9,21 +9,39 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from . import __version__, casefile, gates, grammar, outlook, report, select
+from . import __version__, casefile, gates, grammar, outlook, report
 from .api import Target
-from .baseline import OWN, Baselines, shipped
+from .baseline import OWN, Baselines
 from .case import Case
 from .errors import PrunebenchError, PrunebenchWarning, SearchError, did_you_mean
 from .files import write_json
 from .layers import Setting
 from .machine import before_torch
+from .options import (
+    DEFAULT_STORE,
+    AsJson,
+    BaselineDir,
+    Because,
+    Device,
+    JsonFile,
+    Keyword,
+    Limit,
+    Paths,
+    Settings,
+    StoreDir,
+    all_case_paths,
+    case_paths,
+    chosen_cases,
+    default_baselines,
+    print_json,
+    say,
+)
 from .plan import describe
 from .progress import Display
 from .record import Record
 from .session import (
     CRASHED,
     INTERRUPTED,
-    NOTHING,
     OK,
     USAGE,
     Result,
@@ -40,32 +58,6 @@ app = typer.Typer(
     rich_markup_mode=None,  # plain help and plain usage errors: they are read by scripts and logs
     pretty_exceptions_enable=False,
 )
-
-Paths = Annotated[
-    list[Path] | None,
-    typer.Argument(help="Case files or folders; default cases/smoke.", show_default=False),
-]
-Keyword = Annotated[
-    str, typer.Option("-k", metavar="EXPR", help="Only cases whose id matches, as in pytest.")
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override any case key, e.g. model.id=..."),
-]
-Limit = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="At most N questions per task.")
-]
-StoreDir = Annotated[Path, typer.Option("--store", help="Results folder.")]
-BaselineDir = Annotated[
-    Path | None,
-    typer.Option("--baselines", help="Baselines folder; default baselines/.", show_default=False),
-]
-Device = Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, ...")]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON too.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Because = Annotated[str, typer.Option(metavar="TEXT", help="Why the new values are right.")]
-
-DEFAULT_STORE = Path(".prunebench")
 
 
 @app.command()
@@ -93,7 +85,7 @@ def run(  # one parameter per option of the contract
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress display.")] = False,
 ) -> None:
     """Run cases and compare them with their baselines; a regression exits 1."""
-    cases = _cases(paths, keyword, settings, limit)
+    cases = chosen_cases(paths, keyword, settings, limit)
     if accept and not because.strip():
         raise PrunebenchError("--accept needs --because TEXT: a baseline changes for a reason")
     if accept and limit:
@@ -127,7 +119,7 @@ def run(  # one parameter per option of the contract
     report.table(results, report.console())
     if interrupted:
         left = len(cases) - len(results)
-        _say(f"interrupted with {left} of {len(cases)} cases left; run the same command to go on")
+        say(f"interrupted with {left} of {len(cases)} cases left; run the same command to go on")
         raise typer.Exit(INTERRUPTED)
     if accept:
         _accept([r.record for r in results if r.record], Baselines(baselines or OWN), because)
@@ -144,7 +136,7 @@ def list_cases(
     as_json: AsJson = False,
 ) -> None:
     """List cases without running them."""
-    _list(_cases(paths, keyword, settings), as_json=as_json)
+    _list(chosen_cases(paths, keyword, settings), as_json=as_json)
 
 
 @app.command()
@@ -157,12 +149,12 @@ def check(
 ) -> None:
     """Check case files: every problem at once, as file:line:column."""
     if schema:
-        _print_json(grammar.json_schema())
+        print_json(grammar.json_schema())
         return
-    files = casefile.find(_paths(paths))
+    files = casefile.find(case_paths(paths))
     cases = casefile.load(files)
     if as_json:
-        _print_json({"files": [str(f) for f in files], "cases": [c.id for c in cases]})
+        print_json({"files": [str(f) for f in files], "cases": [c.id for c in cases]})
     else:
         print(f"{len(cases)} cases in {len(files)} files: ok")  # noqa: T201
 
@@ -178,7 +170,7 @@ def accept(
     """Make the newest stored records the baselines, with a reason."""
     if not because.strip():
         raise PrunebenchError("accept needs --because TEXT: a baseline changes for a reason")
-    cases = _cases(paths, keyword)
+    cases = chosen_cases(paths, keyword)
     kept = Store(store)
     records = []
     for case in cases:
@@ -187,7 +179,7 @@ def accept(
         else:
             older = kept.latest(case.id) is not None
             why = "only of an older version of the case" if older else "none"
-            _say(f"{case.id}: stored records: {why}; run it first")
+            say(f"{case.id}: stored records: {why}; run it first")
     _accept(records, Baselines(baselines or OWN), because)
     raise typer.Exit(OK if len(records) == len(cases) else CRASHED)
 
@@ -214,13 +206,13 @@ def show(
         raise PrunebenchError(many if len(matches) > 1 else damaged)
     roots = Baselines(baselines or default_baselines())
     was = roots.load(record.case_id, record.environment.device)
-    case = next((c for c in casefile.load(_all_cases()) if c.id == record.case_id), None)
+    case = next((c for c in casefile.load(all_case_paths()) if c.id == record.case_id), None)
     tolerance = case.tolerance_for if case else casefile.default_tolerance
     rows = published.matching(record, published.rows(roots.published))
     more = published.findings(record, rows, case.published) if case and case.published else ()
     judged = verdict.compare(record, was, tolerance, more=more)
     if as_json:
-        _print_json({"record": record, "baseline": was, "verdict": judged, "published": rows})
+        print_json({"record": record, "baseline": was, "verdict": judged, "published": rows})
     else:
         report.record_table(record, judged, report.console(), rows)
 
@@ -248,15 +240,15 @@ def power(
         drop = gates.fraction(detect, "--detect")
         count = gates.questions(drop, part, alpha, chance)
         if as_json:
-            _print_json({"detect": drop, "disagreement": part, "questions": count})
+            print_json({"detect": drop, "disagreement": part, "questions": count})
         else:
             level = f"one-sided {alpha:g}, {chance:.0%} of the time, {part:.1%} disagreement"
             print(f"a drop of {drop * 100:g} pp takes {count:,} questions ({level})")  # noqa: T201
         return
     roots = Baselines(baselines or default_baselines())
-    found = list(gates.of_cases(_cases(paths, keyword), roots, part, alpha, chance))
+    found = list(gates.of_cases(chosen_cases(paths, keyword), roots, part, alpha, chance))
     if as_json:
-        _print_json(found)
+        print_json(found)
     else:
         report.gates_table(found, report.console())
 
@@ -342,7 +334,7 @@ def import_plan(
         planfile.check_fits(plan.edits, model)
     data = {"plan": plan.edits, "source": file.name}
     if output is None:
-        _print_json(data)
+        print_json(data)
         return
     if plan.tensors is not None:
         plan.tensors.save(output.parent)
@@ -380,7 +372,7 @@ def main() -> NoReturn:
             sys.exit(INTERRUPTED)
         raise
     except PrunebenchError as error:
-        _say(str(error))
+        say(str(error))
         sys.exit(CRASHED if isinstance(error, SearchError) else USAGE)
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away; Python would complain once more at exit
@@ -394,42 +386,11 @@ def _plain_warnings() -> None:
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
         if issubclass(category, PrunebenchWarning):
-            _say(f"warning: {message}")
+            say(f"warning: {message}")
         else:
             others(message, category, *rest, **more)
 
     warnings.showwarning = show
-
-
-def _paths(paths: list[Path] | None) -> list[Path]:
-    if paths:
-        return paths
-    smoke = Path("cases/smoke")
-    return [smoke if smoke.is_dir() else shipped("cases/smoke")]
-
-
-def _all_cases() -> list[Path]:
-    """Where a case of any record may be defined."""
-    return [Path("cases")] if Path("cases").is_dir() else [shipped("cases/smoke")]
-
-
-def default_baselines() -> Path:
-    """``baselines/`` here, or the shipped ones where the shipped cases are used."""
-    return OWN if OWN.is_dir() or Path("cases").is_dir() else shipped("baselines")
-
-
-def _cases(
-    paths: list[Path] | None,
-    keyword: str = "",
-    settings: list[str] | None = None,
-    limit: int | None = None,
-) -> list[Case]:
-    chosen = casefile.load(_paths(paths), settings or (), limit, select.matcher(keyword))
-    if not chosen:
-        where = ", ".join(map(str, _paths(paths)))
-        _say(f"no cases in {where}" + (f" match -k {keyword!r}" if keyword else ""))
-        raise typer.Exit(NOTHING)
-    return chosen
 
 
 def _tell_outlook(
@@ -445,7 +406,7 @@ def _tell_outlook(
 
 def _list(cases: list[Case], *, as_json: bool) -> None:
     if as_json:
-        _print_json([{"id": c.id, "file": str(c.file), "line": c.line, **c.asked} for c in cases])
+        print_json([{"id": c.id, "file": str(c.file), "line": c.line, **c.asked} for c in cases])
         return
     for case in cases:
         print(case.id)  # noqa: T201
@@ -467,13 +428,3 @@ def _accept(records: list[Record], baselines: Baselines, because: str) -> None:
     for record in records:
         for path in baselines.save(record, stamp):
             print(f"accepted {path}")  # noqa: T201
-
-
-def _print_json(data: object) -> None:
-    import msgspec
-
-    print(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())  # noqa: T201
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)  # noqa: T201

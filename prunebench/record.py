@@ -34,6 +34,11 @@ class Measurement(Struct, frozen=True, omit_defaults=True):
     window, seconds per round. With *paired*, sample i is the same question in every run.
     *value* is None where the number is not finite: a broken model has no perplexity. *note* says
     why there is no value, or why the value is compared with nothing.
+
+    *margins* are, for each right-or-wrong sample, by how much the right choice led the best wrong
+    one. *clusters* number the samples that belong together, questions about one passage, say.
+    *instead* names the measurement that is judged in place of this one, which then only diagnoses.
+    *chance* is what guessing gives.
     """
 
     metric: str
@@ -43,6 +48,10 @@ class Measurement(Struct, frozen=True, omit_defaults=True):
     samples: tuple[float, ...] = ()
     paired: bool = False
     note: str = ""
+    margins: tuple[float, ...] = ()
+    clusters: tuple[int, ...] = ()
+    instead: str = ""
+    chance: float | None = None
 
     @property
     def varies(self) -> bool:
@@ -67,7 +76,8 @@ class Record(Struct, frozen=True):
 
     *asked* is the question itself as plain JSON data; *model_hash* names the exact weights. *cost*
     is what the search took (seconds, peak bytes, block-forwards, calibration tokens), and the
-    seconds that loading the model took, and the whole case when run alone.
+    seconds that loading the model took, and the whole case when run alone. *again* are timings that
+    looked worse than their baseline and were measured a second time.
     """
 
     case_id: str
@@ -82,6 +92,7 @@ class Record(Struct, frozen=True):
     model_hash: str
     created: str
     key: str = ""
+    again: tuple[Measurement, ...] = ()
     schema: int = SCHEMA
 
     @property

@@ -41,7 +41,7 @@ class Finding(Struct, frozen=True):
     """The judgement of one item: a metric, or the plan.
 
     *p* is the one-sided p-value where a test was needed, *note* a sentence where numbers do not
-    tell it.
+    tell it. A *diagnostic* one helps to understand another and decides nothing itself.
     """
 
     what: str
@@ -51,6 +51,7 @@ class Finding(Struct, frozen=True):
     allowed: float | None = None
     p: float | None = None
     note: str = ""
+    diagnostic: bool = False
 
 
 class Verdict(Struct, frozen=True):
@@ -64,7 +65,7 @@ class Verdict(Struct, frozen=True):
 
     def has(self, *outcomes: Outcome) -> bool:
         """Whether any finding is one of *outcomes*."""
-        return any(f.outcome in outcomes for f in self.findings)
+        return any(f.outcome in outcomes for f in self.findings if not f.diagnostic)
 
     @property
     def outcome(self) -> str:
@@ -74,7 +75,7 @@ class Verdict(Struct, frozen=True):
         if self.skipped:
             return "skipped"
         order = ("worse", "gone", "changed_plan", "not_comparable", "unsure", "new", "better")
-        words = {str(f.outcome) for f in self.findings}
+        words = {str(f.outcome) for f in self.findings if not f.diagnostic}
         return next((word for word in order if word in words), "same")
 
 
@@ -91,7 +92,7 @@ def compare(
     findings that rest on something else than the baseline.
     """
     findings = (*_findings(now, was, tolerance_for), *more)
-    ok = not any(f.outcome in fail_on for f in findings)
+    ok = not any(f.outcome in fail_on for f in findings if not f.diagnostic)
     return Verdict(now.case_id, ok, findings)
 
 

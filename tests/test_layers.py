@@ -23,7 +23,7 @@ LAYERS = (
     ("casefile",),
     ("estimate",),
     ("gates", "session", "outlook"),
-    ("report", "progress"),
+    ("report", "progress", "options"),
     # ------------------------------------------------- torch below this line
     ("modeling", "tensors"),
     ("families",),

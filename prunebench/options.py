@@ -1,0 +1,89 @@
+"""What the commands share: their options, and how cases and folders are found."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from . import casefile, select
+from .baseline import OWN, shipped
+from .case import Case
+from .session import NOTHING
+
+Paths = Annotated[
+    list[Path] | None,
+    typer.Argument(help="Case files or folders; default cases/smoke.", show_default=False),
+]
+Keyword = Annotated[
+    str, typer.Option("-k", metavar="EXPR", help="Only cases whose id matches, as in pytest.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override any case key, e.g. model.id=..."),
+]
+Limit = Annotated[
+    int | None, typer.Option(min=1, metavar="N", help="At most N questions per task.")
+]
+StoreDir = Annotated[Path, typer.Option("--store", help="Results folder.")]
+BaselineDir = Annotated[
+    Path | None,
+    typer.Option("--baselines", help="Baselines folder; default baselines/.", show_default=False),
+]
+Device = Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, ...")]
+JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON too.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Because = Annotated[str, typer.Option(metavar="TEXT", help="Why the new values are right.")]
+
+DEFAULT_STORE = Path(".prunebench")
+
+
+def case_paths(paths: list[Path] | None) -> list[Path]:
+    """What was given, or else the smoke cases: those here, or those that come with us."""
+    if paths:
+        return paths
+    smoke = Path("cases/smoke")
+    return [smoke if smoke.is_dir() else shipped("cases/smoke")]
+
+
+def all_case_paths() -> list[Path]:
+    """Where a case of any record may be defined."""
+    return [Path("cases")] if Path("cases").is_dir() else [shipped("cases/smoke")]
+
+
+def default_baselines() -> Path:
+    """``baselines/`` here, or the shipped ones where the shipped cases are used."""
+    return OWN if OWN.is_dir() or Path("cases").is_dir() else shipped("baselines")
+
+
+def chosen_cases(
+    paths: list[Path] | None,
+    keyword: str = "",
+    settings: list[str] | None = None,
+    limit: int | None = None,
+) -> list[Case]:
+    """The cases meant; with none, a line says so and the command ends.
+
+    Raises:
+        CaseError: with every mistake in the case files.
+    """
+    chosen = casefile.load(case_paths(paths), settings or (), limit, select.matcher(keyword))
+    if not chosen:
+        where = ", ".join(map(str, case_paths(paths)))
+        say(f"no cases in {where}" + (f" match -k {keyword!r}" if keyword else ""))
+        raise typer.Exit(NOTHING)
+    return chosen
+
+
+def print_json(data: object) -> None:
+    """*data* on standard output, for scripts."""
+    import msgspec
+
+    print(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())  # noqa: T201
+
+
+def say(text: str) -> None:
+    """A plain line on standard error."""
+    print(text, file=sys.stderr)  # noqa: T201
