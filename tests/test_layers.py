@@ -15,6 +15,7 @@ PACKAGE = Path(prunebench.__file__).parent
 LAYERS = (
     ("errors", "nvml", "packing", "plan", "stats", "watching"),
     ("record", "schema", "source", "files"),
+    ("evidence",),
     ("api", "verdict", "select", "texts", "hub", "shape"),
     ("registry", "store", "baseline", "planfile"),
     ("case",),
