@@ -40,7 +40,8 @@ class Evidence(Struct, frozen=True, omit_defaults=True):
     *spread* is the standard error of the loss; *effective* the number of equally weighted questions
     that would know as much, and *disagreement* their part on which only one model is right.
     *least* is the smallest loss that would have been found four times in five, *family* the number
-    of tests among which this one stood, and *adjusted* its p-value there (Holm).
+    of tests among which this one stood, and *adjusted* its p-value there (Holm). *noise* is what
+    two measurements of one model differ by on this machine, where that is more than is allowed.
     """
 
     test: str
@@ -61,6 +62,7 @@ class Evidence(Struct, frozen=True, omit_defaults=True):
     alpha: float | None = None
     family: int = 1
     adjusted: float | None = None
+    noise: float | None = None
 
     def smallest(self, alpha: float) -> float:
         """The smallest loss that a test at *alpha* would have found four times in five."""

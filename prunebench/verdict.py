@@ -5,7 +5,7 @@ Pure: reads no file and prints nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -61,13 +61,17 @@ class Finding(Struct, frozen=True):
 
 
 class Verdict(Struct, frozen=True):
-    """The judgement of a case; *error* says why it crashed, *skipped* why it could not run."""
+    """The judgement of a case; *error* says why it crashed, *skipped* why it could not run.
+
+    With *seed_of* it was measured for the interval over calibration seeds of that case alone.
+    """
 
     case_id: str
     ok: bool
     findings: tuple[Finding, ...] = ()
     error: str = ""
     skipped: str = ""
+    seed_of: str = ""
 
     @property
     def unconfirmed(self) -> tuple[str, ...]:
@@ -85,6 +89,8 @@ class Verdict(Struct, frozen=True):
             return "crashed"
         if self.skipped:
             return "skipped"
+        if self.seed_of:
+            return "interval"
         order = ("worse", "gone", "changed_plan", "not_comparable", "unsure", "new", "better")
         words = {str(f.outcome) for f in self.findings if not f.diagnostic}
         return next((word for word in order if word in words), "same")
@@ -95,12 +101,14 @@ class Rules(Struct, frozen=True):
 
     *alpha* is the one-sided level, and *family* the number of tests that share it: one, unless the
     other tests of a run cannot be seen from here. *gates* name measurements that decide although
-    others stand in their place.
+    others stand in their place. *noise* is, per measurement, the smallest part of its value that
+    can be believed on this machine.
     """
 
     alpha: float = ALPHA
     family: int = 1
     gates: Collection[str] = ()
+    noise: Mapping[str, float] = {}
 
 
 def compare(
@@ -136,7 +144,7 @@ def settle(judged: Sequence[tuple[Verdict, tuple[Outcome, ...]]]) -> list[Verdic
     for (i, j, seen), p in zip(tests, adjusted, strict=True):
         findings[i][j] = _among(findings[i][j], seen, len(tests), p)
     return [
-        replace(verdict, findings=tuple(own), ok=verdict.ok or _passes(own, fail_on))
+        replace(verdict, findings=tuple(own), ok=_passes(own, fail_on)) if own else verdict
         for (verdict, fail_on), own in zip(judged, findings, strict=True)
     ]
 
@@ -177,6 +185,9 @@ def judge(
     if seen is not None and tasks:
         worse_by = seen.loss  # weighted as the test weighs it
     allowed = tolerance.allowed(was.value)
+    believable = rules.noise.get(now.metric, 0.0) * abs(was.value)
+    noisy = believable if believable > allowed else None
+    allowed = max(allowed, believable)
     # 0.90 - 0.89 is 0.010000000000000009: what binary fractions cannot say is no loss.
     exact = 1e-12 * max(abs(now.value), abs(was.value))
     if worse_by - allowed > exact:
@@ -194,6 +205,7 @@ def judge(
             family=rules.family,
             adjusted=adjusted,
             least=seen.smallest(rules.alpha / rules.family),
+            noise=noisy,
         )
     p = None if seen is None else seen.p
     return Finding(now.metric, outcome, now.value, was.value, allowed, p, evidence=seen)
@@ -335,12 +347,19 @@ def _judge_plan(now: Record, was: Record) -> Finding:
 
 def _is_tie(now: Record, was: Record) -> bool:
     """Whether the plans part at a choice that neither run could make with certainty."""
-    # After a choice that went the other way a search may take more steps, or end with no edit.
-    for mine, theirs in zip(now.trace, was.trace, strict=False):
-        if mine.chosen != theirs.chosen:
-            # From here on the two searches looked at different models.
-            return not mine.determined and not theirs.determined and _close(mine, theirs)
-    return False  # the same choices gave other edits: that is no matter of noise
+    if (parted := parting(now, was)) is None:
+        return False  # the same choices gave other edits: that is no matter of noise
+    mine, theirs = parted
+    return not mine.determined and not theirs.determined and _close(mine, theirs)
+
+
+def parting(now: Record, was: Record) -> tuple[Step, Step] | None:
+    """The first step at which two searches chose differently; what follows are other models.
+
+    After it a search may take more steps, or end with no edit.
+    """
+    pairs = zip(now.trace, was.trace, strict=False)
+    return next(((m, t) for m, t in pairs if m.chosen != t.chosen), None)
 
 
 def _close(mine: Step, theirs: Step) -> bool:
