@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .api import Count, Method, Metric, Target, tag
+from .conditions import Condition
 from .record import Tolerance
 from .texts import RANDOM
 from .verdict import Outcome
@@ -75,8 +76,8 @@ class Case(Struct, frozen=True):
     """One method at one amount on one model, with what is to be measured.
 
     *asked* is the question as plain JSON, with paths as the user wrote them; a baseline answers
-    exactly this. Tolerances and what fails are policy and not part of the question. *settings* are
-    the overrides it was loaded with. With *published* it is also judged by the papers' numbers, to
+    exactly this. Tolerances and what fails, outcomes and *conditions*, are policy and not part of
+    the question. *settings* are the overrides it was loaded with. With *published* it is also judged by the papers' numbers, to
     that tolerance.
     """
 
@@ -95,6 +96,7 @@ class Case(Struct, frozen=True):
     needs: Needs = Needs()
     published: Tolerance | None = None
     settings: tuple[str, ...] = ()
+    conditions: tuple[Condition, ...] = ()
 
     @property
     def dense(self) -> bool:

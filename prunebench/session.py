@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from . import cache, published, verdict
+from . import cache, gating, published, verdict
 from .baseline import Accepted, Baselines
 from .case import Case, Progress, silent
+from .conditions import Condition
 from .errors import PrunebenchError
 from .machine import before_torch, default_device, skip_reason
 from .published import Row
@@ -51,7 +52,8 @@ class Session:
         baselines: what they are compared with.
         device: a torch device; by default a GPU if there is one.
         fresh: measure again even where the store has the answer.
-        fail_on: outcomes that fail, instead of what each case says.
+        fail_on: outcomes that fail, instead of those that each case says.
+        conditions: conditions that fail where they hold, instead of each case's.
         progress: told of every step.
 
     Raises:
@@ -67,6 +69,7 @@ class Session:
         *,
         fresh: bool = False,
         fail_on: tuple[Outcome, ...] | None = None,
+        conditions: tuple[Condition, ...] | None = None,
         progress: Progress = silent,
     ) -> None:
         self.cases = cases
@@ -74,6 +77,7 @@ class Session:
         self.baselines = baselines
         self.fresh = fresh
         self.fail_on = fail_on
+        self.conditions = conditions
         self.progress = progress
         # Read before anything is measured: a mistake in them is not to be found out at the end.
         self._rows = published.rows(baselines.published)
@@ -116,16 +120,19 @@ class Session:
         return tuple(published.matching(record, self._rows))
 
     def judge(self, case: Case, record: Record) -> Verdict:
-        """Compare *record* with the baseline of *case*, and with the papers where asked to."""
-        fail_on = self.fail_on or case.fail_on
+        """Judge *record* by the baseline of *case*, its conditions, and the papers if asked to."""
+        fail_on = case.fail_on if self.fail_on is None else self.fail_on
+        conditions = case.conditions if self.conditions is None else self.conditions
         more: Sequence[Finding] = ()
         if case.published is not None:
             more = published.findings(record, self.published(record), case.published)
         try:
             was = self.baselines.load(case.id, record.environment.device)
         except PrunebenchError as error:
-            finding = Finding("baseline", Outcome.NOT_COMPARABLE, note=str(error))
-            return Verdict(case.id, finding.outcome not in fail_on, (finding,))
+            damaged = Finding("baseline", Outcome.NOT_COMPARABLE, note=str(error))
+            found = (damaged, *gating.findings(record, None, conditions, verdict.p_worse))
+            return Verdict(case.id, verdict.passes(found, fail_on), found)
+        more = [*more, *gating.findings(record, was, conditions, verdict.p_worse)]
         return verdict.compare(record, was, case.tolerance_for, fail_on, more)
 
     def _record(self, case: Case) -> tuple[Record, bool]:

@@ -6,7 +6,7 @@ Pure: reads no file and prints nothing.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -41,7 +41,8 @@ class Finding(Struct, frozen=True):
     """The judgement of one item: a metric, or the plan.
 
     *p* is the one-sided p-value where a test was needed, *note* a sentence where numbers do not
-    tell it. A *diagnostic* one helps to understand another and decides nothing itself.
+    tell it. A *diagnostic* one helps to understand another and decides nothing itself. One that
+    *fails* is a condition of the case or run that holds: it fails whatever outcomes do.
     """
 
     what: str
@@ -52,6 +53,7 @@ class Finding(Struct, frozen=True):
     p: float | None = None
     note: str = ""
     diagnostic: bool = False
+    fails: bool = False
 
 
 class Verdict(Struct, frozen=True):
@@ -92,8 +94,12 @@ def compare(
     findings that rest on something else than the baseline.
     """
     findings = (*_findings(now, was, tolerance_for), *more)
-    ok = not any(f.outcome in fail_on for f in findings if not f.diagnostic)
-    return Verdict(now.case_id, ok, findings)
+    return Verdict(now.case_id, passes(findings, fail_on), findings)
+
+
+def passes(findings: Iterable[Finding], fail_on: tuple[Outcome, ...]) -> bool:
+    """Whether no finding that counts is one of *fail_on*, and no condition holds."""
+    return not any(f.fails or f.outcome in fail_on for f in findings if not f.diagnostic)
 
 
 def judge(now: Measurement, was: Measurement, tolerance: Tolerance) -> Finding:
