@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,7 +16,7 @@ from .api import Count, Method, Metric, Target, tag
 from .conditions import Condition
 from .record import Tolerance
 from .texts import RANDOM
-from .verdict import Outcome
+from .verdict import ALPHA, NIGHTLY_ALPHA, Outcome, Rules
 
 AMOUNTS = ("sparsity", "blocks", "sublayers", "slicing")
 
@@ -77,8 +77,10 @@ class Case(Struct, frozen=True):
 
     *asked* is the question as plain JSON, with paths as the user wrote them; a baseline answers
     exactly this. Tolerances and what fails, outcomes and *conditions*, are policy and not part of
-    the question. *settings* are the overrides it was loaded with. With *published* it is also judged by the papers' numbers, to
-    that tolerance.
+    the question. *settings* are the overrides it was loaded with. With *published* it is also
+    judged by the papers' numbers, to that tolerance. *alpha* is the level of its tests, *seed_of*
+    the case whose interval over calibration seeds it is one of; only the first seed is compared
+    with a baseline.
     """
 
     id: str
@@ -97,11 +99,18 @@ class Case(Struct, frozen=True):
     published: Tolerance | None = None
     settings: tuple[str, ...] = ()
     conditions: tuple[Condition, ...] = ()
+    alpha: float | None = None
+    seed_of: str = ""
 
     @property
     def dense(self) -> bool:
         """Whether nothing is removed."""
         return self.method.unit == "none"
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The names of its metrics, with which those of their measurements begin."""
+        return tuple(map(tag, self.metrics))
 
     @property
     def reproduce(self) -> str:
@@ -113,6 +122,19 @@ class Case(Struct, frozen=True):
     def label(self) -> str:
         """The id without its folder and file."""
         return self.id.rsplit("/", 1)[-1]
+
+    @property
+    def for_interval(self) -> bool:
+        """Whether it is measured for an interval over calibration seeds alone."""
+        return self.seed_of not in ("", self.id)
+
+    def rules(
+        self, alpha: float | None = None, family: int = 1, noise: Mapping[str, float] | None = None
+    ) -> Rules:
+        """How it is judged; *alpha* in place of its own level, which is stricter by night."""
+        own = self.alpha or (NIGHTLY_ALPHA if "nightly" in self.marks else ALPHA)
+        named = tuple(name for name in self.tolerance if "/" in name)
+        return Rules(alpha or own, family, named, noise or {})
 
     def tolerance_for(self, metric: str) -> Tolerance:
         """The tolerance of a measurement: its own name's, its family's, or the metric's default."""

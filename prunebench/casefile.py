@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import msgspec
+from msgspec.structs import replace
 
-from . import registry
+from . import gating, registry
 from .api import Method, Metric, Target, tag
 from .case import (
     AMOUNTS,
@@ -24,13 +25,14 @@ from .case import (
     question,
     slug,
 )
+from .conditions import Condition, unfit
 from .errors import CaseError, PrunebenchError, did_you_mean
 from .grammar import SHAPING, Data, amount_problem, check_keys, check_names
 from .layers import Setting, matches, merge, rebased, resolved, with_setting
 from .record import Tolerance
 from .select import Matcher
 from .source import Source, Where
-from .verdict import FAILING, Outcome
+from .verdict import FAILING
 
 PROTOCOLS = Path(__file__).parent / "protocols"
 SUFFIXES = (".yaml", ".yml")
@@ -112,7 +114,7 @@ class Cell(NamedTuple):
 
 
 #: Keys that are in the id otherwise, or are no part of the question.
-_UNLABELLED = ("method", *AMOUNTS, "needs", "marks", "tolerance", "fail_on", "published")
+_UNLABELLED = ("method", *AMOUNTS, "needs", "marks", "tolerance", "fail_on", "published", "alpha")
 
 
 def _axes_label(cell: Data) -> str:
@@ -150,16 +152,35 @@ class CaseReader:
         base = self._layers(self.source, ())
         if self.problems:
             raise CaseError(self.problems)
-        cases = []
+        cases: list[Case] = []
         for cell in self._expand(base):
             try:
-                cases.append(self._case(cell, self._fitting(cell)))
+                cases += self._seeded(cell, self._fitting(cell))
             except CaseError as error:
                 if not self.settings or self._wanted(cell):
                     self.problems += error.problems
         if self.problems:
             raise CaseError(self.problems)
         return sorted(cases, key=lambda case: not case.dense)
+
+    def _seeded(self, cell: Cell, settings: Sequence[Setting]) -> Iterator[Case]:
+        """A case for each calibration seed; just one where nothing is calibrated."""
+        data = cell.data
+        for setting in settings:
+            data = with_setting(data, setting.key, setting.value)
+        calibration = data.get("calibration")
+        seeds = calibration.get("seed") if isinstance(calibration, dict) else None
+        if not isinstance(seeds, list):
+            yield self._case(cell, settings)
+            return
+        first = self._case(cell, settings, seeds[0])
+        if not first.method.calibrated or len(seeds) == 1:
+            yield first
+            return
+        yield replace(first, seed_of=first.id)
+        for seed in dict.fromkeys(seeds[1:]):
+            case = self._case(cell, settings, seed)
+            yield replace(case, id=f"{case.id}-seed{seed}", seed_of=first.id)
 
     def _fitting(self, cell: Cell) -> list[Setting]:
         """The settings without amounts where the method removes nothing."""
@@ -261,13 +282,16 @@ class CaseReader:
 
     # ------------------------------------------------------------------- cases
 
-    def _case(self, cell: Cell, settings: Sequence[Setting]) -> Case:
+    def _case(self, cell: Cell, settings: Sequence[Setting], seed: int | None = None) -> Case:
         data = cell.data
         for setting in settings:
             data = with_setting(data, setting.key, setting.value)
         self._check(cell, data, settings)
+        if seed is not None:
+            data = with_setting(data, "calibration.seed", seed)
         raw: Data = json.loads(json.dumps(data))
         amounts = [k for k in AMOUNTS if raw.get(k) is not None]
+        outcomes, conditions = gating.parted(raw.get("fail_on") or FAILING)
         paths = cast("Data", resolved(raw, self.path.parent))
         try:
             method = _method(raw["method"])
@@ -293,11 +317,13 @@ class CaseReader:
                 calibration=msgspec.convert(paths.get("calibration") or {}, CalibrationSpec),
                 metrics=self._metrics(paths["metrics"]),
                 tolerance=msgspec.convert(raw.get("tolerance") or {}, dict[str, Tolerance]),
-                fail_on=msgspec.convert(raw.get("fail_on") or FAILING, tuple[Outcome, ...]),
+                fail_on=outcomes,
+                conditions=conditions,
                 published=msgspec.convert(raw.get("published"), Tolerance | None),
                 marks=tuple(raw.get("marks") or ()),
                 needs=msgspec.convert(raw.get("needs") or {}, Needs),
                 settings=tuple(setting.text for setting in settings),
+                alpha=raw.get("alpha"),
             )
         except (msgspec.ValidationError, PrunebenchError) as error:
             raise CaseError([f"{self.source.at(cell.where)}: {error}"]) from None
@@ -319,8 +345,22 @@ class CaseReader:
             amounts = [k for k in AMOUNTS if data.get(k) is not None]
             problem = amount_problem(_method(data["method"]), amounts)
             lines += [f"{place}: {problem}"] if problem else []
+            lines += self._unfit(data, settings, place)
         if lines:
             raise CaseError(lines)
+
+    def _unfit(self, data: Data, settings: Sequence[Setting], place: str) -> Iterator[str]:
+        """A line for each condition about a metric that the case does not have."""
+        items = [(i, gating.read(item)) for i, item in enumerate(data.get("fail_on") or ())]
+        conditions = [(i, item) for i, item in items if isinstance(item, Condition)]
+        families = [metric["name"] for metric in data["metrics"]]
+        given = next((f"--set {s.text}" for s in settings if s.key == "fail_on"), "")
+        for i, condition in conditions:
+            if message := unfit(condition, families):
+                # Another file's list has no place in this one.
+                own = data["fail_on"] == self.source.data.get("fail_on")
+                where = self.source.at(("fail_on", i)) if own else place
+                yield f"{given or where}: {message}"
 
     def _metrics(self, items: list[Data]) -> tuple[Metric, ...]:
         metrics = tuple(_metric(item) for item in items)

@@ -198,13 +198,13 @@ def exact(value: float | None) -> Fraction | None:
     return Fraction(repr(float(value)))
 
 
-def unfit(conditions: Iterable[Condition], families: Iterable[str]) -> Iterator[tuple[int, str]]:
-    """The number of each condition that fits no metric of *families*, and a sentence about it."""
-    known = sorted({*families, SPARSITY})
-    for number, condition in enumerate(conditions):
-        if not any(map(condition.fits, known)):
-            hint = did_you_mean(condition.head, known)
-            yield number, f"{_short(condition.text)}: no metric {condition.head!r} here; {hint}"
+def unfit(condition: Condition, families: Iterable[str]) -> str | None:
+    """What is wrong with a condition that is about no metric of *families*, or None."""
+    known = {*families, SPARSITY}
+    if any(map(condition.fits, known)):
+        return None
+    hint = did_you_mean(condition.head, known)
+    return f"{_short(condition.text)}: no metric {condition.head!r} is measured; {hint}"
 
 
 def parse_list(text: str) -> tuple[str, ...]:
@@ -271,7 +271,7 @@ class _Reader:
 
     def whole(self) -> Expression:
         # Right behind the metric, a comparison speaks of the value now.
-        if self.token.text in OPERATORS:
+        if self.token.text.startswith(tuple("<>=!")):
             self.tokens.insert(self.next, _Token("now", self.token.at))
         expression = self.combined("or")
         if self.token.text:
@@ -309,7 +309,7 @@ class _Reader:
             raise self.unknown([*QUANTITIES, "not"])
         name = self.take()
         if self.token.text not in OPERATORS:
-            raise self.unknown(OPERATORS)
+            raise self.error(f"the comparisons are {', '.join(OPERATORS)}")
         comparator = self.take()
         number, unit = self.amount()
         return Comparison(name, comparator, number, unit)

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from . import cache, gating, published, verdict
+from . import cache, gating, noise, published, verdict
 from .baseline import Accepted, Baselines
 from .case import Case, Progress, silent
 from .conditions import Condition
 from .errors import PrunebenchError
+from .evidence import p_worse
 from .machine import before_torch, default_device, skip_reason
 from .published import Row
 from .record import Record
@@ -54,6 +56,8 @@ class Session:
         fresh: measure again even where the store has the answer.
         fail_on: outcomes that fail, instead of those that each case says.
         conditions: conditions that fail where they hold, instead of each case's.
+        alpha: level of the tests, instead of what each case says.
+        family: how many tests share it, where verdicts are not settled together at the end.
         progress: told of every step.
 
     Raises:
@@ -70,6 +74,8 @@ class Session:
         fresh: bool = False,
         fail_on: tuple[Outcome, ...] | None = None,
         conditions: tuple[Condition, ...] | None = None,
+        alpha: float | None = None,
+        family: int = 1,
         progress: Progress = silent,
     ) -> None:
         self.cases = cases
@@ -78,6 +84,8 @@ class Session:
         self.fresh = fresh
         self.fail_on = fail_on
         self.conditions = conditions
+        self.alpha = alpha
+        self.family = family
         self.progress = progress
         # Read before anything is measured: a mistake in them is not to be found out at the end.
         self._rows = published.rows(baselines.published)
@@ -113,7 +121,17 @@ class Session:
             return Result(case, Verdict(case.id, ok=False, error=_bug(error)))
         if not cached:
             self.store.save(record)
-        return Result(case, self.judge(case, record), record, cached, self.published(record))
+        judged = self.judge(case, record)
+        if judged.unconfirmed:
+            record = self._confirmed(case, record, judged.unconfirmed)
+            judged = self.judge(case, record)
+        return Result(case, judged, record, cached, self.published(record))
+
+    def settled(self, results: Sequence[Result]) -> list[Result]:
+        """The results of a run, each test now one of all of them."""
+        judged = [(r.verdict, self._fail_on(r.case)) for r in results]
+        settled = verdict.settle(judged)
+        return [replace(r, verdict=v) for r, v in zip(results, settled, strict=True)]
 
     def published(self, record: Record) -> tuple[Row, ...]:
         """The papers' numbers about what *record* measured."""
@@ -121,7 +139,9 @@ class Session:
 
     def judge(self, case: Case, record: Record) -> Verdict:
         """Judge *record* by the baseline of *case*, its conditions, and the papers if asked to."""
-        fail_on = case.fail_on if self.fail_on is None else self.fail_on
+        if case.for_interval:
+            return Verdict(case.id, ok=True, seed_of=case.seed_of)
+        fail_on = self._fail_on(case)
         conditions = case.conditions if self.conditions is None else self.conditions
         more: Sequence[Finding] = ()
         if case.published is not None:
@@ -130,10 +150,31 @@ class Session:
             was = self.baselines.load(case.id, record.environment.device)
         except PrunebenchError as error:
             damaged = Finding("baseline", Outcome.NOT_COMPARABLE, note=str(error))
-            found = (damaged, *gating.findings(record, None, conditions, verdict.p_worse))
+            found = (damaged, *gating.findings(record, None, conditions, p_worse))
             return Verdict(case.id, verdict.passes(found, fail_on), found)
-        more = [*more, *gating.findings(record, was, conditions, verdict.p_worse)]
-        return verdict.compare(record, was, case.tolerance_for, fail_on, more)
+        more = [*more, *gating.findings(record, was, conditions, p_worse)]
+        rules = case.rules(self.alpha, self.family, self._noise(record))
+        return verdict.compare(record, was, case.tolerance_for, fail_on, more, rules)
+
+    def _fail_on(self, case: Case) -> tuple[Outcome, ...]:
+        return case.fail_on if self.fail_on is None else self.fail_on
+
+    def _noise(self, record: Record) -> dict[str, float]:
+        """What two timings of one model differ by here, as `prunebench calibrate` measured it."""
+        known = noise.load(self.store.root, record.environment.device)
+        return known.effects.get(record.asked["model"]["id"], {}) if known else {}
+
+    def _confirmed(self, case: Case, record: Record, names: Sequence[str]) -> Record:
+        """*record* with timings that look worse measured a second time, and saved so."""
+        try:
+            again = self.worker.again(case, names)
+        except PrunebenchError as error:
+            note = f"could not be measured a second time: {error}"
+            looked = [record.find(name) for name in names]
+            again = tuple(replace(m, value=None, samples=(), note=note) for m in looked if m)
+        record = replace(record, again=again)
+        self.store.save(record)
+        return record
 
     def _record(self, case: Case) -> tuple[Record, bool]:
         if not self.fresh and (stored := self._stored(case)):
