@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from . import __version__, casefile, gates, gating, grammar, outlook, report
+from . import __version__, casefile, cli_calibrate, gates, gating, grammar, outlook, report
 from .api import Target
 from .baseline import OWN, Baselines
 from .case import Case
@@ -360,6 +360,9 @@ def import_plan(
     write_json(output, data)
     print(f"{output}: {describe(plan.edits)}")  # noqa: T201
     print(f"in a case: method: {{name: external, plan: ./{output.name}}}")  # noqa: T201
+
+
+app.command()(cli_calibrate.calibrate)
 
 
 def _version(value: bool) -> None:
