@@ -200,10 +200,10 @@ def exact(value: float | None) -> Fraction | None:
 
 def unfit(condition: Condition, families: Iterable[str]) -> str | None:
     """What is wrong with a condition that is about no metric of *families*, or None."""
-    known = {*families, SPARSITY}
-    if any(map(condition.fits, known)):
+    names = set(families)
+    if condition.pattern == SPARSITY or any(map(condition.fits, names)):
         return None
-    hint = did_you_mean(condition.head, known)
+    hint = did_you_mean(condition.head, {*names, SPARSITY})
     return f"{_short(condition.text)}: no metric {condition.head!r} is measured; {hint}"
 
 
@@ -231,7 +231,7 @@ def parse(text: str) -> Condition:
     pattern = _PATTERN.match(text, start)
     reader = _Reader(text, pattern.end() if pattern else start)
     if pattern is None:
-        raise reader.error("a metric or a pattern such as accuracy/*")
+        raise reader.error("expected a metric or a pattern such as accuracy/*")
     if colon := _COLON.match(text, pattern.end()):
         reader = _Reader(text, colon.end())
     return Condition(pattern.group(), reader.whole())
@@ -260,10 +260,9 @@ class _Reader:
         self.next += 1
         return self.tokens[self.next - 1].text
 
-    def error(self, expected: str, back: int = 0) -> PrunebenchError:
-        token = self.tokens[self.next - back]
-        found = _short(token.text) if token.text else "the end"
-        place = f"{_short(self.text)}, column {token.at + 1}"
+    def error(self, expected: str) -> PrunebenchError:
+        found = _short(self.token.text) if self.token.text else "the end"
+        place = f"{_short(self.text)}, column {self.token.at + 1}"
         return PrunebenchError(f"{place}: found {found}; {expected}")
 
     def unknown(self, known: Iterable[str]) -> PrunebenchError:

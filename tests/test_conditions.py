@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import read
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -287,7 +288,7 @@ def test_the_canonical_form() -> None:
         ("a/b: (p < 1", "found the end; allowed: ), and, or"),
         ("a/b: p < 1)", "column 11: found ')'; allowed: and, or"),
         ("a/b: drop > 1 and < 5", "column 19: found '<'; allowed: drop,"),
-        ("< 5", "column 1: found '<'; a metric or a pattern"),
+        ("< 5", "column 1: found '<'; expected a metric or a pattern"),
         ("a/b", "column 4: found the end; allowed: drop,"),
     ],
 )
@@ -322,6 +323,15 @@ def test_a_list_is_split_outside_brackets() -> None:
         (Outcome.WORSE, Outcome.GONE),
         (parse("a < 1"),),
     )
+
+
+def test_the_examples_of_the_documentation_can_be_read() -> None:
+    """Every item, and every quantity of the table."""
+    page = (Path(__file__).parents[1] / "docs" / "cases.md").read_text().split("## Conditions")[1]
+    items = yaml.safe_load(page.split("```yaml")[1].split("```")[0])["fail_on"]
+
+    assert len(gating.parted(items)[1]) == len(items) - 1 == 5
+    assert all(f"`{name}`" in page for name in QUANTITIES)
 
 
 # ------------------------------------------------------------------------------------- judged
@@ -486,6 +496,7 @@ def test_conditions_of_a_case_file(project: Path) -> None:
             "[accuracy/mean: drop > 1]",
             "1:11: found a mapping, expected text: put the condition in q",
         ),
+        ("['spars* < 1']", "1:11: 'spars*: now < 1': no metric 'spars' is measured; did you mean"),
         ("[3]", "1:11: found 3, expected text"),
         ("worse", "1:1: found 'worse', expected a list"),
         ("['']", "1:11: unknown outcome ''"),
