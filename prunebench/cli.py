@@ -52,6 +52,7 @@ from .session import (
     exit_code,
 )
 from .store import Store
+from .verdict import ALPHA
 
 app = typer.Typer(
     help="Benchmark and regression harness for structured LLM pruning.",
@@ -247,7 +248,7 @@ def power(
     disagreement: Annotated[
         str, typer.Option(metavar="PART", help="Questions on which only one model is right.")
     ] = "5%",
-    alpha: Annotated[float, typer.Option(min=1e-6, max=0.5, help="One-sided level.")] = 0.05,
+    alpha: Alpha = None,
     chance: Annotated[
         float, typer.Option("--power", min=0.5, max=0.999, help="Probability to find it.")
     ] = 0.8,
@@ -258,12 +259,13 @@ def power(
     part = gates.fraction(disagreement, "--disagreement")
     if detect:
         drop = gates.fraction(detect, "--detect")
-        count = gates.questions(drop, part, alpha, chance)
+        level = alpha or ALPHA
+        count = gates.questions(drop, part, level, chance)
         if as_json:
             print_json({"detect": drop, "disagreement": part, "questions": count})
         else:
-            level = f"one-sided {alpha:g}, {chance:.0%} of the time, {part:.1%} disagreement"
-            print(f"a drop of {drop * 100:g} pp takes {count:,} questions ({level})")  # noqa: T201
+            how = f"one-sided {level:g}, {chance:.0%} of the time, {part:.1%} disagreement"
+            print(f"a drop of {drop * 100:g} pp takes {count:,} questions ({how})")  # noqa: T201
         return
     roots = Baselines(baselines or default_baselines())
     found = list(gates.of_cases(chosen_cases(paths, keyword), roots, part, alpha, chance))
