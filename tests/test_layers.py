@@ -13,7 +13,7 @@ PACKAGE = Path(prunebench.__file__).parent
 
 #: Who may import whom at module level: strictly downwards.
 LAYERS = (
-    ("errors", "nvml", "packing", "plan", "stats", "watching"),
+    ("errors", "nvml", "packing", "plan", "stats", "steps", "watching"),
     ("record", "schema", "source", "files"),
     ("api", "verdict", "select", "texts", "hub", "shape"),
     ("registry", "store", "baseline", "planfile"),
