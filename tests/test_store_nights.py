@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from test_verdict import accuracy, record
 
 from prunebench import Record, files
@@ -49,6 +50,16 @@ def test_two_records_of_one_second_are_both_kept(tmp_path: Path) -> None:
 
     values = {found.measurements[0].value for found in store.answers("a/b")}
     assert values == {0.9, 0.91, 0.92}
+
+
+def test_timings_measured_again_belong_to_the_same_night(tmp_path: Path) -> None:
+    """A record saved once more with them is one night, not two."""
+    store = Store(tmp_path)
+    again = replace(night(1), again=(accuracy(80),))
+    store.save(night(1))
+    store.save(again)
+
+    assert store.answers("a/b") == [again]
 
 
 @pytest.mark.parametrize("writes", [0, 1])
