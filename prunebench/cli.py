@@ -9,11 +9,11 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from . import __version__, casefile, gates, grammar, outlook, report
+from . import __version__, casefile, cli_history, gates, grammar, outlook, report
 from .api import Target
 from .baseline import OWN, Baselines
 from .case import Case
-from .errors import PrunebenchError, PrunebenchWarning, SearchError, did_you_mean
+from .errors import PrunebenchError, PrunebenchWarning, SearchError
 from .files import write_json
 from .layers import Setting
 from .machine import before_torch
@@ -24,6 +24,7 @@ from .options import (
     BaselineDir,
     Because,
     Device,
+    FailOn,
     JsonFile,
     Keyword,
     Limit,
@@ -34,8 +35,10 @@ from .options import (
     case_paths,
     chosen_cases,
     default_baselines,
+    outcomes,
     print_json,
     say,
+    stored_case,
 )
 from .plan import describe
 from .progress import Display
@@ -51,7 +54,6 @@ from .session import (
     exit_code,
 )
 from .store import Store
-from .verdict import Outcome
 
 app = typer.Typer(
     help="Benchmark and regression harness for structured LLM pruning.",
@@ -78,9 +80,7 @@ def run(  # one parameter per option of the contract
         bool, typer.Option("--strict", help="Unsure, new and not comparable fail too.")
     ] = False,
     json_file: JsonFile = None,
-    fail_on: Annotated[
-        str, typer.Option(metavar="EXPR", help="Outcomes that fail, e.g. worse,changed_plan.")
-    ] = "",
+    fail_on: FailOn = "",
     alpha: Alpha = None,
     baselines: BaselineDir = None,
     store: StoreDir = DEFAULT_STORE,
@@ -92,7 +92,7 @@ def run(  # one parameter per option of the contract
         raise PrunebenchError("--accept needs --because TEXT: a baseline changes for a reason")
     if accept and limit:
         raise PrunebenchError("--accept and --limit exclude each other: that run is partial")
-    outcomes = _outcomes(fail_on)
+    failing = outcomes(fail_on)
     if dry_run:
         _tell_outlook(cases, Store(store), device, fresh=fresh, json_file=json_file)
         return
@@ -106,7 +106,7 @@ def run(  # one parameter per option of the contract
             roots,
             device,
             fresh=fresh,
-            fail_on=outcomes,
+            fail_on=failing,
             alpha=alpha,
             progress=display.step,
         )
@@ -202,15 +202,10 @@ def show(
     from . import explain, published, verdict
 
     records = Store(store)
-    ids = records.case_ids()
-    matches = [i for i in ids if i == case_id] or [i for i in ids if i.endswith(case_id)]
-    if not matches:
-        raise PrunebenchError(f"no record of {case_id!r}; {did_you_mean(case_id, ids)}")
-    record = records.latest(matches[0])
-    if len(matches) > 1 or record is None:
-        many = f"{len(matches)} cases end in {case_id!r}: {', '.join(matches)}"
-        damaged = f"the records of {matches[0]!r} are damaged; run it again"
-        raise PrunebenchError(many if len(matches) > 1 else damaged)
+    found = stored_case(case_id, records)
+    record = records.latest(found)
+    if record is None:
+        raise PrunebenchError(f"the records of {found!r} are damaged; run it again")
     roots = Baselines(baselines or default_baselines())
     was = roots.load(record.case_id, record.environment.device)
     case = next((c for c in casefile.load(all_case_paths()) if c.id == record.case_id), None)
@@ -353,6 +348,9 @@ def import_plan(
     print(f"in a case: method: {{name: external, plan: ./{output.name}}}")  # noqa: T201
 
 
+cli_history.register(app)
+
+
 def _version(value: bool) -> None:
     if value:
         print(f"prunebench {__version__}")  # noqa: T201
@@ -420,17 +418,6 @@ def _list(cases: list[Case], *, as_json: bool) -> None:
         return
     for case in cases:
         print(case.id)  # noqa: T201
-
-
-def _outcomes(text: str) -> tuple[Outcome, ...] | None:
-    if not text:
-        return None
-    words = [word.strip() for word in text.split(",")]
-    unknown = [word for word in words if word not in list(Outcome)]
-    if unknown:
-        allowed = ", ".join(Outcome)
-        raise PrunebenchError(f"--fail-on: unknown outcome {unknown[0]!r}; allowed: {allowed}")
-    return tuple(Outcome(word) for word in words)
 
 
 def _accept(records: list[Record], baselines: Baselines, because: str) -> None:

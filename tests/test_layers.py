@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import prunebench
+from prunebench.store import Store
 
 PACKAGE = Path(prunebench.__file__).parent
 
@@ -17,7 +18,7 @@ LAYERS = (
     ("record", "schema", "source", "files"),
     ("evidence",),
     ("api", "verdict", "select", "texts", "hub", "shape"),
-    ("registry", "noise", "seeds", "store", "baseline", "planfile"),
+    ("registry", "nights", "noise", "seeds", "store", "baseline", "planfile"),
     ("case",),
     ("grammar", "cache", "machine"),
     ("layers", "published"),
@@ -25,6 +26,7 @@ LAYERS = (
     ("estimate",),
     ("explain", "gates", "session", "outlook"),
     ("report", "progress", "options"),
+    ("cli_history",),
     # ------------------------------------------------- torch below this line
     ("modeling", "tensors"),
     ("families",),
@@ -82,10 +84,24 @@ def test_above_the_line_nothing_heavy_is_imported() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["list"], ["check"], ["run", "--dry-run"]]
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["list"],
+        ["check"],
+        ["run", "--dry-run"],
+        ["history", "a/b", "--store"],
+    ],
 )
-def test_commands_that_measure_nothing_start_light(arguments: list[str]) -> None:
-    """Help, listing, checking and estimates import no torch, lm_eval, datasets or pandas."""
+def test_commands_that_measure_nothing_start_light(arguments: list[str], tmp_path: Path) -> None:
+    """Help, listing, checking, estimates and history import no torch, lm_eval, datasets, pandas."""
+    if arguments[-1] == "--store":
+        from test_verdict import accuracy, record
+
+        for day in range(1, 9):
+            Store(tmp_path).save(record(accuracy(80 + day // 5), created=f"2026-11-0{day}"))
+        arguments = [*arguments, str(tmp_path)]
     program = (
         "import sys\nsys.argv = ['prunebench', *sys.argv[1:]]\n"
         "from prunebench.cli import main\n"
