@@ -1,9 +1,11 @@
-"""The commands that look back: a case over its nights, and two sets of results side by side."""
+"""The commands that look back: a case over its nights, and one set of results beside another."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,12 +13,27 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import nights, report
+from . import casefile, comparing, nights, report
+from .comparing import Compared
 from .errors import PrunebenchError, did_you_mean
 from .nights import Change, Night, Series
-from .options import DEFAULT_STORE, AsJson, StoreDir, print_json, stored_case
+from .options import (
+    DEFAULT_STORE,
+    AsJson,
+    FailOn,
+    Keyword,
+    StoreDir,
+    all_case_paths,
+    outcomes,
+    print_json,
+    say,
+    stored_case,
+)
 from .report import number
+from .select import matcher
+from .session import NOTHING, exit_code
 from .store import Store
+from .verdict import Finding
 
 #: What is drawn and listed of a long series, unless all is asked for.
 DRAWN, LISTED = 60, 7
@@ -25,6 +42,7 @@ DRAWN, LISTED = 60, 7
 def register(app: typer.Typer) -> None:
     """Add the commands to *app*."""
     app.command()(history)
+    app.command()(compare)
 
 
 def history(
@@ -68,6 +86,85 @@ def history(
         console.print(Text(line), soft_wrap=True)
 
 
+def compare(
+    a: Annotated[Path, typer.Argument(metavar="A", help="What was.", show_default=False)],
+    b: Annotated[Path, typer.Argument(metavar="B", help="What is now.", show_default=False)],
+    keyword: Keyword = "",
+    fail_on: FailOn = "",
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Unsure, new and not comparable fail too.")
+    ] = False,
+    show_all: Annotated[bool, typer.Option("-v", "--all", help="List what is same too.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Compare two runs, folders, records, or folders of results that lm-eval wrote.
+
+    Each may be a file of run --json, a results folder, a baselines folder, a record, or results
+    that plain lm-eval wrote. A regression from A to B exits 1.
+    """
+    sides = comparing.read(a), comparing.read(b)
+    cases = {c.id: c for c in casefile.load(all_case_paths())}
+    select = matcher(keyword)
+    found = comparing.compare(*sides, cases, select, outcomes(fail_on))
+    if as_json:
+        print_json({"a": str(a), "b": str(b), "verdicts": found.verdicts, "notes": found.notes})
+    if not found.common:
+        for side in sides:
+            ids = [i for i in side.case_ids() if select(i)]
+            say(f"nothing in common: {side.path} has {_some(ids)}")
+        raise typer.Exit(NOTHING)
+    if not as_json:
+        _compared(found, report.console(), everything=show_all)
+    raise typer.Exit(exit_code(found.verdicts, strict=strict))
+
+
+def _some(ids: list[str]) -> str:
+    if not ids:
+        return "no case that is wanted"
+    more = f" and {len(ids) - 3} more" if len(ids) > 3 else ""
+    return ", ".join(ids[:3]) + more
+
+
+def _compared(found: Compared, console: Console, *, everything: bool) -> None:
+    grid = Table(box=None, pad_edge=False)
+    for name in ("case", "metric", "A", "B", "difference", "outcome"):
+        numeric = name in ("A", "B", "difference")
+        grid.add_column(name, justify="right" if numeric else "left", overflow="fold")
+    for judged in found.verdicts:
+        for finding in judged.findings:
+            if everything or (finding.outcome != "same" and not finding.diagnostic):
+                grid.add_row(judged.case_id, *_row(finding))
+    if grid.row_count:
+        console.print(grid)
+    told = [line for judged in found.verdicts for line in report.lines(judged)]
+    new = [
+        v
+        for v in found.verdicts
+        if any(f.what == "case" and f.outcome == "new" for f in v.findings)
+    ]
+    told += [f"{v.case_id}: new case: {v.findings[0].note}" for v in new]
+    for line in [*told, *found.notes, summary(found)]:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _row(finding: Finding) -> tuple[str | Text, ...]:
+    was = "" if finding.was is None else number(finding.was)
+    now = "" if finding.now is None else number(finding.now)
+    moved = "" if finding.now is None or finding.was is None else _moved(finding.now, finding.was)
+    word = str(finding.outcome)
+    style = "dim" if finding.diagnostic else report.COLOURS.get(word, "")
+    name = f"  {finding.what}" if finding.diagnostic else finding.what
+    return name, was, now, moved, Text(word.replace("_", " "), style=style)
+
+
+def summary(found: Compared) -> str:
+    """``11 cases: 10 same, 1 worse``, the newer against the older."""
+    counts = Counter(v.outcome.replace("_", " ") for v in found.verdicts)
+    many = len(found.verdicts)
+    words = ", ".join(f"{n} {word}" for word, n in sorted(counts.items()))
+    return f"{many} case{'s' * (many != 1)}, {found.common} in both: {words}"
+
+
 def _show(series: Series, console: Console, *, everything: bool) -> None:
     many = f"{len(series.nights)} night{'s' * (len(series.nights) != 1)}"
     unit = f"{series.unit}, " if series.unit else ""
@@ -103,10 +200,13 @@ def _worth_listing(series: Series, *, everything: bool) -> set[int]:
 def _cells(night: Night, before: Night | None) -> tuple[str, str, str, str]:
     change = ""
     if before is not None and night.value is not None and before.value is not None:
-        moved = night.value - before.value
-        change = f"{moved:+.4g}" if moved else "0"
+        change = _moved(night.value, before.value)
     value = "not finite" if night.value is None else number(night.value)
     return night.created[:16].replace("T", " "), _short(night.commit), value, change
+
+
+def _moved(now: float, was: float) -> str:
+    return f"{now - was:+.4g}" if now != was else "0"
 
 
 def sentence(series: Series, step: Change) -> str:

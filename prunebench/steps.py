@@ -18,7 +18,7 @@ one of a hundred cases.
 neighbours by more than three times the noise is drawn to the nearer one first: a lone spike is no
 step, however large. Nor is a last night; a change is called when two nights show it.
 
-Measured by ``python bench/steps.py`` on Gaussian noise: 60 quiet nights show a step in 0.6 % of
+Measured by ``python bench/steps.py`` on Gaussian noise: 60 quiet nights show a step in 1.0 % of
 series, and a step of three times the noise is located to within one night in 95 % of them, in 91 %
 where it is five nights from an end.
 """
