@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import casefile, files, lm_results, verdict
+from . import casefile, lm_results, verdict
 from .baseline import Baselines
 from .case import Case
 from .errors import PrunebenchError
@@ -93,7 +93,7 @@ def read(path: Path) -> Side:
         return _folder(path)
     if not path.exists():
         raise PrunebenchError(f"{path}: no such file or folder")
-    data = files.read_json(path, Any)
+    data = lm_results.document(path)
     if lm_results.is_results(data):
         return Side(path, LM_EVAL, results=lm_results.load(path))
     if isinstance(data, dict) and isinstance(data.get("records"), list):

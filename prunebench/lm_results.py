@@ -6,6 +6,7 @@ Questions of two such sets are paired by the hash that lm-eval gives each. Its l
 
 from __future__ import annotations
 
+import json
 import math
 import re
 from collections import Counter
@@ -18,7 +19,6 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import files
 from .errors import PrunebenchError
 from .record import Environment, Measurement, Record
 
@@ -78,6 +78,20 @@ def is_results(data: object) -> bool:
     return isinstance(data, dict) and isinstance(data.get("results"), dict) and "versions" in data
 
 
+def document(path: Path) -> Any:
+    """A JSON document; with NaN and Infinity too, which lm-eval writes of broken models.
+
+    Raises:
+        PrunebenchError: if it cannot be read, or is damaged.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise PrunebenchError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise PrunebenchError(f"{path}: damaged: {error}") from None
+
+
 def newest(folder: Path) -> tuple[Path, int] | None:
     """The newest results file below *folder*, and how many older ones there are; None without."""
     found = [p for p in folder.rglob("results*.json") if p.name == "results.json" or date_of(p)]
@@ -98,7 +112,7 @@ def load(path: Path, older: int = 0) -> Results:
     Raises:
         PrunebenchError: if it or a samples file is damaged, or it is no results file.
     """
-    data = files.read_json(path, dict[str, Any])
+    data = document(path)
     if not is_results(data):
         raise PrunebenchError(f"{path}: no results of lm-eval: it has no 'results' and 'versions'")
     try:
@@ -137,6 +151,8 @@ def _tasks(path: Path, data: dict[str, Any]) -> tuple[dict[str, Task], set[str]]
             if metric not in METRICS:
                 others.add(metric)
                 continue
+            if not math.isfinite(value):
+                continue  # as good as not measured
             error = row.get(f"{metric}_stderr,{rule}")
             error = float(error) if isinstance(error, int | float) else None
             scores[_named(metric, name, rule)] = Score(float(value), error, count)
@@ -192,16 +208,23 @@ def _answers(path: Path, task: str, delimiter: str) -> dict[str, list[Answer]]:
 
 
 def _lines(file: Path) -> Iterator[_Sample]:
-    decode = msgspec.json.Decoder(_Sample).decode
     try:
         with file.open("rb") as stream:
             for number, line in enumerate(stream, 1):
                 try:
-                    yield decode(line)
-                except msgspec.DecodeError as error:
+                    yield _sample(line)
+                except (ValueError, RecursionError, msgspec.MsgspecError) as error:
                     raise PrunebenchError(f"{file}:{number}: damaged: {error}") from None
     except OSError as error:
         raise PrunebenchError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def _sample(line: bytes) -> _Sample:
+    try:
+        return msgspec.json.decode(line, type=_Sample)
+    except msgspec.DecodeError:
+        # Slower, but it knows the NaN that a question may have in one of its fields.
+        return msgspec.convert(json.loads(line), _Sample)
 
 
 def _margin(sample: _Sample, delimiter: str | None) -> float | None:
@@ -266,6 +289,9 @@ def align(now: Results, was: Results, case_id: str) -> Aligned:
             if name not in mine.answers or name not in old.answers:
                 scores = mine.scores[name], old.scores[name]
                 found.unpaired.append(Unpaired(name, _unit(name), *scores))
+                asked = [str(score.questions or "?") for score in scores]
+                if asked[0] != asked[1]:
+                    found.notes.append(f"{name}: of {asked[0]} questions, was of {asked[1]}")
                 continue
             both, only = _pairs(mine.answers[name], old.answers[name])
             pairs.append(

@@ -273,6 +273,19 @@ def test_a_normalised_accuracy_leads_and_its_margin_is_per_character(tmp_path: P
     assert of(tmp_path / "a").others == ("f1",)
 
 
+def test_what_lm_eval_writes_of_broken_models_is_read(runs: Path, tmp_path: Path) -> None:
+    """A perplexity that is not a number, and a question with one among its fields."""
+    path = copied(runs / "dense", tmp_path / "nan")
+    edited(path, results={"wikitext": {"word_perplexity,none": math.nan}})
+    (file,) = path.parent.glob("samples_tinyworld_recall_*")
+    file.write_text(file.read_text().replace('"doc": {', '"doc": {"year": NaN, '))
+
+    assert "NaN" in path.read_text()
+    assert "NaN" in file.read_text()
+    assert of(tmp_path / "nan").tasks == of(runs / "dense").tasks
+    assert of(tmp_path / "nan").others == ("word_perplexity",)
+
+
 def test_repeated_questions_are_paired_in_their_order() -> None:
     """Three of one hash against two: two pairs, one left over."""
     mine = [Answer("q", "p", right, None) for right in (1.0, 0.0, 1.0)]
