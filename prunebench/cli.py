@@ -9,11 +9,22 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from . import __version__, casefile, cli_history, gates, grammar, outlook, report
+from . import (
+    __version__,
+    casefile,
+    cli_calibrate,
+    cli_history,
+    gates,
+    gating,
+    grammar,
+    outlook,
+    report,
+)
 from .api import Target
 from .baseline import OWN, Baselines
 from .case import Case
 from .errors import PrunebenchError, PrunebenchWarning, SearchError
+from .evidence import p_worse
 from .files import write_json
 from .layers import Setting
 from .machine import before_torch
@@ -35,7 +46,6 @@ from .options import (
     case_paths,
     chosen_cases,
     default_baselines,
-    outcomes,
     print_json,
     say,
     stored_case,
@@ -92,7 +102,9 @@ def run(  # one parameter per option of the contract
         raise PrunebenchError("--accept needs --because TEXT: a baseline changes for a reason")
     if accept and limit:
         raise PrunebenchError("--accept and --limit exclude each other: that run is partial")
-    failing = outcomes(fail_on)
+    outcomes, conditions = gating.given(
+        fail_on, "--fail-on", [f for c in cases for f in c.families]
+    )
     if dry_run:
         _tell_outlook(cases, Store(store), device, fresh=fresh, json_file=json_file)
         return
@@ -106,7 +118,8 @@ def run(  # one parameter per option of the contract
             roots,
             device,
             fresh=fresh,
-            fail_on=failing,
+            fail_on=outcomes,
+            conditions=conditions,
             alpha=alpha,
             progress=display.step,
         )
@@ -213,6 +226,8 @@ def show(
     rows = published.matching(record, published.rows(roots.published))
     more = published.findings(record, rows, case.published) if case and case.published else ()
     rules = case.rules() if case else None
+    conditions = case.conditions if case else ()
+    more = [*more, *gating.findings(record, was, conditions, p_worse)]
     judged = verdict.compare(record, was, tolerance, more=more, rules=rules)
     if as_json:
         print_json({"record": record, "baseline": was, "verdict": judged, "published": rows})
@@ -348,6 +363,7 @@ def import_plan(
     print(f"in a case: method: {{name: external, plan: ./{output.name}}}")  # noqa: T201
 
 
+app.command()(cli_calibrate.calibrate)
 cli_history.register(app)
 
 

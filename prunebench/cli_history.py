@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import casefile, comparing, nights, report
+from . import casefile, comparing, gating, nights, report
 from .comparing import Compared
 from .errors import PrunebenchError, did_you_mean
 from .nights import Change, Night, Series
@@ -24,7 +24,6 @@ from .options import (
     Keyword,
     StoreDir,
     all_case_paths,
-    outcomes,
     print_json,
     say,
     stored_case,
@@ -105,7 +104,9 @@ def compare(
     sides = comparing.read(a), comparing.read(b)
     cases = {c.id: c for c in casefile.load(all_case_paths())}
     select = matcher(keyword)
-    found = comparing.compare(*sides, cases, select, outcomes(fail_on))
+    known = comparing.families(sides) if fail_on else ()
+    failing, conditions = gating.given(fail_on, "--fail-on", known)
+    found = comparing.compare(*sides, cases, select, failing, conditions)
     if as_json:
         print_json({"a": str(a), "b": str(b), "verdicts": found.verdicts, "notes": found.notes})
     if not found.common:

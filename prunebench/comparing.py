@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from statistics import NormalDist
 from typing import Any, TypeVar
@@ -12,10 +12,12 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import casefile, lm_results, verdict
+from . import casefile, gating, lm_results, verdict
 from .baseline import Baselines
 from .case import Case
+from .conditions import Condition
 from .errors import PrunebenchError
+from .evidence import p_worse
 from .lm_results import Results, Score, Unpaired
 from .record import SCHEMA, Measurement, Record, Tolerance
 from .select import Matcher
@@ -155,6 +157,17 @@ def _converted(path: Path, data: Any, kind: type[T]) -> T:
         raise PrunebenchError(f"{path}: damaged: {error}") from None
 
 
+def families(sides: Iterable[Side]) -> list[str]:
+    """The metrics that conditions may be about, of all that the sides measured."""
+    found: dict[str, None] = {}
+    for side in sides:
+        tasks = side.results.tasks.values() if side.results else ()
+        found.update(dict.fromkeys(name for task in tasks for name in task.scores))
+        records = [side.record(i, side.device(i)) for i in side.case_ids()]
+        found.update(dict.fromkeys(m.metric for r in records if r for m in r.measurements))
+    return list(dict.fromkeys(name.split("/")[0] for name in found))
+
+
 # --------------------------------------------------------------------------------- comparing
 
 
@@ -164,6 +177,7 @@ def compare(
     cases: Mapping[str, Case],
     select: Matcher = lambda _: True,
     fail_on: tuple[Outcome, ...] | None = None,
+    conditions: tuple[Condition, ...] | None = None,
 ) -> Compared:
     """Judge every case that both have, *b* as what is now and *a* as what was.
 
@@ -172,19 +186,22 @@ def compare(
         b: what is now.
         cases: those that say how to judge their records; metrics' own tolerances apply elsewhere.
         select: which case ids are wanted.
-        fail_on: outcomes that fail, instead of what each case says.
+        fail_on: outcomes that fail, instead of those that each case says.
+        conditions: conditions that fail where they hold, instead of each case's.
     """
     mine, theirs = (dict.fromkeys(filter(select, side.case_ids())) for side in (b, a))
     notes: list[str] = []
     judged: list[tuple[Verdict, tuple[Outcome, ...]]] = []
     for case_id in [*mine, *(i for i in theirs if i not in mine)]:
         case = cases.get(case_id)
-        failing = fail_on or (case.fail_on if case else FAILING)
+        own = (case.fail_on, case.conditions) if case else (FAILING, ())
+        failing = own[0] if fail_on is None else fail_on
+        holding = own[1] if conditions is None else conditions
         if a.results and b.results:
-            one, said = _lm_eval(a.results, b.results, failing)
+            one, said = _lm_eval(a.results, b.results, failing, holding)
             notes += said
         else:
-            one = _case(case_id, a, b, case, failing)
+            one = _case(case_id, a, b, case, failing, holding)
         judged.append((one, failing))
     verdicts = tuple(verdict.settle(judged))
     common = sum(i in theirs for i in mine)
@@ -194,7 +211,12 @@ def compare(
 
 
 def _case(
-    case_id: str, a: Side, b: Side, case: Case | None, fail_on: tuple[Outcome, ...]
+    case_id: str,
+    a: Side,
+    b: Side,
+    case: Case | None,
+    fail_on: tuple[Outcome, ...],
+    conditions: tuple[Condition, ...],
 ) -> Verdict:
     now = b.record(case_id, a.device(case_id))
     was = a.record(case_id, now.environment.device if now else "cpu")
@@ -205,7 +227,8 @@ def _case(
     kept_apart = any(side.kind.startswith("baseline") for side in (a, b))
     now, was, apart = _timings_apart(now, was, kept_apart=kept_apart)
     tolerance = case.tolerance_for if case else casefile.default_tolerance
-    judged = verdict.compare(now, was, tolerance, fail_on, apart, case.rules() if case else None)
+    more = [*apart, *gating.findings(now, was, conditions, p_worse)]
+    judged = verdict.compare(now, was, tolerance, fail_on, more, case.rules() if case else None)
     return replace(judged, findings=tuple(map(_once, judged.findings)))
 
 
@@ -266,11 +289,17 @@ def _steady(record: Record) -> Record:
 # --------------------------------------------------------------------------------- lm-eval
 
 
-def _lm_eval(a: Results, b: Results, fail_on: tuple[Outcome, ...]) -> tuple[Verdict, Iterator[str]]:
+def _lm_eval(
+    a: Results,
+    b: Results,
+    fail_on: tuple[Outcome, ...],
+    conditions: tuple[Condition, ...],
+) -> tuple[Verdict, Iterator[str]]:
     """The verdict over two runs of lm-eval, and what else to tell of them."""
     found = lm_results.align(b, a, LM_EVAL)
     more = [Finding(task, Outcome.NOT_COMPARABLE, note=why) for task, why in found.apart.items()]
     more += [_unpaired(one, casefile.default_tolerance(one.metric)) for one in found.unpaired]
+    more += gating.findings(*found.whole(), conditions, p_worse)
     judged = verdict.compare(found.now, found.was, casefile.default_tolerance, fail_on, more)
     # What was done to the models is not in these files.
     findings = tuple(f for f in judged.findings if f.what != "plan")

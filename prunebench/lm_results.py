@@ -273,6 +273,19 @@ class Aligned(NamedTuple):
     apart: dict[str, str]
     notes: list[str]
 
+    def whole(self) -> tuple[Record, Record]:
+        """Both records with the scores that have no samples."""
+
+        def scored(one: Unpaired, score: Score) -> Measurement:
+            return Measurement(one.metric, score.value, one.unit, "higher")
+
+        now = tuple(scored(one, one.now) for one in self.unpaired)
+        was = tuple(scored(one, one.was) for one in self.unpaired)
+        return (
+            replace(self.now, measurements=self.now.measurements + now),
+            replace(self.was, measurements=self.was.measurements + was),
+        )
+
 
 def align(now: Results, was: Results, case_id: str) -> Aligned:
     """Pair the questions of two runs, and say which cannot be compared and why."""

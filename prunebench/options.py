@@ -14,7 +14,6 @@ from .case import Case
 from .errors import PrunebenchError, did_you_mean
 from .session import NOTHING
 from .store import Store
-from .verdict import Outcome
 
 Paths = Annotated[
     list[Path] | None,
@@ -38,7 +37,11 @@ BaselineDir = Annotated[
 Device = Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, ...")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON too.")]
 FailOn = Annotated[
-    str, typer.Option(metavar="EXPR", help="Outcomes that fail, e.g. worse,changed_plan.")
+    str,
+    typer.Option(
+        metavar="EXPR",
+        help="Outcomes and conditions that fail, e.g. 'worse, accuracy/recovery < 0.95'.",
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Alpha = Annotated[
@@ -105,22 +108,6 @@ def stored_case(text: str, store: Store) -> str:
     if len(matches) > 1:
         raise PrunebenchError(f"{len(matches)} cases end in {text!r}: {', '.join(matches)}")
     return matches[0]
-
-
-def outcomes(text: str) -> tuple[Outcome, ...] | None:
-    """The outcomes that ``--fail-on`` names; None where it says nothing.
-
-    Raises:
-        PrunebenchError: if a word is no outcome.
-    """
-    if not text:
-        return None
-    words = [word.strip() for word in text.split(",")]
-    unknown = [word for word in words if word not in list(Outcome)]
-    if unknown:
-        allowed = ", ".join(Outcome)
-        raise PrunebenchError(f"--fail-on: unknown outcome {unknown[0]!r}; allowed: {allowed}")
-    return tuple(Outcome(word) for word in words)
 
 
 def print_json(data: object) -> None:

@@ -94,6 +94,21 @@ def test_a_loss_fails_and_cases_on_one_side_are_named(sides, tmp_path: Path, cli
     assert cli("compare", sides["run"], worse, "-k", "m/b", "--fail-on", "worse")[0] == 5
 
 
+def test_conditions_fail_as_they_do_in_a_run(sides, tmp_path: Path, cli) -> None:
+    """In place of outcomes, on the measurement they name; a metric nobody measured is a mistake."""
+    b = run_file(tmp_path / "b.json", one("m/a", 89), one("m/b", 80))
+    condition = "accuracy/*: drop >= 1pp"
+
+    assert cli("compare", sides["run"], b)[0] == 0
+    code, out, _ = cli("compare", sides["run"], b, "--fail-on", condition)
+    assert code == 1
+    assert "m/a: worse accuracy/t: drop >= 1pp: 0.8900, was 0.9000" in out
+    code, _, err = cli("compare", sides["run"], b, "--fail-on", "acuracy/t < 0.5")
+    assert code == 2
+    assert err.startswith("--fail-on: ")
+    assert "accuracy" in err
+
+
 def test_what_is_same_is_listed_only_when_asked_for(sides, cli) -> None:
     """One line without -v, a row per metric with it, everything as JSON."""
     quiet = cli("compare", sides["run"], sides["store"], "--strict")

@@ -183,6 +183,15 @@ def test_without_samples_standard_errors_decide(runs: Path, project: Path, cli) 
     assert any("B has no samples to pair questions by" in note for note in data["notes"])
 
 
+@pytest.mark.parametrize("b", ["pruned", "bare"])
+def test_conditions_hold_of_lm_evals_scores(runs: Path, project: Path, cli, b: str) -> None:
+    """With samples and without: the value below a limit fails, above it does not."""
+    score = of(runs / b).tasks["tinyworld_recall"].scores["accuracy/tinyworld_recall"].value
+    for limit, code in ((score + 0.001, 1), (score - 0.001, 0)):
+        condition = f"accuracy/tinyworld_recall < {limit}"
+        assert cli("compare", runs / "dense", runs / b, "--fail-on", condition)[0] == code
+
+
 def test_other_prompts_are_not_comparable(runs: Path, project: Path, cli) -> None:
     """A system instruction changes every prompt: said per task, no verdict, 6 when strict."""
     code, out, _ = cli("compare", runs / "dense", runs / "told")
