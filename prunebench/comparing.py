@@ -17,7 +17,7 @@ from .baseline import Baselines
 from .case import Case
 from .conditions import Condition
 from .errors import PrunebenchError
-from .evidence import p_worse
+from .evidence import p_among
 from .lm_results import Results, Score, Unpaired
 from .record import SCHEMA, Measurement, Record, Tolerance
 from .select import Matcher
@@ -227,7 +227,7 @@ def _case(
     kept_apart = any(side.kind.startswith("baseline") for side in (a, b))
     now, was, apart = _timings_apart(now, was, kept_apart=kept_apart)
     tolerance = case.tolerance_for if case else casefile.default_tolerance
-    more = [*apart, *gating.findings(now, was, conditions, p_worse)]
+    more = [*apart, *gating.findings(now, was, conditions, p_among(now, was))]
     judged = verdict.compare(now, was, tolerance, fail_on, more, case.rules() if case else None)
     return replace(judged, findings=tuple(map(_once, judged.findings)))
 
@@ -299,7 +299,8 @@ def _lm_eval(
     found = lm_results.align(b, a, LM_EVAL)
     more = [Finding(task, Outcome.NOT_COMPARABLE, note=why) for task, why in found.apart.items()]
     more += [_unpaired(one, casefile.default_tolerance(one.metric)) for one in found.unpaired]
-    more += gating.findings(*found.whole(), conditions, p_worse)
+    p_of = p_among(found.now, found.was)
+    more += gating.findings(*found.whole(), conditions, p_of)
     judged = verdict.compare(found.now, found.was, casefile.default_tolerance, fail_on, more)
     # What was done to the models is not in these files.
     findings = tuple(f for f in judged.findings if f.what != "plan")
