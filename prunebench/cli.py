@@ -139,7 +139,8 @@ def run(  # one parameter per option of the contract
         say(f"interrupted with {left} of {len(cases)} cases left; run the same command to go on")
         raise typer.Exit(INTERRUPTED)
     if accept:
-        _accept([r.record for r in results if r.record], Baselines(baselines or OWN), because)
+        records = [r.record for r in results if r.record and not r.case.for_interval]
+        _accept(records, Baselines(baselines or OWN), because)
         crashed = any(r.verdict.error for r in results)
         raise typer.Exit(CRASHED if crashed else OK)
     raise typer.Exit(exit_code([r.verdict for r in results], strict=strict))
@@ -187,7 +188,7 @@ def accept(
     """Make the newest stored records the baselines, with a reason."""
     if not because.strip():
         raise PrunebenchError("accept needs --because TEXT: a baseline changes for a reason")
-    cases = chosen_cases(paths, keyword)
+    cases = [case for case in chosen_cases(paths, keyword) if not case.for_interval]
     kept = Store(store)
     records = []
     for case in cases:

@@ -115,7 +115,8 @@ class CaseItem(pytest.Item):
         if verdict.skipped:
             pytest.skip(verdict.skipped)
         self._properties(result)
-        if self.config.getoption("--prunebench-accept") and result.record:
+        accepting = self.config.getoption("--prunebench-accept") and not self.case.for_interval
+        if accepting and result.record:
             from .session import accepted
 
             because = self.config.getoption("--prunebench-because").strip()
