@@ -9,11 +9,21 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from . import __version__, casefile, cli_calibrate, gates, gating, grammar, outlook, report
+from . import (
+    __version__,
+    casefile,
+    cli_calibrate,
+    cli_history,
+    gates,
+    gating,
+    grammar,
+    outlook,
+    report,
+)
 from .api import Target
 from .baseline import OWN, Baselines
 from .case import Case
-from .errors import PrunebenchError, PrunebenchWarning, SearchError, did_you_mean
+from .errors import PrunebenchError, PrunebenchWarning, SearchError
 from .evidence import p_among
 from .files import write_json
 from .layers import Setting
@@ -25,6 +35,7 @@ from .options import (
     BaselineDir,
     Because,
     Device,
+    FailOn,
     JsonFile,
     Keyword,
     Limit,
@@ -37,6 +48,7 @@ from .options import (
     default_baselines,
     print_json,
     say,
+    stored_case,
 )
 from .plan import describe
 from .progress import Display
@@ -79,13 +91,7 @@ def run(  # one parameter per option of the contract
         bool, typer.Option("--strict", help="Unsure, new and not comparable fail too.")
     ] = False,
     json_file: JsonFile = None,
-    fail_on: Annotated[
-        str,
-        typer.Option(
-            metavar="EXPR",
-            help="Outcomes and conditions that fail, e.g. 'worse, accuracy/recovery < 0.95'.",
-        ),
-    ] = "",
+    fail_on: FailOn = "",
     alpha: Alpha = None,
     baselines: BaselineDir = None,
     store: StoreDir = DEFAULT_STORE,
@@ -211,15 +217,10 @@ def show(
     from . import explain, published, verdict
 
     records = Store(store)
-    ids = records.case_ids()
-    matches = [i for i in ids if i == case_id] or [i for i in ids if i.endswith(case_id)]
-    if not matches:
-        raise PrunebenchError(f"no record of {case_id!r}; {did_you_mean(case_id, ids)}")
-    record = records.latest(matches[0])
-    if len(matches) > 1 or record is None:
-        many = f"{len(matches)} cases end in {case_id!r}: {', '.join(matches)}"
-        damaged = f"the records of {matches[0]!r} are damaged; run it again"
-        raise PrunebenchError(many if len(matches) > 1 else damaged)
+    found = stored_case(case_id, records)
+    record = records.latest(found)
+    if record is None:
+        raise PrunebenchError(f"the records of {found!r} are damaged; run it again")
     roots = Baselines(baselines or default_baselines())
     was = roots.load(record.case_id, record.environment.device)
     case = next((c for c in casefile.load(all_case_paths()) if c.id == record.case_id), None)
@@ -366,6 +367,7 @@ def import_plan(
 
 
 app.command()(cli_calibrate.calibrate)
+cli_history.register(app)
 
 
 def _version(value: bool) -> None:
