@@ -11,7 +11,7 @@ from msgspec import Struct
 from .errors import PrunebenchError, did_you_mean
 from .record import Direction, Record
 from .steps import steps
-from .verdict import _differences, _parted
+from .verdict import differences, split_question
 
 
 class Night(Struct, frozen=True):
@@ -74,26 +74,26 @@ def history(
     """
     here = _of_device(records, device)
     newest = here[0]
-    question, metrics = _parted(newest.asked)
+    question, metrics = split_question(newest.asked)
     names = choose([m.metric for m in newest.measurements])
     reasons: Counter[str] = Counter()
     asked_alike = []
     for record in here:
-        theirs, _ = _parted(record.asked)
+        theirs, _ = split_question(record.asked)
         if theirs == question:
             asked_alike.append(record)
         else:
-            reasons["; ".join(_differences(question, theirs))] += 1
+            reasons["; ".join(differences(question, theirs))] += 1
     asked_alike = asked_alike[:last]
     families = dict.fromkeys(name.split("/")[0] for name in names)
     nights: dict[str, list[Record]] = {family: [] for family in families}
     for record in asked_alike:
-        _, their = _parted(record.asked)
+        _, their = split_question(record.asked)
         for family in families:
             if metrics.get(family) == their.get(family):
                 nights[family].append(record)
             elif family in their:
-                what = _differences(metrics.get(family), their[family], family)
+                what = differences(metrics.get(family), their[family], family)
                 reasons["; ".join(what)] += 1
     series = [_series(name, nights[name.split("/")[0]][::-1], newest) for name in names]
     elsewhere = Counter(r.environment.device for r in records)
