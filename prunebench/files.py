@@ -40,7 +40,12 @@ def write(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write *data* as indented JSON; what is not finite becomes null."""
-    write(path, msgspec.json.format(msgspec.json.encode(data), indent=2) + b"\n")
+    write(path, json_bytes(data))
+
+
+def json_bytes(data: Any) -> bytes:
+    """*data* as indented JSON."""
+    return msgspec.json.format(msgspec.json.encode(data), indent=2) + b"\n"
 
 
 def read_json(path: Path, kind: type[T]) -> T:
