@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -15,7 +15,7 @@ from msgspec import Meta, Struct
 from .api import Count, Method, Metric, Target, tag
 from .record import Tolerance
 from .texts import RANDOM
-from .verdict import Outcome
+from .verdict import ALPHA, NIGHTLY_ALPHA, Outcome, Rules
 
 AMOUNTS = ("sparsity", "blocks", "sublayers", "slicing")
 
@@ -77,7 +77,8 @@ class Case(Struct, frozen=True):
     *asked* is the question as plain JSON, with paths as the user wrote them; a baseline answers
     exactly this. Tolerances and what fails are policy and not part of the question. *settings* are
     the overrides it was loaded with. With *published* it is also judged by the papers' numbers, to
-    that tolerance.
+    that tolerance. *alpha* is the level of its tests, *seed_of* the case whose interval over
+    calibration seeds it is one of; only the first seed is compared with a baseline.
     """
 
     id: str
@@ -95,6 +96,8 @@ class Case(Struct, frozen=True):
     needs: Needs = Needs()
     published: Tolerance | None = None
     settings: tuple[str, ...] = ()
+    alpha: float | None = None
+    seed_of: str = ""
 
     @property
     def dense(self) -> bool:
@@ -111,6 +114,19 @@ class Case(Struct, frozen=True):
     def label(self) -> str:
         """The id without its folder and file."""
         return self.id.rsplit("/", 1)[-1]
+
+    @property
+    def for_interval(self) -> bool:
+        """Whether it is measured for an interval over calibration seeds alone."""
+        return self.seed_of not in ("", self.id)
+
+    def rules(
+        self, alpha: float | None = None, family: int = 1, noise: Mapping[str, float] | None = None
+    ) -> Rules:
+        """How it is judged; *alpha* in place of its own level, which is stricter by night."""
+        own = self.alpha or (NIGHTLY_ALPHA if "nightly" in self.marks else ALPHA)
+        named = tuple(name for name in self.tolerance if "/" in name)
+        return Rules(alpha or own, family, named, noise or {})
 
     def tolerance_for(self, metric: str) -> Tolerance:
         """The tolerance of a measurement: its own name's, its family's, or the metric's default."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from . import registry
 from .api import Method, Metric, Target, tag
@@ -112,7 +113,7 @@ class Cell(NamedTuple):
 
 
 #: Keys that are in the id otherwise, or are no part of the question.
-_UNLABELLED = ("method", *AMOUNTS, "needs", "marks", "tolerance", "fail_on", "published")
+_UNLABELLED = ("method", *AMOUNTS, "needs", "marks", "tolerance", "fail_on", "published", "alpha")
 
 
 def _axes_label(cell: Data) -> str:
@@ -150,16 +151,35 @@ class CaseReader:
         base = self._layers(self.source, ())
         if self.problems:
             raise CaseError(self.problems)
-        cases = []
+        cases: list[Case] = []
         for cell in self._expand(base):
             try:
-                cases.append(self._case(cell, self._fitting(cell)))
+                cases += self._seeded(cell, self._fitting(cell))
             except CaseError as error:
                 if not self.settings or self._wanted(cell):
                     self.problems += error.problems
         if self.problems:
             raise CaseError(self.problems)
         return sorted(cases, key=lambda case: not case.dense)
+
+    def _seeded(self, cell: Cell, settings: Sequence[Setting]) -> Iterator[Case]:
+        """A case for each calibration seed; just one where nothing is calibrated."""
+        data = cell.data
+        for setting in settings:
+            data = with_setting(data, setting.key, setting.value)
+        calibration = data.get("calibration")
+        seeds = calibration.get("seed") if isinstance(calibration, dict) else None
+        if not isinstance(seeds, list):
+            yield self._case(cell, settings)
+            return
+        first = self._case(cell, settings, seeds[0])
+        if not first.method.calibrated or len(seeds) == 1:
+            yield first
+            return
+        yield replace(first, seed_of=first.id)
+        for seed in dict.fromkeys(seeds[1:]):
+            case = self._case(cell, settings, seed)
+            yield replace(case, id=f"{case.id}-seed{seed}", seed_of=first.id)
 
     def _fitting(self, cell: Cell) -> list[Setting]:
         """The settings without amounts where the method removes nothing."""
@@ -261,11 +281,13 @@ class CaseReader:
 
     # ------------------------------------------------------------------- cases
 
-    def _case(self, cell: Cell, settings: Sequence[Setting]) -> Case:
+    def _case(self, cell: Cell, settings: Sequence[Setting], seed: int | None = None) -> Case:
         data = cell.data
         for setting in settings:
             data = with_setting(data, setting.key, setting.value)
         self._check(cell, data, settings)
+        if seed is not None:
+            data = with_setting(data, "calibration.seed", seed)
         raw: Data = json.loads(json.dumps(data))
         amounts = [k for k in AMOUNTS if raw.get(k) is not None]
         paths = cast("Data", resolved(raw, self.path.parent))
@@ -298,6 +320,7 @@ class CaseReader:
                 marks=tuple(raw.get("marks") or ()),
                 needs=msgspec.convert(raw.get("needs") or {}, Needs),
                 settings=tuple(setting.text for setting in settings),
+                alpha=raw.get("alpha"),
             )
         except (msgspec.ValidationError, PrunebenchError) as error:
             raise CaseError([f"{self.source.at(cell.where)}: {error}"]) from None

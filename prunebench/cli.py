@@ -19,6 +19,7 @@ from .layers import Setting
 from .machine import before_torch
 from .options import (
     DEFAULT_STORE,
+    Alpha,
     AsJson,
     BaselineDir,
     Because,
@@ -80,6 +81,7 @@ def run(  # one parameter per option of the contract
     fail_on: Annotated[
         str, typer.Option(metavar="EXPR", help="Outcomes that fail, e.g. worse,changed_plan.")
     ] = "",
+    alpha: Alpha = None,
     baselines: BaselineDir = None,
     store: StoreDir = DEFAULT_STORE,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress display.")] = False,
@@ -105,6 +107,7 @@ def run(  # one parameter per option of the contract
             device,
             fresh=fresh,
             fail_on=outcomes,
+            alpha=alpha,
             progress=display.step,
         )
         try:
@@ -114,6 +117,7 @@ def run(  # one parameter per option of the contract
         except KeyboardInterrupt:
             interrupted = True
         finally:
+            results = session.settled(results)
             if json_file:
                 write_json(json_file, report.to_json(results))
     report.table(results, report.console())
@@ -187,12 +191,15 @@ def accept(
 @app.command()
 def show(
     case_id: Annotated[str, typer.Argument(help="A case id, or the end of one.")],
+    why: Annotated[
+        bool, typer.Option("--explain", help="Tell every finding with the numbers behind it.")
+    ] = False,
     as_json: AsJson = False,
     baselines: BaselineDir = None,
     store: StoreDir = DEFAULT_STORE,
 ) -> None:
     """Show the newest record of a case beside its baseline."""
-    from . import published, verdict
+    from . import explain, published, verdict
 
     records = Store(store)
     ids = records.case_ids()
@@ -210,11 +217,14 @@ def show(
     tolerance = case.tolerance_for if case else casefile.default_tolerance
     rows = published.matching(record, published.rows(roots.published))
     more = published.findings(record, rows, case.published) if case and case.published else ()
-    judged = verdict.compare(record, was, tolerance, more=more)
+    rules = case.rules() if case else None
+    judged = verdict.compare(record, was, tolerance, more=more, rules=rules)
     if as_json:
         print_json({"record": record, "baseline": was, "verdict": judged, "published": rows})
     else:
         report.record_table(record, judged, report.console(), rows)
+        for line in explain.explanation(record, was, judged) if why else ():
+            print(line)  # noqa: T201
 
 
 @app.command()

@@ -20,6 +20,15 @@ from .record import Tolerance
 from .schema import Where, found
 from .verdict import Outcome
 
+Seed = Annotated[int, Meta(ge=0)]
+
+
+class CalibrationKeys(CalibrationSpec, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Calibration as a case file has it: several seeds make a case each, and an interval."""
+
+    seed: Seed | Annotated[list[Seed], Meta(min_length=1)] = 0  # type: ignore[assignment]
+
+
 #: Keys that shape the file and stand in no single case.
 SHAPING = ("extends", "defaults", "matrix", "include", "exclude")
 
@@ -38,10 +47,11 @@ class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
     blocks: Count | None = None
     sublayers: Count | None = None
     slicing: Fraction | None = None
-    calibration: CalibrationSpec | None = None
+    calibration: CalibrationKeys | None = None
     metrics: list[dict[str, Any]] | None = None
     tolerance: dict[str, Tolerance] | None = None
     published: Tolerance | None = None
+    alpha: Annotated[float, Meta(gt=0, le=0.5)] | None = None
     fail_on: list[Outcome] | None = None
     marks: list[Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*$")]] | None = None
     needs: Needs | None = None

@@ -35,6 +35,15 @@ BaselineDir = Annotated[
 Device = Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, ...")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON too.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Alpha = Annotated[
+    float | None,
+    typer.Option(
+        min=1e-9,
+        max=0.5,
+        metavar="A",
+        help="One-sided level of the tests, for all of the run; else what a case says.",
+    ),
+]
 Because = Annotated[str, typer.Option(metavar="TEXT", help="Why the new values are right.")]
 
 DEFAULT_STORE = Path(".prunebench")

@@ -165,12 +165,15 @@ def _session(item: CaseItem) -> Session:
 
         option = item.config.getoption
         folder = option("--prunebench-baselines")
+        cases = [i.case for i in item.session.items if isinstance(i, CaseItem)]
         stash[_SESSION] = Session(
-            [i.case for i in item.session.items if isinstance(i, CaseItem)],
+            cases,
             Store(Path(option("--prunebench-store"))),
             Baselines(Path(folder) if folder else OWN),
             option("--prunebench-device"),
             fresh=option("--prunebench-fresh"),
+            # Each item is judged on its own, perhaps in another process: all share one level.
+            family=sum(len(case.metrics) for case in cases),
         )
         _share_cores()
     return stash[_SESSION]

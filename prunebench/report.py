@@ -14,12 +14,15 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from . import seeds
+from .explain import FRACTIONS
 from .gates import Gate
 from .outlook import Outlook, Totals
 from .plan import describe
 from .published import Row, compared
 from .record import Measurement, Record
 from .session import Result
+from .stats import POWER
 from .verdict import Finding, Verdict
 
 COLOURS = {
@@ -29,6 +32,7 @@ COLOURS = {
     "skipped": "dim",
     "unsure": "yellow",
     "changed_plan": "yellow",
+    "interval": "dim",
     "not_comparable": "magenta",
     "worse": "bold red",
     "gone": "bold red",
@@ -64,17 +68,59 @@ def table(results: Sequence[Result], console: Console) -> None:
         if result.record is not None:
             for line in published_lines(result.record, result.published):
                 console.print(Text(f"{result.case.label}: {line}"), soft_wrap=True)
+    for line in [*interval_lines(results), *power_lines([r.verdict for r in results], results)]:
+        console.print(Text(line), soft_wrap=True)
     console.print(Text(summary(results)), soft_wrap=True)
 
 
+def power_lines(verdicts: Sequence[Verdict], results: Sequence[Result]) -> list[str]:
+    """The smallest loss that each kind of gate could have seen, of its weakest one."""
+    units = {m.metric: m.unit for r in results if r.record for m in r.record.measurements}
+    least: dict[str, tuple[float, str]] = {}
+    tests = 0
+    for finding in (f for verdict in verdicts for f in verdict.findings if not f.diagnostic):
+        seen = finding.evidence
+        if seen is None or not seen.least:
+            continue
+        tests = max(tests, seen.family)
+        family = finding.what.split("/")[0]
+        unit = units.get(finding.what, "")
+        size = seen.least if unit in FRACTIONS else seen.least / abs(finding.was or 1.0)
+        told = f"{size * 100:.2f} pp" if unit in FRACTIONS else f"{size:.2%}"
+        least[family] = max(least.get(family, (0.0, "")), (size, told))
+    if not least:
+        return []
+    seen_from = ", ".join(f"{family} {told}" for family, (_, told) in sorted(least.items()))
+    return [f"losses found {POWER:.0%} of the time among {tests} tests: {seen_from}"]
+
+
+def interval_lines(results: Sequence[Result]) -> list[str]:
+    """What several calibration seeds give, which no verdict reads."""
+    said = []
+    for one in seeds.intervals(_seeded(results)):
+        ends = f"{number(one.low)} to {number(one.high)}"
+        apart = f"from seed to seed {number(one.over_seeds)}"
+        text = f"{one.case_id}: {one.metric} over {one.seeds} calibration seeds"
+        said.append(f"{text} {number(one.mean)}, 95 % from {ends} ({apart})")
+    return said
+
+
 def lines(verdict: Verdict) -> list[str]:
-    """A plain line for everything about a case that is not *same* or merely *new*."""
+    """A plain line for everything about a case that is not *same* or merely *new*.
+
+    Indented ones only diagnose: the tasks, say, behind a mean that moved.
+    """
     if verdict.error:
         return [f"{verdict.case_id}: crashed: {verdict.error}"]
     if verdict.skipped:
         return [f"{verdict.case_id}: skipped: {verdict.skipped}"]
-    quiet = ("same", "new")
-    return [f"{verdict.case_id}: {sentence(f)}" for f in verdict.findings if f.outcome not in quiet]
+    told = [f for f in verdict.findings if f.outcome not in ("same", "new") and not f.diagnostic]
+    families = {f.what.split("/")[0] for f in told}
+    # What helps to understand a loss, and only where there is one.
+    moved = [f for f in verdict.findings if f.outcome in ("worse", "better", "gone")]
+    helping = [f for f in moved if f.diagnostic and f.what.split("/")[0] in families]
+    said = [f"{verdict.case_id}: {sentence(f)}" for f in told]
+    return said + [f"{verdict.case_id}:   {sentence(f)}" for f in helping]
 
 
 def sentence(finding: Finding) -> str:
@@ -90,6 +136,9 @@ def sentence(finding: Finding) -> str:
         text += f", allowed {number(finding.allowed)}"
     if finding.p is not None:
         text += f", p = {finding.p:.2g}"
+        seen = finding.evidence
+        among = seen.adjusted if seen is not None else None
+        text += f" ({among:.2g} among {seen.family} tests)" if seen and among is not None else ""
     return f"{text}: {finding.note}" if finding.note else text
 
 
@@ -173,7 +222,16 @@ def to_json(results: Sequence[Result]) -> dict[str, Any]:
     return {
         "records": [msgspec.to_builtins(r.record) for r in results if r.record],
         "verdicts": [msgspec.to_builtins(r.verdict) for r in results],
+        "intervals": msgspec.to_builtins(seeds.intervals(_seeded(results))),
     }
+
+
+def _seeded(results: Sequence[Result]) -> dict[str, list[Record]]:
+    groups: dict[str, list[Record]] = {}
+    for result in results:
+        if result.case.seed_of and result.record:
+            groups.setdefault(result.case.seed_of, []).append(result.record)
+    return groups
 
 
 def gates_table(rows: Sequence[Gate], console: Console) -> None:

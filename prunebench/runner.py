@@ -6,14 +6,14 @@ import gc
 import platform
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from functools import partial
 
 import torch
 
 from . import cache, surgery
-from .api import Method, Target, tag
+from .api import Method, Metric, Target, tag
 from .calibration import Calibration
 from .case import CalibrationSpec, Case, ModelSpec, Progress, silent, unanswerable
 from .errors import PrunebenchError
@@ -91,6 +91,42 @@ class Worker:
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             key=cache.key(case, self.device) or "",
         )
+
+    def again(self, case: Case, names: Iterable[str]) -> tuple[Measurement, ...]:
+        """Measure timings of *case* a second time.
+
+        Args:
+            case: one that was run.
+            names: the measurements wanted; what is measured along with them comes too.
+
+        Raises:
+            PrunebenchError: if the method or a metric refuses, with one line saying why.
+        """
+        families = {name.split("/")[0] for name in names}
+        dense = self.dense(case.model)
+        plan = self._search(case, dense).plan
+        pruned = surgery.apply(dense.share(), plan) if plan.edits else dense
+        found: list[Measurement] = []
+        for metric in case.metrics:
+            if (name := tag(metric)) in families:
+                self.progress(case, f"{name}, to confirm")
+                with watched(partial(self._tell, case, f"{name}, to confirm")):
+                    found += metric.measure(pruned, dense)
+        return tuple(found)
+
+    def repeated(self, case: Case, metric: Metric, times: int) -> Iterator[dict[str, float]]:
+        """What *metric* gives of the dense model beside itself, *times* over: name to value.
+
+        A ratio of the two is 1 but for this machine's noise.
+
+        Raises:
+            PrunebenchError: if the model cannot be loaded.
+        """
+        dense = self.dense(case.model)
+        for number in range(times):
+            self.progress(case, f"{tag(metric)}, {number + 1} of {times}")
+            measured = metric.measure(dense.share(), dense)
+            yield {m.metric: m.value for m in measured if m.value is not None and not m.note}
 
     def dense(self, spec: ModelSpec) -> CausalLM:
         """The dense model, loaded once while cases of the same model follow each other."""

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from . import cache, published, verdict
+from . import cache, noise, published, verdict
 from .baseline import Accepted, Baselines
 from .case import Case, Progress, silent
 from .errors import PrunebenchError
@@ -52,6 +53,8 @@ class Session:
         device: a torch device; by default a GPU if there is one.
         fresh: measure again even where the store has the answer.
         fail_on: outcomes that fail, instead of what each case says.
+        alpha: level of the tests, instead of what each case says.
+        family: how many tests share it, where verdicts are not settled together at the end.
         progress: told of every step.
 
     Raises:
@@ -67,6 +70,8 @@ class Session:
         *,
         fresh: bool = False,
         fail_on: tuple[Outcome, ...] | None = None,
+        alpha: float | None = None,
+        family: int = 1,
         progress: Progress = silent,
     ) -> None:
         self.cases = cases
@@ -74,6 +79,8 @@ class Session:
         self.baselines = baselines
         self.fresh = fresh
         self.fail_on = fail_on
+        self.alpha = alpha
+        self.family = family
         self.progress = progress
         # Read before anything is measured: a mistake in them is not to be found out at the end.
         self._rows = published.rows(baselines.published)
@@ -109,7 +116,17 @@ class Session:
             return Result(case, Verdict(case.id, ok=False, error=_bug(error)))
         if not cached:
             self.store.save(record)
-        return Result(case, self.judge(case, record), record, cached, self.published(record))
+        judged = self.judge(case, record)
+        if judged.unconfirmed:
+            record = self._confirmed(case, record, judged.unconfirmed)
+            judged = self.judge(case, record)
+        return Result(case, judged, record, cached, self.published(record))
+
+    def settled(self, results: Sequence[Result]) -> list[Result]:
+        """The results of a run, each test now one of all of them."""
+        judged = [(r.verdict, self.fail_on or r.case.fail_on) for r in results]
+        settled = verdict.settle(judged)
+        return [replace(r, verdict=v) for r, v in zip(results, settled, strict=True)]
 
     def published(self, record: Record) -> tuple[Row, ...]:
         """The papers' numbers about what *record* measured."""
@@ -117,6 +134,8 @@ class Session:
 
     def judge(self, case: Case, record: Record) -> Verdict:
         """Compare *record* with the baseline of *case*, and with the papers where asked to."""
+        if case.for_interval:
+            return Verdict(case.id, ok=True, seed_of=case.seed_of)
         fail_on = self.fail_on or case.fail_on
         more: Sequence[Finding] = ()
         if case.published is not None:
@@ -126,7 +145,25 @@ class Session:
         except PrunebenchError as error:
             finding = Finding("baseline", Outcome.NOT_COMPARABLE, note=str(error))
             return Verdict(case.id, finding.outcome not in fail_on, (finding,))
-        return verdict.compare(record, was, case.tolerance_for, fail_on, more)
+        rules = case.rules(self.alpha, self.family, self._noise(record))
+        return verdict.compare(record, was, case.tolerance_for, fail_on, more, rules)
+
+    def _noise(self, record: Record) -> dict[str, float]:
+        """What two timings of one model differ by here, as `prunebench calibrate` measured it."""
+        known = noise.load(self.store.root, record.environment.device)
+        return known.effects.get(record.asked["model"]["id"], {}) if known else {}
+
+    def _confirmed(self, case: Case, record: Record, names: Sequence[str]) -> Record:
+        """*record* with timings that look worse measured a second time, and saved so."""
+        try:
+            again = self.worker.again(case, names)
+        except PrunebenchError as error:
+            note = f"could not be measured a second time: {error}"
+            looked = [record.find(name) for name in names]
+            again = tuple(replace(m, value=None, samples=(), note=note) for m in looked if m)
+        record = replace(record, again=again)
+        self.store.save(record)
+        return record
 
     def _record(self, case: Case) -> tuple[Record, bool]:
         if not self.fresh and (stored := self._stored(case)):

@@ -5,19 +5,23 @@ Pure: reads no file and prints nothing.
 
 from __future__ import annotations
 
-from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from . import stats
+from .evidence import evidence
 from .plan import Step, bare, describe
 from .record import Measurement, Record, Tolerance
-from .stats import p_paired, p_unpaired
+from .stats import Evidence
 
-#: One-sided: how often an unchanged model may be called worse by chance, per metric.
+#: One-sided: in how many runs over unchanged models one of all tests may call worse by chance.
 ALPHA = 0.05
+#: The same where nobody waits for the answer and many nights follow each other.
+NIGHTLY_ALPHA = 0.01
 
 
 class Outcome(StrEnum):
@@ -40,8 +44,9 @@ FAILING = (Outcome.WORSE, Outcome.GONE)
 class Finding(Struct, frozen=True):
     """The judgement of one item: a metric, or the plan.
 
-    *p* is the one-sided p-value where a test was needed, *note* a sentence where numbers do not
-    tell it. A *diagnostic* one helps to understand another and decides nothing itself.
+    *p* is the one-sided p-value of the test whose *evidence* it rests on, where there are samples,
+    *note* a sentence where numbers do not tell it. A *diagnostic* one helps to understand another
+    and decides nothing itself.
     """
 
     what: str
@@ -52,16 +57,26 @@ class Finding(Struct, frozen=True):
     p: float | None = None
     note: str = ""
     diagnostic: bool = False
+    evidence: Evidence | None = None
 
 
 class Verdict(Struct, frozen=True):
-    """The judgement of a case; *error* says why it crashed, *skipped* why it could not run."""
+    """The judgement of a case; *error* says why it crashed, *skipped* why it could not run.
+
+    With *seed_of* it was measured for the interval over calibration seeds of that case alone.
+    """
 
     case_id: str
     ok: bool
     findings: tuple[Finding, ...] = ()
     error: str = ""
     skipped: str = ""
+    seed_of: str = ""
+
+    @property
+    def unconfirmed(self) -> tuple[str, ...]:
+        """Timings that look worse and were measured only once."""
+        return tuple(f.what for f in self.findings if f.note == UNCONFIRMED and not f.diagnostic)
 
     def has(self, *outcomes: Outcome) -> bool:
         """Whether any finding is one of *outcomes*."""
@@ -74,9 +89,26 @@ class Verdict(Struct, frozen=True):
             return "crashed"
         if self.skipped:
             return "skipped"
+        if self.seed_of:
+            return "interval"
         order = ("worse", "gone", "changed_plan", "not_comparable", "unsure", "new", "better")
         words = {str(f.outcome) for f in self.findings if not f.diagnostic}
         return next((word for word in order if word in words), "same")
+
+
+class Rules(Struct, frozen=True):
+    """How to judge.
+
+    *alpha* is the one-sided level, and *family* the number of tests that share it: one, unless the
+    other tests of a run cannot be seen from here. *gates* name measurements that decide although
+    others stand in their place. *noise* is, per measurement, the smallest part of its value that
+    can be believed on this machine.
+    """
+
+    alpha: float = ALPHA
+    family: int = 1
+    gates: Collection[str] = ()
+    noise: Mapping[str, float] = {}
 
 
 def compare(
@@ -85,23 +117,62 @@ def compare(
     tolerance_for: Callable[[str], Tolerance],
     fail_on: tuple[Outcome, ...] = FAILING,
     more: Sequence[Finding] = (),
+    rules: Rules | None = None,
 ) -> Verdict:
     """Judge a record against its baseline.
 
     Timings and memory are judged only on a named device; on ``cpu`` they are reported. *more* are
     findings that rest on something else than the baseline.
     """
-    findings = (*_findings(now, was, tolerance_for), *more)
-    ok = not any(f.outcome in fail_on for f in findings if not f.diagnostic)
-    return Verdict(now.case_id, ok, findings)
+    findings = (*_findings(now, was, tolerance_for, rules or Rules()), *more)
+    return Verdict(now.case_id, _passes(findings, fail_on), findings)
 
 
-def judge(now: Measurement, was: Measurement, tolerance: Tolerance) -> Finding:
-    """Judge one measurement. *Worse* needs both size and significance.
+def settle(judged: Sequence[tuple[Verdict, tuple[Outcome, ...]]]) -> list[Verdict]:
+    """The verdicts of one run, with what fails each, once all of its tests are known.
+
+    What alone looked worse and is not among so many tests becomes *unsure* (Holm).
+    """
+    tests = [
+        (i, j, finding.evidence)
+        for i, (verdict, _) in enumerate(judged)
+        for j, finding in enumerate(verdict.findings)
+        if finding.evidence is not None and not finding.diagnostic
+    ]
+    adjusted = stats.holm([seen.p for *_, seen in tests])
+    findings = [list(verdict.findings) for verdict, _ in judged]
+    for (i, j, seen), p in zip(tests, adjusted, strict=True):
+        findings[i][j] = _among(findings[i][j], seen, len(tests), p)
+    return [
+        replace(verdict, findings=tuple(own), ok=_passes(own, fail_on)) if own else verdict
+        for (verdict, fail_on), own in zip(judged, findings, strict=True)
+    ]
+
+
+def judge(
+    now: Measurement,
+    was: Measurement,
+    tolerance: Tolerance,
+    rules: Rules | None = None,
+    tasks: Sequence[tuple[Measurement, Measurement]] = (),
+) -> Finding:
+    """Judge one measurement.
+
+    *Worse* needs both size and significance: more lost than is allowed, and a test that says so.
+    *Same* needs as much: less lost than is allowed, at the upper end of the interval too. What is
+    neither is *unsure*.
 
     A note says why there is no value, which is the same where the baseline had none either; or why
     a value is compared with nothing.
+
+    Args:
+        now: the newer measurement.
+        was: the older one.
+        tolerance: how much worse is still fine.
+        rules: level and number of tests.
+        tasks: the measurements of each task whose mean this one is, newer and older.
     """
+    rules = rules or Rules()
     if now.value is None:
         both = was.value is None and bool(now.note and was.note)
         outcome = Outcome.SAME if both else Outcome.WORSE
@@ -109,33 +180,61 @@ def judge(now: Measurement, was: Measurement, tolerance: Tolerance) -> Finding:
     if was.value is None or now.note or was.note:
         note = now.note or was.note or "no finite value"
         return Finding(now.metric, Outcome.NOT_COMPARABLE, now.value, was.value, note=note)
+    seen = evidence(now, was, tasks)
     worse_by = now.value - was.value if now.better == "lower" else was.value - now.value
+    if seen is not None and tasks:
+        worse_by = seen.loss  # weighted as the test weighs it
     allowed = tolerance.allowed(was.value)
-    p = None
+    believable = rules.noise.get(now.metric, 0.0) * abs(was.value)
+    noisy = believable if believable > allowed else None
+    allowed = max(allowed, believable)
     # 0.90 - 0.89 is 0.010000000000000009: what binary fractions cannot say is no loss.
     exact = 1e-12 * max(abs(now.value), abs(was.value))
     if worse_by - allowed > exact:
-        p = p_worse(now, was)
-        outcome = Outcome.WORSE if p is None or p < ALPHA else Outcome.UNSURE
+        outcome = Outcome.UNSURE if seen and not _significant(seen.p, rules) else Outcome.WORSE
+    elif -worse_by - allowed > exact and (seen is None or _significant(seen.p_better, rules)):
+        outcome = Outcome.BETTER
     else:
-        outcome = Outcome.BETTER if -worse_by - allowed > exact else Outcome.SAME
-    return Finding(now.metric, outcome, now.value, was.value, allowed, p)
+        sure = seen is None or seen.high - allowed <= exact
+        outcome = Outcome.SAME if sure else Outcome.UNSURE
+    if seen is not None:
+        adjusted = min(1.0, rules.family * seen.p) if rules.family > 1 else None
+        seen = replace(
+            seen,
+            alpha=rules.alpha,
+            family=rules.family,
+            adjusted=adjusted,
+            least=seen.smallest(rules.alpha / rules.family),
+            noise=noisy,
+        )
+    p = None if seen is None else seen.p
+    return Finding(now.metric, outcome, now.value, was.value, allowed, p, evidence=seen)
 
 
-def p_worse(now: Measurement, was: Measurement) -> float | None:
-    """One-sided p-value that *now* is worse than *was*; None where no samples were kept."""
-    if not now.samples or not was.samples:
-        return None
-    # Baselines keep samples in single precision: what rounds to the same there has not moved.
-    ours, theirs = (array("f", m.samples) for m in (now, was))
-    sign = 1 if now.better == "lower" else -1
-    if now.paired and was.paired and len(ours) == len(theirs):
-        return p_paired([sign * (n - w) for n, w in zip(ours, theirs, strict=True)])
-    return p_unpaired([sign * s for s in ours], [sign * s for s in theirs])
+def _significant(p: float, rules: Rules) -> bool:
+    return p * rules.family < rules.alpha
+
+
+def _among(finding: Finding, seen: Evidence, family: int, adjusted: float) -> Finding:
+    """A finding as one of *family* tests of a run."""
+    alpha = seen.alpha or ALPHA
+    least = seen.smallest(alpha / family)
+    seen = replace(seen, family=family, adjusted=adjusted, least=least)
+    if finding.outcome != Outcome.WORSE or adjusted < alpha:
+        return replace(finding, evidence=seen)
+    note = f"worse if it stood alone, but one of {family} tests: p = {adjusted:.2g} among them"
+    return replace(finding, outcome=Outcome.UNSURE, evidence=seen, note=note)
+
+
+def _passes(findings: Sequence[Finding], fail_on: tuple[Outcome, ...]) -> bool:
+    return not any(f.outcome in fail_on for f in findings if not f.diagnostic)
 
 
 def _findings(
-    now: Record, was: Record | None, tolerance_for: Callable[[str], Tolerance]
+    now: Record,
+    was: Record | None,
+    tolerance_for: Callable[[str], Tolerance],
+    rules: Rules,
 ) -> Iterator[Finding]:
     judged = [m for m in now.measurements if not m.varies or now.environment.device != "cpu"]
     if was is None:
@@ -160,13 +259,62 @@ def _findings(
         if _family(measurement) in changed:
             continue
         if old is None:
-            yield _new(measurement)
+            found = _new(measurement)
         else:
-            yield judge(measurement, old, tolerance_for(measurement.metric))
+            tolerance = tolerance_for(measurement.metric)
+            found = judge(measurement, old, tolerance, rules, _tasks(measurement, now, was))
+            found = _confirmed(found, now, old, tolerance, rules)
+        yield replace(found, diagnostic=_diagnoses(measurement, now, rules))
     measured = {m.metric for m in now.measurements}
     for old in was.measurements:
         if old.metric not in measured and _family(old) not in changed:
-            yield Finding(old.metric, Outcome.GONE, None, old.value, note="no longer measured")
+            diagnostic = _diagnoses(old, was, rules)
+            note = "no longer measured"
+            yield Finding(
+                old.metric, Outcome.GONE, None, old.value, note=note, diagnostic=diagnostic
+            )
+
+
+def _diagnoses(measurement: Measurement, record: Record, rules: Rules) -> bool:
+    """Whether another measurement is judged in place of this one."""
+    other = measurement.instead
+    return bool(other) and measurement.metric not in rules.gates and record.find(other) is not None
+
+
+def _tasks(mean: Measurement, now: Record, was: Record) -> list[tuple[Measurement, Measurement]]:
+    """The tasks whose mean this is, where both records have all of them with their samples."""
+    tasks = [
+        (task, was.find(task.metric))
+        for task in now.measurements
+        if task.instead == mean.metric and task.unit == mean.unit and task.samples
+    ]
+    both = [(task, old) for task, old in tasks if old and len(task.samples) == len(old.samples)]
+    whole = sum(len(task.samples) for task, _ in both) == len(mean.samples)
+    return both if whole and len(both) == len(tasks) else []
+
+
+#: What is said of a timing that looks worse, until it was measured a second time.
+UNCONFIRMED = "to be measured a second time"
+
+
+def _confirmed(
+    found: Finding, now: Record, was: Measurement, tolerance: Tolerance, rules: Rules
+) -> Finding:
+    """A timing is worse when a second measurement says so too."""
+    measured = now.find(found.what)
+    if found.outcome != Outcome.WORSE or found.evidence is None:
+        return found
+    if measured is None or not measured.varies:
+        return found
+    again = next((m for m in now.again if m.metric == found.what), None)
+    if again is None:
+        return replace(found, note=UNCONFIRMED)
+    second = judge(again, was, tolerance, rules)
+    value = "no value" if again.value is None else f"{again.value:.4g}"
+    note = f"measured a second time: {value}, {second.outcome}"
+    outcome = Outcome.WORSE if second.outcome == Outcome.WORSE else Outcome.UNSURE
+    p = max(found.evidence.p, second.p or 0.0)
+    return replace(found, outcome=outcome, note=note, p=p, evidence=replace(found.evidence, p=p))
 
 
 def _parted(asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -199,12 +347,19 @@ def _judge_plan(now: Record, was: Record) -> Finding:
 
 def _is_tie(now: Record, was: Record) -> bool:
     """Whether the plans part at a choice that neither run could make with certainty."""
-    # After a choice that went the other way a search may take more steps, or end with no edit.
-    for mine, theirs in zip(now.trace, was.trace, strict=False):
-        if mine.chosen != theirs.chosen:
-            # From here on the two searches looked at different models.
-            return not mine.determined and not theirs.determined and _close(mine, theirs)
-    return False  # the same choices gave other edits: that is no matter of noise
+    if (parted := parting(now, was)) is None:
+        return False  # the same choices gave other edits: that is no matter of noise
+    mine, theirs = parted
+    return not mine.determined and not theirs.determined and _close(mine, theirs)
+
+
+def parting(now: Record, was: Record) -> tuple[Step, Step] | None:
+    """The first step at which two searches chose differently; what follows are other models.
+
+    After it a search may take more steps, or end with no edit.
+    """
+    pairs = zip(now.trace, was.trace, strict=False)
+    return next(((m, t) for m, t in pairs if m.chosen != t.chosen), None)
 
 
 def _close(mine: Step, theirs: Step) -> bool:

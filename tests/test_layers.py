@@ -15,14 +15,15 @@ PACKAGE = Path(prunebench.__file__).parent
 LAYERS = (
     ("errors", "nvml", "packing", "plan", "stats", "watching"),
     ("record", "schema", "source", "files"),
+    ("evidence",),
     ("api", "verdict", "select", "texts", "hub", "shape"),
-    ("registry", "store", "baseline", "planfile"),
+    ("registry", "noise", "seeds", "store", "baseline", "planfile"),
     ("case",),
     ("grammar", "cache", "machine"),
     ("layers", "published"),
     ("casefile",),
     ("estimate",),
-    ("gates", "session", "outlook"),
+    ("explain", "gates", "session", "outlook"),
     ("report", "progress", "options"),
     # ------------------------------------------------- torch below this line
     ("modeling", "tensors"),

@@ -51,8 +51,8 @@ def test_size_and_drop_are_inverses() -> None:
 
 
 def test_too_few_questions_find_nothing_short_of_everything() -> None:
-    """Of ten questions half a disagreement is one at most; no drop takes no number of questions."""
-    assert detectable(10, 0.05) == 0.05
+    """Of ten questions half must be lost, whatever else moved; no drop takes no number of them."""
+    assert detectable(10, 0.05) == detectable(10, 0.2) > 0.5
     assert sample_size(0.0, 0.05) == float("inf")
 
 

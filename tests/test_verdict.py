@@ -8,6 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from prunebench import DropBlocks, Measurement, Record, Step, Tolerance, verdict
+from prunebench.evidence import p_worse
 from prunebench.record import Environment
 from prunebench.session import exit_code
 from prunebench.stats import p_paired, p_unpaired
@@ -71,10 +72,19 @@ def test_worse_needs_size_and_significance() -> None:
     tolerance = Tolerance(abs=0.01)
 
     assert outcome(accuracy(90), accuracy(90), tolerance) == "same"
-    assert outcome(accuracy(89), accuracy(90), tolerance) == "same"
     assert outcome(accuracy(87), accuracy(90), tolerance) == "unsure"
     assert outcome(accuracy(80), accuracy(90), tolerance) == "worse"
     assert outcome(accuracy(95), accuracy(90), tolerance) == "better"
+
+
+def test_same_needs_as_much_evidence_as_worse() -> None:
+    """A question lost of a hundred may stand for a loss of 2.6 points; of a thousand, of 0.3."""
+    tolerance = Tolerance(abs=0.01)
+    few = judge(accuracy(89), accuracy(90), tolerance)
+    many = judge(accuracy(899, 1000), accuracy(900, 1000), tolerance)
+
+    assert [str(f.outcome) for f in (few, many)] == ["unsure", "same"]
+    assert [f.evidence and round(f.evidence.high, 4) for f in (few, many)] == [0.0264, 0.0026]
 
 
 def test_lower_is_better_turns_the_direction() -> None:
@@ -284,5 +294,5 @@ def test_what_the_file_format_rounds_has_not_moved() -> None:
         for x in (fewer, right)
     ]
 
-    assert verdict.p_worse(now, was) == verdict.p_worse(*plain)
-    assert verdict.p_worse(replace(was, samples=tuple(r / 0.93 for r in right)), was) == 1.0
+    assert p_worse(now, was) == p_worse(*plain)
+    assert p_worse(replace(was, samples=tuple(r / 0.93 for r in right)), was) == 1.0

@@ -73,7 +73,7 @@ def answers(
 def _samples(
     logged: list[dict[str, Any]], name: str, task: Any, filter_name: str | None
 ) -> list[dict[str, Any]]:
-    """One sample per question, with what stands between a context and a choice."""
+    """One sample per question, with its right choices and what stands before each choice."""
     # A task with several filters logs every question once for each.
     filters = list(dict.fromkeys(sample["filter"] for sample in logged))
     if filter_name is not None and filter_name not in filters:
@@ -84,7 +84,20 @@ def _samples(
     wanted = filter_name or filters[0]
     delimiter = {"delimiter": task.config.target_delimiter}
     kept = [sample | delimiter for sample in logged if sample["filter"] == wanted]
+    for sample in kept:
+        sample["gold"] = _gold(task, sample["doc"])
     return sorted(kept, key=lambda sample: sample["doc_id"])
+
+
+def _gold(task: Any, doc: dict[str, Any]) -> list[int]:
+    """Which choices are right, by lm-eval's rule; none where a task keeps that to itself."""
+    if task.OUTPUT_TYPE != "multiple_choice" or not hasattr(task, "doc_to_choice"):
+        return []
+    choices = task.doc_to_choice(doc)
+    gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    right = gold if isinstance(gold, list) else [gold]
+    found = [choices.index(g) if g in choices else -1 for g in right if isinstance(g, str)]
+    return [g for g in found or right if isinstance(g, int) and 0 <= g < len(choices)]
 
 
 def _load(manager: Any, tasks: Sequence[str]) -> Any:

@@ -22,7 +22,7 @@ from prunebench import (
     reference,
 )
 from prunebench.calibration import evaluation_windows
-from prunebench.metrics.accuracy import Accuracy, _choice
+from prunebench.metrics.accuracy import Accuracy, _choice, _scores
 from prunebench.metrics.divergence import Divergence
 from prunebench.metrics.generation import Generation
 from prunebench.metrics.memory import Memory
@@ -76,7 +76,7 @@ def test_perplexity_of_a_broken_model_is_null_not_a_crash(lm) -> None:
 def test_accuracy_equals_choosing_by_logits(lm) -> None:
     """lm-eval's answers are those of an argmax over the choices' log-likelihoods by hand."""
     asked = questions("recall", 30)
-    right = []
+    right, margins = [], []
     for question in asked:
         context = lm.tokenizer(question["prompt"])["input_ids"]
         with torch.no_grad():
@@ -84,10 +84,27 @@ def test_accuracy_equals_choosing_by_logits(lm) -> None:
         tokens = [lm.tokenizer(choice)["input_ids"][0] for choice in question["choices"]]
         best = max(range(len(tokens)), key=lambda i: logs[tokens[i]].item())
         right.append(float(best == question["gold"]))
+        gold = logs[tokens.pop(question["gold"])]
+        margins.append((gold - max(logs[token] for token in tokens)).item())
     measured = one(Accuracy(tasks=("tinyworld_recall",), limit=30).measure(lm, lm))
 
     assert measured.samples == tuple(right)
     assert measured.value == sum(right) / 30
+    assert measured.margins == pytest.approx(margins, abs=1e-4)
+    assert measured.chance == 1 / 4
+    assert measured.instead == ""
+
+
+def test_questions_that_belong_together_are_numbered(lm) -> None:
+    """By a key of the question, in order of first sight; an unknown key names the known ones."""
+    keyed = Accuracy(tasks=("tinyworld_recall",), limit=6, clusters={"tinyworld_recall": "gold"})
+    golds = [question["gold"] for question in questions("recall", 6)]
+    numbers = {gold: i for i, gold in enumerate(dict.fromkeys(golds))}
+
+    assert one(keyed.measure(lm, lm)).clusters == tuple(numbers[gold] for gold in golds)
+    wrong = Accuracy(tasks=keyed.tasks, limit=6, clusters={"tinyworld_recall": "passage"})
+    with pytest.raises(PrunebenchError, match=r"have no key 'passage'; .*gold"):
+        list(wrong.measure(lm, lm))
 
 
 def test_the_mean_is_over_tasks(lm) -> None:
@@ -98,6 +115,8 @@ def test_the_mean_is_over_tasks(lm) -> None:
     assert [m.metric for m in parts] == ["accuracy/tinyworld_facts", "accuracy/tinyworld_recall"]
     assert mean.metric == "accuracy/mean"
     assert mean.value == pytest.approx(sum(m.value for m in parts) / 2)
+    assert mean.chance == sum(m.chance for m in parts) / 2
+    assert {m.instead for m in parts} == {"accuracy/mean"}
 
 
 def test_flips_and_recovery_against_the_dense_model(lm) -> None:
@@ -145,9 +164,10 @@ def test_a_normalised_choice_is_taken_per_character() -> None:
         "delimiter": " ",
     }
 
-    assert _choice(sample, normalised=False) == 0
-    assert _choice(sample, normalised=True) == 1
-    assert _choice({"resps": [[(-1.0, True)]]}, normalised=True) == 1
+    assert _choice(sample, _scores(sample, normalised=False)) == 0
+    assert _choice(sample, _scores(sample, normalised=True)) == 1
+    alone = {"resps": [[(-1.0, True)]]}
+    assert _choice(alone, _scores(alone, normalised=False)) == 1
 
 
 def test_divergence_equals_the_definition_in_float64(lm) -> None:

@@ -1,0 +1,84 @@
+"""What the samples of two measurements say of each other."""
+
+from __future__ import annotations
+
+import math
+import struct
+from array import array
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from . import stats
+from .record import Measurement
+from .stats import Evidence, Stratum
+
+
+def evidence(
+    now: Measurement, was: Measurement, tasks: Sequence[tuple[Measurement, Measurement]] = ()
+) -> Evidence | None:
+    """What the samples say of *now* being worse than *was*; None where none were kept.
+
+    Answers to the same questions and windows of the same text are paired, timings are not.
+    """
+    if not now.samples or not was.samples:
+        return None
+    sign = 1 if now.better == "lower" else -1
+    # Baselines keep samples in single precision: what rounds to the same there has not moved.
+    ours, theirs = (array("f", m.samples) for m in (now, was))
+    if not (now.paired and was.paired and len(ours) == len(theirs)):
+        return stats.rounds([sign * s for s in ours], [sign * s for s in theirs])
+    if full := _full_mark(ours, theirs):
+        seen = stats.answers([_stratum(*task, full=full) for task in tasks or [(now, was)]])
+        return _scaled(seen, full)
+    lost = [sign * (n - w) for n, w in zip(ours, theirs, strict=True)]
+    seen = stats.graded(lost, now.clusters)
+    if now.unit == "ppl" and was.value is not None:
+        return _in_perplexity(seen, was.value)
+    return seen
+
+
+def p_worse(now: Measurement, was: Measurement) -> float | None:
+    """One-sided p-value that *now* is worse than *was*; None where no samples were kept."""
+    seen = evidence(now, was)
+    return None if seen is None else seen.p
+
+
+def _stratum(now: Measurement, was: Measurement, full: float) -> Stratum:
+    sign = 1 if now.better == "lower" else -1
+    margins = len(now.margins) == len(was.margins) == len(now.samples)
+    return Stratum(
+        [sign * round((n - w) / full) for n, w in zip(now.samples, was.samples, strict=True)],
+        # Baselines keep margins in half precision.
+        [_half(w) - _half(n) for n, w in zip(now.margins, was.margins, strict=True)]
+        if margins
+        else (),
+        now.clusters,
+    )
+
+
+def _half(value: float) -> float:
+    return float(struct.unpack("e", struct.pack("e", value))[0])
+
+
+def _full_mark(ours: array[float], theirs: array[float]) -> float | None:
+    """What a right answer counts, where all are right or wrong: 1, or a part of a dense score."""
+    values = {*ours, *theirs} - {0.0}
+    return values.pop() if len(values) == 1 else None if values else 1.0
+
+
+def _scaled(seen: Evidence, full: float) -> Evidence:
+    if full == 1:
+        return seen
+    scale = {k: getattr(seen, k) * full for k in ("loss", "low", "high", "spread")}
+    return replace(seen, **scale, effective=None, disagreement=None)
+
+
+def _in_perplexity(seen: Evidence, was: float) -> Evidence:
+    """From nats per token to perplexity, its exponential."""
+
+    def grown(nats: float) -> float:
+        return was * math.expm1(nats) if nats < 700 else math.inf
+
+    ends = {k: grown(getattr(seen, k)) for k in ("loss", "low", "high")}
+    return replace(seen, **ends, spread=was * seen.spread)
