@@ -59,6 +59,13 @@ class Objection(NamedTuple):
         return f"{case}not accepted: {self.why}; {remedy}"
 
 
+class Acceptance(NamedTuple):
+    """The JSON files *written*, and the objections that were *overridden* for it, a line each."""
+
+    written: tuple[Path, ...]
+    overridden: tuple[str, ...]
+
+
 class RefusedError(PrunebenchError):
     """Nothing was accepted; one line per reason."""
 
@@ -78,12 +85,13 @@ def accept(
     failed: Mapping[str, str] | None = None,
     force: bool = False,
     flag: str = "--force",
-) -> list[Path]:
+) -> Acceptance:
     """Make *records* the baselines of *cases*: all of them, or none.
 
     Args:
         records: at most one per case.
-        cases: all that were selected.
+        cases: all that were selected. Those that only serve an interval over calibration seeds are
+            compared with no baseline and get none.
         because: why the new values are right.
         store: where earlier nights are.
         to: where the baselines are written.
@@ -92,15 +100,15 @@ def accept(
         force: accept in spite of the guards, leaving out only what cannot be a standard.
         flag: what the front end calls it.
 
-    Returns:
-        The JSON files written.
-
     Raises:
         RefusedError: if a guard objects and *force* is not given; nothing is written.
         PrunebenchError: without a reason, or if a record cannot be kept; nothing is written.
     """
     if not because.strip():
         raise PrunebenchError("accepting needs a reason: a baseline changes for a reason")
+    cases = [case for case in cases if not case.for_interval]
+    wanted = {case.id for case in cases}
+    records = [record for record in records if record.case_id in wanted]
     found = objections(records, present or to, store, cases, failed)
     if found and not force:
         raise RefusedError(o.line(flag) for o in found)
@@ -111,7 +119,8 @@ def accept(
         own = replace(stamp, forced=bool(objected & {record.case_id, ""}))
         prepared |= to.prepare(_usable(record) if force else record, own)
     baseline.write(prepared)
-    return [path for path in prepared if path.suffix == ".json"]
+    written = tuple(path for path in prepared if path.suffix == ".json")
+    return Acceptance(written, tuple(o.line(flag) for o in found))
 
 
 def problems(
@@ -147,7 +156,7 @@ def objections(
             found.append(Objection(case.id, why, leaves_out=True))
             continue
         was, damage = _present(baselines, record)
-        against = verdict.compare(record, was, case.tolerance_for)
+        against = verdict.compare(record, was, case.tolerance_for, rules=case.rules())
         judged.append(against)
         whys = [damage] if damage else []
         if record.asked != case.asked:
@@ -160,6 +169,11 @@ def objections(
     if why := _together(judged):
         found.append(Objection("", why))
     return found
+
+
+def newest(cases: Iterable[Case], store: Store) -> list[Record]:
+    """The newest stored answer to each case's question, where there is one."""
+    return [record for case in cases if (record := store.latest(case.id, case.asked))]
 
 
 def without_record(case: Case, store: Store) -> str:

@@ -327,7 +327,8 @@ def _packed(measurement: Measurement) -> dict[str, Any]:
 
 def _halves(margins: tuple[float, ...]) -> bytes:
     """Half floats, little endian; what has no room there becomes the largest that has."""
-    fitting = (max(-MAX_HALF, min(MAX_HALF, m)) for m in margins)
+    # In this order, what is not a number stays so.
+    fitting = (max(min(m, MAX_HALF), -MAX_HALF) for m in margins)
     return struct.pack(f"<{len(margins)}e", *fitting)
 
 

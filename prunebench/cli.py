@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from . import __version__, casefile, gates, grammar, outlook, report
+from . import __version__, accepting, casefile, cli_baseline, gates, grammar, outlook, report
 from .api import Target
 from .baseline import OWN, Baselines
 from .case import Case
@@ -24,6 +24,7 @@ from .options import (
     BaselineDir,
     Because,
     Device,
+    Force,
     JsonFile,
     Keyword,
     Limit,
@@ -39,7 +40,6 @@ from .options import (
 )
 from .plan import describe
 from .progress import Display
-from .record import Record
 from .session import (
     CRASHED,
     INTERRUPTED,
@@ -47,7 +47,6 @@ from .session import (
     USAGE,
     Result,
     Session,
-    accepted,
     exit_code,
 )
 from .store import Store
@@ -68,6 +67,7 @@ def run(  # one parameter per option of the contract
     settings: Settings = None,
     accept: Annotated[bool, typer.Option("--accept", help="Make the records baselines.")] = False,
     because: Because = "",
+    force: Force = False,
     device: Device = None,
     limit: Limit = None,
     fresh: Annotated[bool, typer.Option("--fresh", help="Ignore stored results.")] = False,
@@ -90,6 +90,8 @@ def run(  # one parameter per option of the contract
     cases = chosen_cases(paths, keyword, settings, limit)
     if accept and not because.strip():
         raise PrunebenchError("--accept needs --because TEXT: a baseline changes for a reason")
+    if force and not accept:
+        raise PrunebenchError("--force goes with --accept: it overrides what guards a baseline")
     if accept and limit:
         raise PrunebenchError("--accept and --limit exclude each other: that run is partial")
     outcomes = _outcomes(fail_on)
@@ -126,8 +128,22 @@ def run(  # one parameter per option of the contract
         say(f"interrupted with {left} of {len(cases)} cases left; run the same command to go on")
         raise typer.Exit(INTERRUPTED)
     if accept:
-        _accept([r.record for r in results if r.record], Baselines(baselines or OWN), because)
         crashed = any(r.verdict.error for r in results)
+        try:
+            taken = accepting.accept(
+                [r.record for r in results if r.record],
+                cases,
+                because,
+                Store(store),
+                Baselines(baselines or OWN),
+                present=roots,
+                failed=accepting.failures(results),
+                force=force,
+            )
+        except accepting.RefusedError as refused:
+            say(str(refused))
+            raise typer.Exit(CRASHED if crashed else USAGE) from None
+        _tell_accepted(taken)
         raise typer.Exit(CRASHED if crashed else OK)
     raise typer.Exit(exit_code([r.verdict for r in results], strict=strict))
 
@@ -168,24 +184,22 @@ def accept(
     paths: Paths = None,
     keyword: Keyword = "",
     because: Because = "",
+    force: Force = False,
     baselines: BaselineDir = None,
     store: StoreDir = DEFAULT_STORE,
 ) -> None:
-    """Make the newest stored records the baselines, with a reason."""
+    """Make the newest stored records the baselines, with a reason: all of them, or none."""
     if not because.strip():
         raise PrunebenchError("accept needs --because TEXT: a baseline changes for a reason")
     cases = chosen_cases(paths, keyword)
     kept = Store(store)
-    records = []
-    for case in cases:
-        if record := kept.latest(case.id, case.asked):
-            records.append(record)
-        else:
-            older = kept.latest(case.id) is not None
-            why = "only of an older version of the case" if older else "none"
-            say(f"{case.id}: stored records: {why}; run it first")
-    _accept(records, Baselines(baselines or OWN), because)
-    raise typer.Exit(OK if len(records) == len(cases) else CRASHED)
+    records = accepting.newest(cases, kept)
+    roots = Baselines(baselines or OWN)
+    present = Baselines(baselines or default_baselines())
+    _tell_accepted(
+        accepting.accept(records, cases, because, kept, roots, present=present, force=force)
+    )
+    raise typer.Exit(OK if records else CRASHED)
 
 
 @app.command()
@@ -353,6 +367,9 @@ def import_plan(
     print(f"in a case: method: {{name: external, plan: ./{output.name}}}")  # noqa: T201
 
 
+app.add_typer(cli_baseline.app, name="baseline")
+
+
 def _version(value: bool) -> None:
     if value:
         print(f"prunebench {__version__}")  # noqa: T201
@@ -433,8 +450,8 @@ def _outcomes(text: str) -> tuple[Outcome, ...] | None:
     return tuple(Outcome(word) for word in words)
 
 
-def _accept(records: list[Record], baselines: Baselines, because: str) -> None:
-    stamp = accepted(because.strip())
-    for record in records:
-        for path in baselines.save(record, stamp):
-            print(f"accepted {path}")  # noqa: T201
+def _tell_accepted(taken: accepting.Acceptance) -> None:
+    for line in taken.overridden:
+        say(f"overridden: {line.rpartition('; ')[0]}")
+    for path in taken.written:
+        print(f"accepted {path}")  # noqa: T201

@@ -25,6 +25,8 @@ LAYERS = (
     ("estimate",),
     ("explain", "gates", "session", "outlook"),
     ("report", "progress", "options"),
+    ("accepting", "shelf"),
+    ("cli_baseline",),
     # ------------------------------------------------- torch below this line
     ("modeling", "tensors"),
     ("families",),
