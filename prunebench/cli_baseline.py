@@ -108,7 +108,7 @@ def review(
     orphans = [o for o in left if _below(o, files) and wanted(o)]
     changes = shelf.review(cases, records, roots, orphans)
     problems = accepting.problems(records, roots, kept, cases)
-    command = _command(paths, keyword, baselines, store, force=bool(problems))
+    command = _command(paths, keyword, baselines, store)
     if as_json:
         print_json({"changes": changes, "problems": problems, "command": command})
         return
@@ -119,6 +119,8 @@ def review(
         print(problem)  # noqa: T201
     if any(c.now is not None and c.effect != "unchanged" for c in changes):
         print(f"to accept: {command}")  # noqa: T201
+        if problems:
+            print("refused as it stands, for the reasons above; --force overrides")  # noqa: T201
     else:
         print("nothing to accept")  # noqa: T201
 
@@ -244,12 +246,9 @@ def _command(
     keyword: str,
     baselines: Path | None,
     store: Path,
-    *,
-    force: bool,
 ) -> str:
     words = ["prunebench", "accept", *map(str, paths or ())]
     words += ["-k", keyword] if keyword else []
     words += ["--baselines", str(baselines)] if baselines else []
     words += ["--store", str(store)] if store != DEFAULT_STORE else []
-    words += ["--force"] if force else []
     return f"{shlex.join(words)} --because TEXT"

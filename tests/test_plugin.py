@@ -39,6 +39,7 @@ def test_a_case_passes_and_a_regression_fails_with_its_findings(user: pytest.Pyt
     data = json.loads(path.read_text())
     (ppl,) = [m for m in data["measurements"] if m["metric"] == "perplexity/tinyworld"]
     ppl["value"] /= 2
+    del data["accepted"]["sha256"]  # as files before there were hashes
     path.write_text(json.dumps(data))
     samples = path.with_name("sleb-windows-2blocks.samples.gz")
     import base64
