@@ -16,7 +16,6 @@ from rich.text import Text
 
 from . import accepting, casefile, explain, report, select, shelf
 from .baseline import OWN, Baselines, shipped
-from .case import Case
 from .errors import PrunebenchError, did_you_mean
 from .options import (
     DEFAULT_STORE,
@@ -69,17 +68,20 @@ def list_baselines(
 ) -> None:
     """List baselines: who accepted them, when and why, and whether they still fit their case."""
     roots = Baselines(baselines or default_baselines())
-    known = _known(roots)
-    if known is None:
-        say(_BLIND)
-    wanted = select.matcher(keyword)
-    cases = casefile.load(paths) if paths else known or []
-    orphans = shelf.orphans(roots, [*known, *cases]) if known is not None else []
+    known = casefile.load(all_case_paths())
+    cases = casefile.load(paths) if paths else known
+    left = shelf.orphans(roots, [*known, *cases])
     if paths:
-        orphans = [o for o in orphans if _below(o, paths)]
-    elif known is None:
-        cases, orphans = [], []
-    rows = shelf.look(roots, [c for c in cases if wanted(c.id)], [o for o in orphans if wanted(o)])
+        left = [case_id for case_id in left if _below(case_id, paths)]
+    wanted = select.matcher(keyword)
+    left = [case_id for case_id in left if wanted(case_id)]
+    cases = [case for case in cases if wanted(case.id)]
+    if _knows_all(roots):
+        rows = shelf.look(roots, cases, left)
+    else:
+        if left:
+            say(_BLIND)
+        rows = shelf.look(roots, cases, (), left)
     if as_json:
         print_json(rows)
     else:
@@ -101,11 +103,10 @@ def review(
     cases = [case for case in chosen_cases(paths, keyword) if not case.for_interval]
     kept = Store(store)
     records = accepting.newest(cases, kept)
-    known = _known(roots)
     files = list({case.file: None for case in cases})
     wanted = select.matcher(keyword)
-    left = shelf.orphans(roots, [*known, *cases]) if known is not None else []
-    orphans = [o for o in left if _below(o, files) and wanted(o)]
+    left = shelf.orphans(roots, [*casefile.load(all_case_paths()), *cases])
+    orphans = [o for o in left if _below(o, files) and wanted(o) and _knows_all(roots)]
     changes = shelf.review(cases, records, roots, orphans)
     problems = accepting.problems(records, roots, kept, cases)
     command = _command(paths, keyword, baselines, store)
@@ -145,10 +146,9 @@ def rm(
         raise PrunebenchError("\n".join(_unknown(case_id, known) for case_id in unknown))
     chosen = dict.fromkeys(case_ids or ())
     if orphaned:
-        cases = _known(roots)
-        if cases is None:
+        if not _knows_all(roots):
             raise PrunebenchError(_BLIND)
-        chosen |= dict.fromkeys(shelf.orphans(roots, cases))
+        chosen |= dict.fromkeys(shelf.orphans(roots, casefile.load(all_case_paths())))
     for path in shelf.remove(roots, chosen, dry_run=dry_run):
         print(f"{'would remove' if dry_run else 'removed'} {path}")  # noqa: T201
     if not chosen:
@@ -164,11 +164,9 @@ def _unknown(case_id: str, known: Sequence[str]) -> str:
 _BLIND = "no folder cases/ here, so it cannot be told which baselines are orphaned"
 
 
-def _known(roots: Baselines) -> list[Case] | None:
-    """Every case that a baseline may be of; None where they are not at hand."""
-    if not Path("cases").is_dir() and roots.root != shipped("baselines"):
-        return None
-    return casefile.load(all_case_paths())
+def _knows_all(roots: Baselines) -> bool:
+    """Whether every case that a baseline may be of is at hand."""
+    return Path("cases").is_dir() or roots.root == shipped("baselines")
 
 
 def _below(case_id: str, paths: Sequence[Path]) -> bool:

@@ -51,10 +51,19 @@ class Change(Struct, frozen=True, omit_defaults=True):
     was: Record | None = None
 
 
-def look(baselines: Baselines, cases: Iterable[Case], orphans: Iterable[str]) -> list[Shelved]:
-    """The baseline of each case, or that it is missing; then the orphans."""
+def look(
+    baselines: Baselines,
+    cases: Iterable[Case],
+    orphans: Iterable[str] = (),
+    others: Iterable[str] = (),
+) -> list[Shelved]:
+    """The baseline of each case, or that it is missing; then the orphans.
+
+    *others* are ids of baselines whose case is not at hand: only damage can be told.
+    """
     judged = [case for case in cases if not case.for_interval]
-    rows = [_of_case(baselines, case) for case in judged]
+    rows = [_row(baselines, case.id, case) for case in judged]
+    rows += [_row(baselines, case_id, None) for case_id in others]
     return rows + [_orphan(baselines, case_id) for case_id in orphans]
 
 
@@ -119,15 +128,15 @@ def review(
 _GONE = "no case of that name any more"
 
 
-def _of_case(baselines: Baselines, case: Case) -> Shelved:
-    trees = _trees(baselines, case.id)
+def _row(baselines: Baselines, case_id: str, case: Case | None) -> Shelved:
+    trees = _trees(baselines, case_id)
     if not trees:
-        return Shelved(case.id, "missing")
-    row = Shelved(case.id, "ok", "", trees, _accepted(baselines, case.id))
-    if damage := _damage(baselines, case.id):
+        return Shelved(case_id, "missing")
+    row = Shelved(case_id, "ok", "", trees, _accepted(baselines, case_id))
+    if damage := _damage(baselines, case_id):
         return replace(row, state="damaged", what=damage)
-    was = baselines.load(case.id, "cpu")
-    if was is not None and (what := outdated(case, was)):
+    was = baselines.load(case_id, "cpu")
+    if was is not None and case is not None and (what := outdated(case, was)):
         return replace(row, state="stale", what=what)
     return replace(row, state="forced") if row.accepted and row.accepted.forced else row
 
@@ -195,7 +204,19 @@ def _change(case: Case, now: Record | None, baselines: Baselines) -> Change:
     if was is None:
         return Change(case.id, "create", findings=findings, now=now)
     moved = tuple(_moved(findings))
-    return Change(case.id, "change" if moved else "unchanged", "", moved, now, was)
+    what = _gained(now, was)
+    return Change(case.id, "change" if moved or what else "unchanged", what, moved, now, was)
+
+
+def _gained(now: Record, was: Record) -> str:
+    """What the baseline does not keep yet, and tests would use."""
+    pairs = [(m, old) for m in now.measurements if (old := was.find(m.metric))]
+    kept = [
+        what
+        for what in ("margins", "clusters")
+        if any(getattr(m, what) and not getattr(old, what) for m, old in pairs)
+    ]
+    return f"{' and '.join(kept)} would be kept too" if kept else ""
 
 
 def _moved(findings: Collection[Finding]) -> Iterator[Finding]:

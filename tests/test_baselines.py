@@ -708,6 +708,9 @@ def test_only_orphans_are_orphans(cases, here: Shelf, cli) -> None:
     Path("cases").rename("elsewhere")
     code, _, err = cli("baseline", "rm", "--orphaned")
     assert (code, "cannot be told" in err) == (2, True)
+    code, out, err = cli("baseline", "list", "-k", "sleb-9blocks")
+    assert "sleb-9blocks  ok" in out
+    assert "cannot be told" in err
     Path("elsewhere").rename("cases")
     cli("baseline", "rm", "--orphaned")
 
@@ -742,6 +745,17 @@ def test_review_tells_what_accept_would_change(cases, here: Shelf, cli) -> None:
     effects = {c["case_id"]: c["effect"] for c in shown["changes"]}
     assert effects["m/sleb-2blocks"] == "change"
     assert len(shown["problems"]) == 2
+
+
+def test_review_tells_what_a_baseline_does_not_keep_yet(cases, here: Shelf, cli) -> None:
+    """The same numbers, but margins only now: accepting would make tests sharper."""
+    one = answer(cases["dense"])
+    here.accept(one)
+    margins = [replace(m, margins=(0.5,) * len(m.samples)) for m in one.measurements]
+    here.store.save(replace(one, measurements=tuple(margins)))
+    out = cli("baseline", "review", "cases", "-k", "dense")[1]
+
+    assert out.startswith("change: 1\n  m/dense: margins would be kept too\nto accept: ")
 
 
 # ------------------------------------------------------------------ two people
