@@ -9,7 +9,17 @@ from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from . import __version__, accepting, casefile, cli_baseline, gates, grammar, outlook, report
+from . import (
+    __version__,
+    accepting,
+    casefile,
+    cli_baseline,
+    cli_calibrate,
+    gates,
+    grammar,
+    outlook,
+    report,
+)
 from .api import Target
 from .baseline import OWN, Baselines
 from .case import Case
@@ -367,6 +377,7 @@ def import_plan(
     print(f"in a case: method: {{name: external, plan: ./{output.name}}}")  # noqa: T201
 
 
+app.command()(cli_calibrate.calibrate)
 app.add_typer(cli_baseline.app, name="baseline")
 
 

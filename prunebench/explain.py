@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from .plan import AnyEdit, Step, describe, name, units
 from .record import Measurement, Record
-from .stats import CONFIDENCE, POWER, Evidence
+from .stats import CONFIDENCE, POWER, RANKS, Evidence
 from .verdict import Finding, Outcome, Verdict, parting
 
 
@@ -109,10 +109,16 @@ def _evidence(finding: Finding, seen: Evidence, unit: str) -> Iterator[str]:
     def told(value: float) -> str:
         return amount(value, unit, finding.was)
 
-    if seen.test == "rank sum":
+    what = "questions" if unit in FRACTIONS else "samples"
+    least = f"{POWER:.0%} of the time a loss of {told(seen.least or 0)} would have been found"
+    if seen.test == RANKS:
         yield f"{seen.count} rounds against the baseline's"
+    elif not seen.worse and not seen.better:
+        yield f"none of {seen.count} {what} moved"
+        if seen.least:
+            yield least
+        return
     else:
-        what = "questions" if unit in FRACTIONS else "samples"
         yield f"of {seen.count} {what} {seen.worse} came out worse and {seen.better} better"
     sure = f"{CONFIDENCE:.0%} sure it is below {told(seen.high)}, and above {told(seen.low)}"
     raised = ", raised to the noise of this machine" if seen.noise is not None else ""
@@ -126,7 +132,7 @@ def _evidence(finding: Finding, seen: Evidence, unit: str) -> Iterator[str]:
         among = f", among {seen.family} tests {seen.adjusted:.2g}"
     yield f"p = {seen.p:.2g}{parts}{among}; {seen.test}, one-sided alpha {seen.alpha:g}"
     if seen.least:
-        yield f"{POWER:.0%} of the time a loss of {told(seen.least)} would have been found"
+        yield least
 
 
 def _reason(finding: Finding, seen: Evidence, measured: Measurement) -> str:

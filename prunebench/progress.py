@@ -54,6 +54,10 @@ class Display:
         """A case has come to the next step."""
         self._progress.update(self._task, description=f"{case.label}: {what}")
 
+    def advance(self) -> None:
+        """Something is finished that has no result."""
+        self._progress.advance(self._task)
+
     def done(self, result: Result) -> None:
         """A case is finished."""
         self._progress.advance(self._task)

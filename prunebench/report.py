@@ -91,7 +91,8 @@ def power_lines(verdicts: Sequence[Verdict], results: Sequence[Result]) -> list[
     if not least:
         return []
     seen_from = ", ".join(f"{family} {told}" for family, (_, told) in sorted(least.items()))
-    return [f"losses found {POWER:.0%} of the time among {tests} tests: {seen_from}"]
+    count = f"{tests} test{'s' * (tests != 1)}"
+    return [f"a loss found {POWER:.0%} of the time by {count}, from: {seen_from}"]
 
 
 def interval_lines(results: Sequence[Result]) -> list[str]:

@@ -27,6 +27,10 @@ POWER = 0.8
 TEMPER = 0.85
 #: More randomly signed units than this are as good as normal, and the exact sum takes long.
 EXACT = 60_000
+#: The test of what is not paired.
+RANKS = "rank sum"
+#: A chance too small to bear on any p-value that is told.
+NEVER = 1e-60
 
 
 class Evidence(Struct, frozen=True, omit_defaults=True):
@@ -95,7 +99,7 @@ def answers(strata: Sequence[Stratum]) -> Evidence:
     sizes = [len(s.worse_by) for s in strata]
     most = max(sizes)
     # Whole numbers, so that every sum lies on a lattice and the test is exact.
-    units = [round(20 * (most / n) ** (1 - TEMPER)) for n in sizes]
+    units = [round(10 * (most / n) ** (1 - TEMPER)) for n in sizes]
     total = sum(u * n for u, n in zip(units, sizes, strict=True))
     sums = [
         unit * round(together)
@@ -186,7 +190,7 @@ def rounds(now: Sequence[float], was: Sequence[float]) -> Evidence:
     low, high = (shifts[cut - 1], shifts[-cut]) if cut > 0 else (-math.inf, math.inf)
     loss = float(np.median(shifts))
     return Evidence(
-        test="rank sum",
+        test=RANKS,
         count=m,
         loss=loss,
         low=float(low),
@@ -259,6 +263,8 @@ def _tail(counts: Mapping[int, int], seen: int) -> float:
     for size, n in sorted(counts.items()):
         longer = np.zeros(len(chances) + size * n)
         for plus, chance in enumerate(stats.binom.pmf(np.arange(n + 1), n, 0.5)):
+            if chance < NEVER:
+                continue
             longer[plus * size : plus * size + len(chances)] += chance * chances
         chances = longer
     return float(min(1.0, chances[-(-(seen + reach) // 2) :].sum()))

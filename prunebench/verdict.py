@@ -16,7 +16,7 @@ from . import stats
 from .evidence import evidence
 from .plan import Step, bare, describe
 from .record import Measurement, Record, Tolerance
-from .stats import Evidence
+from .stats import RANKS, Evidence
 
 #: One-sided: in how many runs over unchanged models one of all tests may call worse by chance.
 ALPHA = 0.05
@@ -182,8 +182,8 @@ def judge(
         return Finding(now.metric, Outcome.NOT_COMPARABLE, now.value, was.value, note=note)
     seen = evidence(now, was, tasks)
     worse_by = now.value - was.value if now.better == "lower" else was.value - now.value
-    if seen is not None and tasks:
-        worse_by = seen.loss  # weighted as the test weighs it
+    if seen is not None and (tasks or seen.test == RANKS):
+        worse_by = seen.loss  # as the test weighs it, and more exact than a difference of medians
     allowed = tolerance.allowed(was.value)
     believable = rules.noise.get(now.metric, 0.0) * abs(was.value)
     noisy = believable if believable > allowed else None
