@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .api import Count, Method, Metric, Target, tag
+from .conditions import Condition
 from .record import Tolerance
 from .texts import RANDOM
 from .verdict import ALPHA, NIGHTLY_ALPHA, Outcome, Rules
@@ -75,10 +76,11 @@ class Case(Struct, frozen=True):
     """One method at one amount on one model, with what is to be measured.
 
     *asked* is the question as plain JSON, with paths as the user wrote them; a baseline answers
-    exactly this. Tolerances and what fails are policy and not part of the question. *settings* are
-    the overrides it was loaded with. With *published* it is also judged by the papers' numbers, to
-    that tolerance. *alpha* is the level of its tests, *seed_of* the case whose interval over
-    calibration seeds it is one of; only the first seed is compared with a baseline.
+    exactly this. Tolerances and what fails, outcomes and *conditions*, are policy and not part of
+    the question. *settings* are the overrides it was loaded with. With *published* it is also
+    judged by the papers' numbers, to that tolerance. *alpha* is the level of its tests, *seed_of*
+    the case whose interval over calibration seeds it is one of; only the first seed is compared
+    with a baseline.
     """
 
     id: str
@@ -96,6 +98,7 @@ class Case(Struct, frozen=True):
     needs: Needs = Needs()
     published: Tolerance | None = None
     settings: tuple[str, ...] = ()
+    conditions: tuple[Condition, ...] = ()
     alpha: float | None = None
     seed_of: str = ""
 
@@ -103,6 +106,11 @@ class Case(Struct, frozen=True):
     def dense(self) -> bool:
         """Whether nothing is removed."""
         return self.method.unit == "none"
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """The names of its metrics, with which those of their measurements begin."""
+        return tuple(map(tag, self.metrics))
 
     @property
     def reproduce(self) -> str:

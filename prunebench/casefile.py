@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 import msgspec
 from msgspec.structs import replace
 
-from . import registry
+from . import gating, registry
 from .api import Method, Metric, Target, tag
 from .case import (
     AMOUNTS,
@@ -25,13 +25,14 @@ from .case import (
     question,
     slug,
 )
+from .conditions import Condition, unfit
 from .errors import CaseError, PrunebenchError, did_you_mean
 from .grammar import SHAPING, Data, amount_problem, check_keys, check_names
 from .layers import Setting, matches, merge, rebased, resolved, with_setting
 from .record import Tolerance
 from .select import Matcher
 from .source import Source, Where
-from .verdict import FAILING, Outcome
+from .verdict import FAILING
 
 PROTOCOLS = Path(__file__).parent / "protocols"
 SUFFIXES = (".yaml", ".yml")
@@ -290,6 +291,7 @@ class CaseReader:
             data = with_setting(data, "calibration.seed", seed)
         raw: Data = json.loads(json.dumps(data))
         amounts = [k for k in AMOUNTS if raw.get(k) is not None]
+        outcomes, conditions = gating.parted(raw.get("fail_on") or FAILING)
         paths = cast("Data", resolved(raw, self.path.parent))
         try:
             method = _method(raw["method"])
@@ -315,7 +317,8 @@ class CaseReader:
                 calibration=msgspec.convert(paths.get("calibration") or {}, CalibrationSpec),
                 metrics=self._metrics(paths["metrics"]),
                 tolerance=msgspec.convert(raw.get("tolerance") or {}, dict[str, Tolerance]),
-                fail_on=msgspec.convert(raw.get("fail_on") or FAILING, tuple[Outcome, ...]),
+                fail_on=outcomes,
+                conditions=conditions,
                 published=msgspec.convert(raw.get("published"), Tolerance | None),
                 marks=tuple(raw.get("marks") or ()),
                 needs=msgspec.convert(raw.get("needs") or {}, Needs),
@@ -342,8 +345,22 @@ class CaseReader:
             amounts = [k for k in AMOUNTS if data.get(k) is not None]
             problem = amount_problem(_method(data["method"]), amounts)
             lines += [f"{place}: {problem}"] if problem else []
+            lines += self._unfit(data, settings, place)
         if lines:
             raise CaseError(lines)
+
+    def _unfit(self, data: Data, settings: Sequence[Setting], place: str) -> Iterator[str]:
+        """A line for each condition about a metric that the case does not have."""
+        items = [(i, gating.read(item)) for i, item in enumerate(data.get("fail_on") or ())]
+        conditions = [(i, item) for i, item in items if isinstance(item, Condition)]
+        families = [metric["name"] for metric in data["metrics"]]
+        given = next((f"--set {s.text}" for s in settings if s.key == "fail_on"), "")
+        for i, condition in conditions:
+            if message := unfit(condition, families):
+                # Another file's list has no place in this one.
+                own = data["fail_on"] == self.source.data.get("fail_on")
+                where = self.source.at(("fail_on", i)) if own else place
+                yield f"{given or where}: {message}"
 
     def _metrics(self, items: list[Data]) -> tuple[Metric, ...]:
         metrics = tuple(_metric(item) for item in items)

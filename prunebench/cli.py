@@ -16,6 +16,7 @@ from . import (
     cli_baseline,
     cli_calibrate,
     gates,
+    gating,
     grammar,
     outlook,
     report,
@@ -24,6 +25,7 @@ from .api import Target
 from .baseline import OWN, Baselines
 from .case import Case
 from .errors import PrunebenchError, PrunebenchWarning, SearchError, did_you_mean
+from .evidence import p_worse
 from .files import write_json
 from .layers import Setting
 from .machine import before_torch
@@ -60,7 +62,6 @@ from .session import (
     exit_code,
 )
 from .store import Store
-from .verdict import Outcome
 
 app = typer.Typer(
     help="Benchmark and regression harness for structured LLM pruning.",
@@ -89,7 +90,11 @@ def run(  # one parameter per option of the contract
     ] = False,
     json_file: JsonFile = None,
     fail_on: Annotated[
-        str, typer.Option(metavar="EXPR", help="Outcomes that fail, e.g. worse,changed_plan.")
+        str,
+        typer.Option(
+            metavar="EXPR",
+            help="Outcomes and conditions that fail, e.g. 'worse, accuracy/recovery < 0.95'.",
+        ),
     ] = "",
     alpha: Alpha = None,
     baselines: BaselineDir = None,
@@ -104,7 +109,9 @@ def run(  # one parameter per option of the contract
         raise PrunebenchError("--force goes with --accept: it overrides what guards a baseline")
     if accept and limit:
         raise PrunebenchError("--accept and --limit exclude each other: that run is partial")
-    outcomes = _outcomes(fail_on)
+    outcomes, conditions = gating.given(
+        fail_on, "--fail-on", [f for c in cases for f in c.families]
+    )
     if dry_run:
         _tell_outlook(cases, Store(store), device, fresh=fresh, json_file=json_file)
         return
@@ -119,6 +126,7 @@ def run(  # one parameter per option of the contract
             device,
             fresh=fresh,
             fail_on=outcomes,
+            conditions=conditions,
             alpha=alpha,
             progress=display.step,
         )
@@ -242,6 +250,8 @@ def show(
     rows = published.matching(record, published.rows(roots.published))
     more = published.findings(record, rows, case.published) if case and case.published else ()
     rules = case.rules() if case else None
+    conditions = case.conditions if case else ()
+    more = [*more, *gating.findings(record, was, conditions, p_worse)]
     judged = verdict.compare(record, was, tolerance, more=more, rules=rules)
     if as_json:
         print_json({"record": record, "baseline": was, "verdict": judged, "published": rows})
@@ -448,17 +458,6 @@ def _list(cases: list[Case], *, as_json: bool) -> None:
         return
     for case in cases:
         print(case.id)  # noqa: T201
-
-
-def _outcomes(text: str) -> tuple[Outcome, ...] | None:
-    if not text:
-        return None
-    words = [word.strip() for word in text.split(",")]
-    unknown = [word for word in words if word not in list(Outcome)]
-    if unknown:
-        allowed = ", ".join(Outcome)
-        raise PrunebenchError(f"--fail-on: unknown outcome {unknown[0]!r}; allowed: {allowed}")
-    return tuple(Outcome(word) for word in words)
 
 
 def _tell_accepted(taken: accepting.Acceptance) -> None:

@@ -12,13 +12,12 @@ from typing import Annotated, Any, cast
 import msgspec
 from msgspec import Meta, Struct
 
-from . import registry, schema, texts
+from . import gating, registry, schema, texts
 from .api import Count, Fraction, Method, tag
 from .case import CalibrationSpec, ModelSpec, Needs
 from .errors import PrunebenchError, did_you_mean
 from .record import Tolerance
 from .schema import Where, found
-from .verdict import Outcome
 
 Seed = Annotated[int, Meta(ge=0)]
 
@@ -33,6 +32,14 @@ class CalibrationKeys(CalibrationSpec, frozen=True, forbid_unknown_fields=True, 
 SHAPING = ("extends", "defaults", "matrix", "include", "exclude")
 
 Data = dict[str, Any]
+
+FailOn = Annotated[
+    str,
+    Meta(
+        description="An outcome, or a condition that fails the run where it holds.",
+        examples=["worse", "accuracy/recovery < 0.95", "accuracy/mean: drop > 1pp and p < 0.01"],
+    ),
+]
 
 
 class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
@@ -52,7 +59,7 @@ class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
     tolerance: dict[str, Tolerance] | None = None
     published: Tolerance | None = None
     alpha: Annotated[float, Meta(gt=0, le=0.5)] | None = None
-    fail_on: list[Outcome] | None = None
+    fail_on: list[FailOn] | None = None
     marks: list[Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*$")]] | None = None
     needs: Needs | None = None
     matrix: dict[str, list[Any]] | None = None
@@ -62,8 +69,9 @@ class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
 
 def check_keys(data: Data, where: Where) -> Iterator[tuple[Where, str]]:
     """Every problem of the keys of a case file, or of a part of one."""
-    plain = {k: v for k, v in data.items() if k not in ("method", "metrics", "_label")}
+    plain = {k: v for k, v in data.items() if k not in ("method", "metrics", "fail_on", "_label")}
     yield from schema.problems(plain, CaseFile, where)
+    yield from _check_fail_on(data.get("fail_on"), (*where, "fail_on"))
     if data.get("method") is not None:
         yield from _check_plugin(data["method"], "method", (*where, "method"))
     metrics = data.get("metrics")
@@ -111,6 +119,25 @@ def _check_parts(data: Data, where: Where) -> Iterator[tuple[Where, str]]:
                 yield from check_keys({k: v for k, v in item.items() if k not in SHAPING}, spot)
     if isinstance(data.get("defaults"), dict):
         yield from check_keys(data["defaults"], (*where, "defaults"))
+
+
+def _check_fail_on(items: Any, where: Where) -> Iterator[tuple[Where, str]]:
+    if items is None:
+        return
+    if not isinstance(items, list):
+        yield where, f"found {found(items)}, expected a list"
+        return
+    for i, item in enumerate(items):
+        if isinstance(item, dict):
+            # YAML's reading of a colon and a blank, which a condition may have.
+            yield (*where, i), "found a mapping, expected text: put the condition in quotes"
+        elif not isinstance(item, str):
+            yield (*where, i), f"found {found(item)}, expected text"
+        else:
+            try:
+                gating.read(item)
+            except PrunebenchError as error:
+                yield (*where, i), str(error)
 
 
 def _check_plugin(data: Any, kind: str, where: Where) -> Iterator[tuple[Where, str]]:

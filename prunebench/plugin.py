@@ -35,6 +35,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--prunebench-device", default=None, metavar="D", help="cpu, cuda, ...")
     add("--prunebench-limit", default=None, type=int, metavar="N", help="N questions per task")
     add("--prunebench-fresh", action="store_true", help="ignore stored results")
+    add("--prunebench-fail-on", default="", metavar="EXPR", help="outcomes, conditions that fail")
     add("--prunebench-set", action="append", default=[], metavar="KEY=VALUE", help="override a key")
     add("--prunebench-accept", action="store_true", help="make the records baselines")
     add("--prunebench-because", default="", metavar="TEXT", help="why, with --prunebench-accept")
@@ -56,6 +57,14 @@ def pytest_configure(config: pytest.Config) -> None:
     limit = config.getoption("--prunebench-limit")
     if limit is not None and limit < 1:
         raise pytest.UsageError(f"--prunebench-limit {limit}: expected at least 1")
+    if fail_on := config.getoption("--prunebench-fail-on"):
+        from . import conditions, gating
+        from .errors import PrunebenchError
+
+        try:
+            gating.parted(conditions.parse_list(fail_on))
+        except PrunebenchError as error:
+            raise pytest.UsageError(f"--prunebench-fail-on: {error}") from None
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
@@ -169,6 +178,7 @@ def _session(item: CaseItem) -> Session:
     """One session per process, so that models and searches are shared between items."""
     stash = item.session.stash
     if _SESSION not in stash:
+        from . import gating
         from .baseline import OWN, Baselines
         from .session import Session
         from .store import Store
@@ -176,12 +186,17 @@ def _session(item: CaseItem) -> Session:
         option = item.config.getoption
         folder = option("--prunebench-baselines")
         cases = [i.case for i in item.session.items if isinstance(i, CaseItem)]
+        families = [name for case in cases for name in case.families]
+        fail_on = option("--prunebench-fail-on")
+        outcomes, conditions = gating.given(fail_on, "--prunebench-fail-on", families)
         stash[_SESSION] = Session(
             cases,
             Store(Path(option("--prunebench-store"))),
             Baselines(Path(folder) if folder else OWN),
             option("--prunebench-device"),
             fresh=option("--prunebench-fresh"),
+            fail_on=outcomes,
+            conditions=conditions,
             # Each item is judged on its own, perhaps in another process: all share one level.
             family=sum(len(case.metrics) for case in cases),
         )

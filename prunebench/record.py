@@ -98,7 +98,8 @@ class Record(Struct, frozen=True):
     @property
     def sparsity(self) -> float:
         """The achieved fraction of the dense model's parameters that is gone."""
-        return 1 - self.parameters / self.dense_parameters
+        # One division: 1 - 80 / 100 is 0.19999999999999996.
+        return (self.dense_parameters - self.parameters) / self.dense_parameters
 
     def find(self, metric: str) -> Measurement | None:
         """The measurement of that name, if there is one."""

@@ -13,10 +13,12 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import cache, noise, published, verdict
+from . import cache, gating, noise, published, verdict
 from .baseline import Accepted, Baselines
 from .case import Case, Progress, silent
+from .conditions import Condition
 from .errors import PrunebenchError
+from .evidence import p_worse
 from .machine import before_torch, default_device, skip_reason
 from .published import Row
 from .record import Record
@@ -52,7 +54,8 @@ class Session:
         baselines: what they are compared with.
         device: a torch device; by default a GPU if there is one.
         fresh: measure again even where the store has the answer.
-        fail_on: outcomes that fail, instead of what each case says.
+        fail_on: outcomes that fail, instead of those that each case says.
+        conditions: conditions that fail where they hold, instead of each case's.
         alpha: level of the tests, instead of what each case says.
         family: how many tests share it, where verdicts are not settled together at the end.
         progress: told of every step.
@@ -70,6 +73,7 @@ class Session:
         *,
         fresh: bool = False,
         fail_on: tuple[Outcome, ...] | None = None,
+        conditions: tuple[Condition, ...] | None = None,
         alpha: float | None = None,
         family: int = 1,
         progress: Progress = silent,
@@ -79,6 +83,7 @@ class Session:
         self.baselines = baselines
         self.fresh = fresh
         self.fail_on = fail_on
+        self.conditions = conditions
         self.alpha = alpha
         self.family = family
         self.progress = progress
@@ -124,7 +129,7 @@ class Session:
 
     def settled(self, results: Sequence[Result]) -> list[Result]:
         """The results of a run, each test now one of all of them."""
-        judged = [(r.verdict, self.fail_on or r.case.fail_on) for r in results]
+        judged = [(r.verdict, self._fail_on(r.case)) for r in results]
         settled = verdict.settle(judged)
         return [replace(r, verdict=v) for r, v in zip(results, settled, strict=True)]
 
@@ -133,20 +138,26 @@ class Session:
         return tuple(published.matching(record, self._rows))
 
     def judge(self, case: Case, record: Record) -> Verdict:
-        """Compare *record* with the baseline of *case*, and with the papers where asked to."""
+        """Judge *record* by the baseline of *case*, its conditions, and the papers if asked to."""
         if case.for_interval:
             return Verdict(case.id, ok=True, seed_of=case.seed_of)
-        fail_on = self.fail_on or case.fail_on
+        fail_on = self._fail_on(case)
+        conditions = case.conditions if self.conditions is None else self.conditions
         more: Sequence[Finding] = ()
         if case.published is not None:
             more = published.findings(record, self.published(record), case.published)
         try:
             was = self.baselines.load(case.id, record.environment.device)
         except PrunebenchError as error:
-            finding = Finding("baseline", Outcome.NOT_COMPARABLE, note=str(error))
-            return Verdict(case.id, finding.outcome not in fail_on, (finding,))
+            damaged = Finding("baseline", Outcome.NOT_COMPARABLE, note=str(error))
+            found = (damaged, *gating.findings(record, None, conditions, p_worse))
+            return Verdict(case.id, verdict.passes(found, fail_on), found)
+        more = [*more, *gating.findings(record, was, conditions, p_worse)]
         rules = case.rules(self.alpha, self.family, self._noise(record))
         return verdict.compare(record, was, case.tolerance_for, fail_on, more, rules)
+
+    def _fail_on(self, case: Case) -> tuple[Outcome, ...]:
+        return case.fail_on if self.fail_on is None else self.fail_on
 
     def _noise(self, record: Record) -> dict[str, float]:
         """What two timings of one model differ by here, as `prunebench calibrate` measured it."""

@@ -5,7 +5,7 @@ Pure: reads no file and prints nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -46,7 +46,8 @@ class Finding(Struct, frozen=True):
 
     *p* is the one-sided p-value of the test whose *evidence* it rests on, where there are samples,
     *note* a sentence where numbers do not tell it. A *diagnostic* one helps to understand another
-    and decides nothing itself.
+    and decides nothing itself. One that *fails* is a condition of the case or run that holds: it
+    fails whatever outcomes do.
     """
 
     what: str
@@ -58,6 +59,7 @@ class Finding(Struct, frozen=True):
     note: str = ""
     diagnostic: bool = False
     evidence: Evidence | None = None
+    fails: bool = False
 
 
 class Verdict(Struct, frozen=True):
@@ -125,7 +127,12 @@ def compare(
     findings that rest on something else than the baseline.
     """
     findings = (*_findings(now, was, tolerance_for, rules or Rules()), *more)
-    return Verdict(now.case_id, _passes(findings, fail_on), findings)
+    return Verdict(now.case_id, passes(findings, fail_on), findings)
+
+
+def passes(findings: Iterable[Finding], fail_on: tuple[Outcome, ...]) -> bool:
+    """Whether no finding that counts is one of *fail_on*, and no condition holds."""
+    return not any(f.fails or f.outcome in fail_on for f in findings if not f.diagnostic)
 
 
 def settle(judged: Sequence[tuple[Verdict, tuple[Outcome, ...]]]) -> list[Verdict]:
@@ -144,7 +151,7 @@ def settle(judged: Sequence[tuple[Verdict, tuple[Outcome, ...]]]) -> list[Verdic
     for (i, j, seen), p in zip(tests, adjusted, strict=True):
         findings[i][j] = _among(findings[i][j], seen, len(tests), p)
     return [
-        replace(verdict, findings=tuple(own), ok=_passes(own, fail_on)) if own else verdict
+        replace(verdict, findings=tuple(own), ok=passes(own, fail_on)) if own else verdict
         for (verdict, fail_on), own in zip(judged, findings, strict=True)
     ]
 
@@ -224,10 +231,6 @@ def _among(finding: Finding, seen: Evidence, family: int, adjusted: float) -> Fi
         return replace(finding, evidence=seen)
     note = f"worse if it stood alone, but one of {family} tests: p = {adjusted:.2g} among them"
     return replace(finding, outcome=Outcome.UNSURE, evidence=seen, note=note)
-
-
-def _passes(findings: Sequence[Finding], fail_on: tuple[Outcome, ...]) -> bool:
-    return not any(f.outcome in fail_on for f in findings if not f.diagnostic)
 
 
 def _findings(

@@ -194,7 +194,7 @@ BAD = {
     "protocol: tinywrld@1\n": "unknown protocol 'tinywrld@1'; did you mean 'tinyworld@1'?",
     "extends: ./nothing.yaml\n": "file.yaml:1:1: no such file: './nothing.yaml'",
     "tolerance: {perplexity: {relative: 1}}\n": "unknown key 'relative'",
-    "fail_on: [worst]\n": "found 'worst'; did you mean 'worse'?",
+    "fail_on: [worst]\n": "1:11: unknown outcome 'worst'; did you mean 'worse'?",
     "needs: {gpu_memory: lots}\n": "file.yaml:1:9: found 'lots', expected text of the form",
     "metrics: [{name: accuracy, tasks: []}]\n": "1:28: found 0 items, expected at least 1",
     "1: 2\n": "file.yaml:1:1: found a key that is no text",

@@ -15,9 +15,9 @@ PACKAGE = Path(prunebench.__file__).parent
 LAYERS = (
     ("errors", "nvml", "packing", "plan", "stats", "watching"),
     ("record", "schema", "source", "files"),
-    ("evidence",),
+    ("evidence", "conditions"),
     ("api", "verdict", "select", "texts", "hub", "shape"),
-    ("registry", "noise", "seeds", "store", "baseline", "planfile"),
+    ("registry", "gating", "noise", "seeds", "store", "baseline", "planfile"),
     ("case",),
     ("grammar", "cache", "machine"),
     ("layers", "published"),

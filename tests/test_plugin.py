@@ -127,3 +127,24 @@ def test_bad_options_are_plain_lines(user: pytest.Pytester) -> None:
     result.stdout.fnmatch_lines(["--device abacus: *"])
 
     assert user.runpytest("cases", "--prunebench-limit", "0").ret == 4
+
+
+def test_fail_on_takes_outcomes_and_conditions(user: pytest.Pytester) -> None:
+    """As on the command line: a new case passes, fails by a condition, and mistakes are lines."""
+    option = "--prunebench-fail-on"
+    user.runpytest_subprocess("cases", option, "gone, sparsity < 0.1").assert_outcomes(passed=1)
+    result = user.runpytest_subprocess("cases", option, "gone; sparsity < 0.5")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["small/sleb-windows-2blocks: worse sparsity: now < 0.5: 0.16*, allowed 0.5000"]
+    )
+
+    result = user.runpytest_subprocess("cases", option, "sparsity < lots")
+    assert result.ret == 4
+    result.stderr.fnmatch_lines(["*--prunebench-fail-on: 'sparsity < lots', column 12: found *"])
+    result = user.runpytest_subprocess("cases", option, "acuracy/mean < 1")
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(
+        ["--prunebench-fail-on: *no metric 'acuracy' is measured; did you *"]
+    )
+    assert "Traceback" not in result.stdout.str()
