@@ -244,6 +244,8 @@ def run(root: Path, **spec: Any) -> dict[str, Any]:
     """A run in a process of its own."""
     threads = str(spec.get("threads", 1))
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
+    # Two threads that spin for each other on a busy machine take minutes.
+    environment["OMP_WAIT_POLICY"] = "PASSIVE"
     command = [sys.executable, __file__, "--child", json.dumps({**spec, "root": str(root)})]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:

@@ -25,7 +25,7 @@ from .api import Target
 from .baseline import OWN, Baselines
 from .case import Case
 from .errors import PrunebenchError, PrunebenchWarning, SearchError, did_you_mean
-from .evidence import p_worse
+from .evidence import p_among
 from .files import write_json
 from .layers import Setting
 from .machine import before_torch
@@ -251,7 +251,7 @@ def show(
     more = published.findings(record, rows, case.published) if case and case.published else ()
     rules = case.rules() if case else None
     conditions = case.conditions if case else ()
-    more = [*more, *gating.findings(record, was, conditions, p_worse)]
+    more = [*more, *gating.findings(record, was, conditions, p_among(record, was))]
     judged = verdict.compare(record, was, tolerance, more=more, rules=rules)
     if as_json:
         print_json({"record": record, "baseline": was, "verdict": judged, "published": rows})

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import struct
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from msgspec.structs import replace
 
 from . import stats
-from .record import Measurement
+from .record import Measurement, Record
 from .stats import Evidence, Stratum
 
 
@@ -38,10 +38,26 @@ def evidence(
     return seen
 
 
-def p_worse(now: Measurement, was: Measurement) -> float | None:
-    """One-sided p-value that *now* is worse than *was*; None where no samples were kept."""
-    seen = evidence(now, was)
-    return None if seen is None else seen.p
+def tasks_of(mean: Measurement, now: Record, was: Record) -> list[tuple[Measurement, Measurement]]:
+    """The tasks whose mean this is, where both records have all of them with their samples."""
+    tasks = [
+        (task, was.find(task.metric))
+        for task in now.measurements
+        if task.instead == mean.metric and task.unit == mean.unit and task.samples
+    ]
+    both = [(task, old) for task, old in tasks if old and len(task.samples) == len(old.samples)]
+    whole = sum(len(task.samples) for task, _ in both) == len(mean.samples)
+    return both if whole and len(both) == len(tasks) else []
+
+
+def p_among(now: Record, was: Record | None) -> Callable[[Measurement, Measurement], float | None]:
+    """The p-value that judges a measurement of *now* against one of *was*, over all its tasks."""
+
+    def p(ours: Measurement, theirs: Measurement) -> float | None:
+        seen = evidence(ours, theirs, tasks_of(ours, now, was) if was else ())
+        return None if seen is None else seen.p
+
+    return p
 
 
 def _stratum(now: Measurement, was: Measurement, full: float) -> Stratum:

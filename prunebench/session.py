@@ -18,7 +18,7 @@ from .baseline import Accepted, Baselines
 from .case import Case, Progress, silent
 from .conditions import Condition
 from .errors import PrunebenchError
-from .evidence import p_worse
+from .evidence import p_among
 from .machine import before_torch, default_device, skip_reason
 from .published import Row
 from .record import Record
@@ -150,9 +150,9 @@ class Session:
             was = self.baselines.load(case.id, record.environment.device)
         except PrunebenchError as error:
             damaged = Finding("baseline", Outcome.NOT_COMPARABLE, note=str(error))
-            found = (damaged, *gating.findings(record, None, conditions, p_worse))
+            found = (damaged, *gating.findings(record, None, conditions, p_among(record, None)))
             return Verdict(case.id, verdict.passes(found, fail_on), found)
-        more = [*more, *gating.findings(record, was, conditions, p_worse)]
+        more = [*more, *gating.findings(record, was, conditions, p_among(record, was))]
         rules = case.rules(self.alpha, self.family, self._noise(record))
         return verdict.compare(record, was, case.tolerance_for, fail_on, more, rules)
 

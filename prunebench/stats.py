@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from statistics import NormalDist
 from typing import TYPE_CHECKING
 
@@ -337,13 +337,13 @@ def _together(
     return [math.fsum(g) / (len(g) if mean else 1) for g in groups.values()]
 
 
-def _margins(strata: Iterable[Stratum]) -> tuple[float, float] | None:
+def _margins(strata: Sequence[Stratum]) -> tuple[float, float] | None:
     """One-sided p-values, for the worse and for the better, of the margins of all tasks at once."""
     from scipy import stats
 
-    lost = [_together(s.margins_lost, s.clusters, mean=True) for s in strata]
-    if not all(lost):
+    if not all(s.margins_lost for s in strata):
         return None
+    lost = [_together(s.margins_lost, s.clusters, mean=True) for s in strata]
     moving = [own for own in lost if any(own)]
     if not moving:
         return 1.0, 1.0

@@ -13,7 +13,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from . import stats
-from .evidence import evidence
+from .evidence import evidence, tasks_of
 from .plan import Step, bare, describe
 from .record import Measurement, Record, Tolerance
 from .stats import RANKS, Evidence
@@ -265,7 +265,7 @@ def _findings(
             found = _new(measurement)
         else:
             tolerance = tolerance_for(measurement.metric)
-            found = judge(measurement, old, tolerance, rules, _tasks(measurement, now, was))
+            found = judge(measurement, old, tolerance, rules, tasks_of(measurement, now, was))
             found = _confirmed(found, now, old, tolerance, rules)
         yield replace(found, diagnostic=_diagnoses(measurement, now, rules))
     measured = {m.metric for m in now.measurements}
@@ -282,18 +282,6 @@ def _diagnoses(measurement: Measurement, record: Record, rules: Rules) -> bool:
     """Whether another measurement is judged in place of this one."""
     other = measurement.instead
     return bool(other) and measurement.metric not in rules.gates and record.find(other) is not None
-
-
-def _tasks(mean: Measurement, now: Record, was: Record) -> list[tuple[Measurement, Measurement]]:
-    """The tasks whose mean this is, where both records have all of them with their samples."""
-    tasks = [
-        (task, was.find(task.metric))
-        for task in now.measurements
-        if task.instead == mean.metric and task.unit == mean.unit and task.samples
-    ]
-    both = [(task, old) for task, old in tasks if old and len(task.samples) == len(old.samples)]
-    whole = sum(len(task.samples) for task, _ in both) == len(mean.samples)
-    return both if whole and len(both) == len(tasks) else []
 
 
 #: What is said of a timing that looks worse, until it was measured a second time.

@@ -18,7 +18,7 @@ from test_verdict import CPU, accuracy, record
 
 from prunebench import CaseError, Measurement, PrunebenchError, casefile, conditions, gating
 from prunebench.conditions import Facts, parse, parse_list
-from prunebench.evidence import p_worse
+from prunebench.evidence import evidence
 from prunebench.verdict import Finding, Outcome, passes, settle
 
 quick = settings(derandomize=True, deadline=None, database=None, max_examples=100)
@@ -55,6 +55,11 @@ facts = st.builds(
     better=st.sampled_from(("lower", "higher")),
     p=st.none() | st.integers(0, 40).map(lambda n: n / 1000),
 )
+
+
+def p_worse(now: Measurement, was: Measurement) -> float | None:
+    seen = evidence(now, was)
+    return None if seen is None else seen.p
 
 
 def spelt(tree: Any) -> str:

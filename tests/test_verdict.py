@@ -8,7 +8,7 @@ import pytest
 from msgspec.structs import replace
 
 from prunebench import DropBlocks, Measurement, Record, Step, Tolerance, verdict
-from prunebench.evidence import p_worse
+from prunebench.evidence import evidence
 from prunebench.record import Environment
 from prunebench.session import exit_code
 from prunebench.stats import p_paired, p_unpaired
@@ -294,5 +294,10 @@ def test_what_the_file_format_rounds_has_not_moved() -> None:
         for x in (fewer, right)
     ]
 
-    assert p_worse(now, was) == p_worse(*plain)
-    assert p_worse(replace(was, samples=tuple(r / 0.93 for r in right)), was) == 1.0
+    def p(newer: Measurement, older: Measurement) -> float:
+        seen = evidence(newer, older)
+        assert seen is not None
+        return seen.p
+
+    assert p(now, was) == p(*plain)
+    assert p(replace(was, samples=tuple(r / 0.93 for r in right)), was) == 1.0
