@@ -29,12 +29,19 @@ metrics:
   - {name: perplexity, dataset: tinyworld, seqlen: 128}
   - name: accuracy
     tasks: [tinyworld_agreement, tinyworld_recall, tinyworld_facts, tinyworld_order]
-  - {name: latency, prompt_tokens: 64, new_tokens: 8, rounds: 20, warmup: 2}
 tolerance:
   perplexity: {rel: 0.005}
   accuracy: {abs: 0.005}
-  latency: {rel: 0.05}
 fail_on: [worse, gone, changed_plan]
+method: {name: sleb, calibration_unit: windows}
+blocks: 2
+"""
+TIMED = """\
+model: {id: prunebench/reference, dtype: float32}
+calibration: {dataset: tinyworld, nsamples: 16, seqlen: 128}
+metrics:
+  - {name: latency, prompt_tokens: 64, new_tokens: 8, rounds: 20, warmup: 2}
+tolerance: {latency: {rel: 0.05}}
 method: {name: sleb, calibration_unit: windows}
 blocks: 2
 """
@@ -70,7 +77,7 @@ def child(spec: Mapping[str, Any]) -> None:
     cache.device_name = lambda device: DEVICE  # type: ignore[assignment]  # noqa: ARG005
     torch.set_num_threads(spec.get("threads", 1))
     root = Path(spec["root"])
-    (case,) = casefile.load([root / "cases" / "planted.yaml"])
+    (case,) = casefile.load([root / "cases" / f"{spec['case']}.yaml"])
     case = with_batches(case, spec.get("batch"))
     if "order" in spec:
         shuffle_batches(spec["order"])
@@ -259,10 +266,12 @@ def unchanged(root: Path, count: int) -> tuple[tuple[str, ...], list[tuple[str, 
     outcomes: dict[str, int] = {}
     for number in range(count):
         spec = {"threads": 1 + number % 2, "batch": (1, 7, 32, 64)[number % 4], "order": number}
-        answer = run(root, **spec)
-        outcomes[answer["outcome"]] = outcomes.get(answer["outcome"], 0) + 1
-        said = [f for f in answer["findings"] if f[1] != "same"]
-        print(f"  {spec}: {answer['outcome']} {said or ''}", flush=True)
+        both = [run(root, case=case, **spec) for case in ("planted", "timed")]
+        for answer, kind in zip(both, ("scores and plan", "timings"), strict=True):
+            outcome = f"{kind}: {answer['outcome']}"
+            outcomes[outcome] = outcomes.get(outcome, 0) + 1
+        said = [f for answer in both for f in answer["findings"] if f[1] != "same"]
+        print(f"  {spec}: {[a['outcome'] for a in both]} {said or ''}", flush=True)
     rows = [(outcome, str(n)) for outcome, n in sorted(outcomes.items())]
     return (f"{count} runs in which nothing changed", "runs"), rows
 
@@ -272,7 +281,7 @@ def planted(root: Path, names: list[str]) -> tuple[tuple[str, ...], list[tuple[s
     rows = []
     for name in names:
         expected, finding = PLANTED[name]
-        answer = run(root, plant=name)
+        answer = run(root, case="timed" if "kernel" in name else "planted", plant=name)
         found = next((f for f in answer["findings"] if f[0].endswith(finding)), None)
         told = "nothing" if found is None else sentence(found)
         right = found is not None and expected == answer["outcome"] == found[1]
@@ -309,8 +318,10 @@ def main() -> None:
         root = Path(folder)
         (root / "cases").mkdir()
         (root / "cases" / "planted.yaml").write_text(CASE)
-        run(root, accept=True)
-        noise = run(root, calibrate=12)
+        (root / "cases" / "timed.yaml").write_text(TIMED)
+        for case in ("planted", "timed"):
+            run(root, case=case, accept=True)
+        noise = run(root, case="timed", calibrate=12)
         print("noise of this machine:", {k.split("/")[-1]: f"{v:.1%}" for k, v in noise.items()})
         tables = {}
         if given.runs:

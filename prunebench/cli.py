@@ -214,10 +214,9 @@ def accept(
     records = accepting.newest(cases, kept)
     roots = Baselines(baselines or OWN)
     present = Baselines(baselines or default_baselines())
-    _tell_accepted(
-        accepting.accept(records, cases, because, kept, roots, present=present, force=force)
-    )
-    raise typer.Exit(OK if records else CRASHED)
+    taken = accepting.accept(records, cases, because, kept, roots, present=present, force=force)
+    _tell_accepted(taken)
+    raise typer.Exit(OK if taken.written else CRASHED)
 
 
 @app.command()
@@ -463,5 +462,7 @@ def _list(cases: list[Case], *, as_json: bool) -> None:
 def _tell_accepted(taken: accepting.Acceptance) -> None:
     for line in taken.overridden:
         say(f"overridden: {line.rpartition('; ')[0]}")
+    if not taken.written:
+        say("nothing was accepted: no record of a case that is compared with a baseline")
     for path in taken.written:
         print(f"accepted {path}")  # noqa: T201

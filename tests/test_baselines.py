@@ -573,6 +573,23 @@ def test_run_accepts_nothing_when_a_case_crashed(project: Path, cli) -> None:
     assert "accepted baselines/quality/small/sleb-windows-2blocks.json" in out
 
 
+def test_seeds_that_only_serve_an_interval_get_no_baseline(cases, here: Shelf, cli) -> None:
+    """The first of several seeds is accepted and listed; the others are no lack either."""
+    path = Path("cases/m.yaml")
+    path.write_text(path.read_text().replace("nsamples: 8,", "nsamples: 8, seed: [0, 1],"))
+    every = casefile.load([path])
+    for case in every:
+        here.store.save(answer(case))
+    assert [c.id for c in every if c.for_interval and "2blocks" in c.id] == ["m/sleb-2blocks-seed1"]
+    code, out, _ = cli("accept", "cases", "-k", "2blocks", "--because", "first")
+
+    assert (code, out) == (0, "accepted baselines/quality/m/sleb-2blocks.json\n")
+    assert "1 baseline: 1 ok\n" in cli("baseline", "list", "-k", "2blocks", "--strict")[1]
+    code, out, err = cli("accept", "cases", "-k", "seed1", "--because", "first")
+    assert (code, out) == (3, "")
+    assert err.startswith("nothing was accepted: ")
+
+
 def test_force_alone_is_refused(cases, cli) -> None:
     """It would do nothing, and somebody meant something."""
     code, _, err = cli("run", "cases", "--force", "-q")
