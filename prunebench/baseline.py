@@ -208,7 +208,7 @@ def _contents(path: Path, record: Record, accepted: Accepted) -> dict[Path, byte
     data["samples"] = {m.metric: len(m.samples) for m in record.measurements if m.samples}
     data["accepted"] = msgspec.to_builtins(replace(accepted, sha256=""))
     data["accepted"]["sha256"] = _digest(msgspec.json.decode(msgspec.json.encode(data)), packed)
-    return {beside(path): packed, path: files.json_bytes(data)}
+    return {beside(path): packed, path: files.as_json(data)}
 
 
 def _digest(data: dict[str, Any], samples: bytes) -> str:

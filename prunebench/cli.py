@@ -15,6 +15,7 @@ from . import (
     casefile,
     cli_baseline,
     cli_calibrate,
+    cli_history,
     gates,
     gating,
     grammar,
@@ -24,7 +25,7 @@ from . import (
 from .api import Target
 from .baseline import OWN, Baselines
 from .case import Case
-from .errors import PrunebenchError, PrunebenchWarning, SearchError, did_you_mean
+from .errors import PrunebenchError, PrunebenchWarning, SearchError
 from .evidence import p_among
 from .files import write_json
 from .layers import Setting
@@ -36,6 +37,7 @@ from .options import (
     BaselineDir,
     Because,
     Device,
+    FailOn,
     Force,
     JsonFile,
     Keyword,
@@ -49,6 +51,7 @@ from .options import (
     default_baselines,
     print_json,
     say,
+    stored_case,
 )
 from .plan import describe
 from .progress import Display
@@ -62,6 +65,7 @@ from .session import (
     exit_code,
 )
 from .store import Store
+from .verdict import ALPHA
 
 app = typer.Typer(
     help="Benchmark and regression harness for structured LLM pruning.",
@@ -89,13 +93,7 @@ def run(  # one parameter per option of the contract
         bool, typer.Option("--strict", help="Unsure, new and not comparable fail too.")
     ] = False,
     json_file: JsonFile = None,
-    fail_on: Annotated[
-        str,
-        typer.Option(
-            metavar="EXPR",
-            help="Outcomes and conditions that fail, e.g. 'worse, accuracy/recovery < 0.95'.",
-        ),
-    ] = "",
+    fail_on: FailOn = "",
     alpha: Alpha = None,
     baselines: BaselineDir = None,
     store: StoreDir = DEFAULT_STORE,
@@ -233,15 +231,10 @@ def show(
     from . import explain, published, verdict
 
     records = Store(store)
-    ids = records.case_ids()
-    matches = [i for i in ids if i == case_id] or [i for i in ids if i.endswith(case_id)]
-    if not matches:
-        raise PrunebenchError(f"no record of {case_id!r}; {did_you_mean(case_id, ids)}")
-    record = records.latest(matches[0])
-    if len(matches) > 1 or record is None:
-        many = f"{len(matches)} cases end in {case_id!r}: {', '.join(matches)}"
-        damaged = f"the records of {matches[0]!r} are damaged; run it again"
-        raise PrunebenchError(many if len(matches) > 1 else damaged)
+    found = stored_case(case_id, records)
+    record = records.latest(found)
+    if record is None:
+        raise PrunebenchError(f"the records of {found!r} are damaged; run it again")
     roots = Baselines(baselines or default_baselines())
     was = roots.load(record.case_id, record.environment.device)
     case = next((c for c in casefile.load(all_case_paths()) if c.id == record.case_id), None)
@@ -270,7 +263,7 @@ def power(
     disagreement: Annotated[
         str, typer.Option(metavar="PART", help="Questions on which only one model is right.")
     ] = "5%",
-    alpha: Annotated[float, typer.Option(min=1e-6, max=0.5, help="One-sided level.")] = 0.05,
+    alpha: Alpha = None,
     chance: Annotated[
         float, typer.Option("--power", min=0.5, max=0.999, help="Probability to find it.")
     ] = 0.8,
@@ -281,12 +274,13 @@ def power(
     part = gates.fraction(disagreement, "--disagreement")
     if detect:
         drop = gates.fraction(detect, "--detect")
-        count = gates.questions(drop, part, alpha, chance)
+        level = alpha or ALPHA
+        count = gates.questions(drop, part, level, chance)
         if as_json:
             print_json({"detect": drop, "disagreement": part, "questions": count})
         else:
-            level = f"one-sided {alpha:g}, {chance:.0%} of the time, {part:.1%} disagreement"
-            print(f"a drop of {drop * 100:g} pp takes {count:,} questions ({level})")  # noqa: T201
+            how = f"one-sided {level:g}, {chance:.0%} of the time, {part:.1%} disagreement"
+            print(f"a drop of {drop * 100:g} pp takes {count:,} questions ({how})")  # noqa: T201
         return
     roots = Baselines(baselines or default_baselines())
     found = list(gates.of_cases(chosen_cases(paths, keyword), roots, part, alpha, chance))
@@ -387,6 +381,7 @@ def import_plan(
 
 
 app.command()(cli_calibrate.calibrate)
+cli_history.register(app)
 app.add_typer(cli_baseline.app, name="baseline")
 
 

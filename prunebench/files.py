@@ -40,11 +40,11 @@ def write(path: Path, data: bytes) -> None:
 
 def write_json(path: Path, data: Any) -> None:
     """Write *data* as indented JSON; what is not finite becomes null."""
-    write(path, json_bytes(data))
+    write(path, as_json(data))
 
 
-def json_bytes(data: Any) -> bytes:
-    """*data* as indented JSON."""
+def as_json(data: Any) -> bytes:
+    """What *write_json* writes."""
     return msgspec.json.format(msgspec.json.encode(data), indent=2) + b"\n"
 
 

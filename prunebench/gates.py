@@ -11,28 +11,37 @@ from . import stats
 from .baseline import Baselines
 from .case import Case
 from .errors import PrunebenchError
+from .evidence import tasks_of
 
 
 class Gate(Struct, frozen=True):
-    """Of so many *questions* the *least* drop that is seen, and the drop that is *allowed*."""
+    """Of so many *questions* the *least* drop that is seen, and the drop that is *allowed*.
+
+    *alpha* is the level of the case, for a test that stands alone.
+    """
 
     case_id: str
     metric: str
     questions: int
     least: float
     allowed: float
+    alpha: float
 
 
 def of_cases(
-    cases: Iterable[Case], baselines: Baselines, disagreement: float, alpha: float, power: float
+    cases: Iterable[Case],
+    baselines: Baselines,
+    disagreement: float,
+    alpha: float | None,
+    power: float,
 ) -> Iterator[Gate]:
-    """A gate for every right-or-wrong measurement that the baselines of *cases* have.
+    """A gate for every right-or-wrong measurement that the baselines of *cases* are judged by.
 
     Args:
         cases: whose tolerances are meant.
         baselines: where the numbers of questions come from.
         disagreement: the fraction of questions on which only one of two models is right.
-        alpha: one-sided level.
+        alpha: one-sided level, in place of what each case says.
         power: the probability to find the drop.
 
     Raises:
@@ -40,11 +49,15 @@ def of_cases(
     """
     for case in cases:
         was = baselines.load(case.id, "cpu")
+        rules = case.rules(alpha)
         for m in was.measurements if was else ():
-            if m.paired and set(m.samples) <= {0.0, 1.0}:
-                least = stats.detectable(len(m.samples), disagreement, alpha, power)
+            judged = m.paired and not m.instead and set(m.samples) <= {0.0, 1.0}
+            if was is not None and judged:
+                tasks = [len(task.samples) for task, _ in tasks_of(m, was, was)]
+                count = stats.effective_count(tasks or [len(m.samples)])
+                least = stats.detectable(count, disagreement, rules.alpha, power)
                 allowed = case.tolerance_for(m.metric).allowed(m.value or 0.0)
-                yield Gate(case.id, m.metric, len(m.samples), least, allowed)
+                yield Gate(case.id, m.metric, len(m.samples), least, allowed, rules.alpha)
 
 
 def questions(drop: float, disagreement: float, alpha: float, power: float) -> int:

@@ -11,7 +11,9 @@ import typer
 from . import casefile, select
 from .baseline import OWN, shipped
 from .case import Case
+from .errors import PrunebenchError, did_you_mean
 from .session import NOTHING
+from .store import Store
 
 Paths = Annotated[
     list[Path] | None,
@@ -34,6 +36,13 @@ BaselineDir = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, ...")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON too.")]
+FailOn = Annotated[
+    str,
+    typer.Option(
+        metavar="EXPR",
+        help="Outcomes and conditions that fail, e.g. 'worse, accuracy/recovery < 0.95'.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Alpha = Annotated[
     float | None,
@@ -85,6 +94,21 @@ def chosen_cases(
         say(f"no cases in {where}" + (f" match -k {keyword!r}" if keyword else ""))
         raise typer.Exit(NOTHING)
     return chosen
+
+
+def stored_case(text: str, store: Store) -> str:
+    """The id of the case that has records and whose id is, or ends in, *text*.
+
+    Raises:
+        PrunebenchError: if there is none, or more than one.
+    """
+    ids = store.case_ids()
+    matches = [i for i in ids if i == text] or [i for i in ids if i.endswith(text)]
+    if not matches:
+        raise PrunebenchError(f"no record of {text!r}; {did_you_mean(text, ids)}")
+    if len(matches) > 1:
+        raise PrunebenchError(f"{len(matches)} cases end in {text!r}: {', '.join(matches)}")
+    return matches[0]
 
 
 def print_json(data: object) -> None:

@@ -97,9 +97,7 @@ def answers(strata: Sequence[Stratum]) -> Evidence:
     the two by Simes': twice the smaller p, or the larger.
     """
     sizes = [len(s.worse_by) for s in strata]
-    most = max(sizes)
-    # Whole numbers, so that every sum lies on a lattice and the test is exact.
-    units = [round(10 * (most / n) ** (1 - TEMPER)) for n in sizes]
+    units = _units(sizes)
     total = sum(u * n for u, n in zip(units, sizes, strict=True))
     sums = [
         unit * round(together)
@@ -114,7 +112,7 @@ def answers(strata: Sequence[Stratum]) -> Evidence:
         for unit, stratum in zip(units, strata, strict=True)
     ]
     p, p_better = (sign_flips([sign * s for s in sums]) for sign in (1, -1))
-    effective = total**2 / sum(u * u * n for u, n in zip(units, sizes, strict=True))
+    effective = effective_count(sizes)
     spread = math.sqrt(sum(s * s for s in sums)) / total
     independent = math.sqrt(sum(u * u * k for u, k in weighted)) / total
     if independent and any(s.clusters for s in strata):
@@ -140,6 +138,17 @@ def answers(strata: Sequence[Stratum]) -> Evidence:
         effective=effective,
         disagreement=sum(u * k for u, k in weighted) / total,
     )
+
+
+def effective_count(sizes: Sequence[int]) -> float:
+    """How many equally weighted questions know as much as tasks of these *sizes* together."""
+    pairs = list(zip(_units(sizes), sizes, strict=True))
+    return sum(u * n for u, n in pairs) ** 2 / sum(u * u * n for u, n in pairs)
+
+
+def _units(sizes: Sequence[int]) -> list[int]:
+    """What a question of each task weighs: whole numbers, so that every sum lies on a lattice."""
+    return [round(10 * (max(sizes) / n) ** (1 - TEMPER)) for n in sizes]
 
 
 def graded(worse_by: Sequence[float], clusters: Sequence[int] = ()) -> Evidence:

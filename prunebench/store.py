@@ -1,9 +1,14 @@
-"""The results folder: one immutable record per case and content hash."""
+"""The results folder: every night of every case, the newest of each content by its hash."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import msgspec
+from msgspec.structs import replace
 
 from . import files
 from .errors import PrunebenchError
@@ -34,8 +39,15 @@ class Store:
         return record if record.key == key and record.schema == SCHEMA else None
 
     def save(self, record: Record) -> Path:
-        """Write *record*; what an earlier run wrote for the same content is replaced whole."""
+        """Write *record* where *find* looks; what an earlier run left there is kept beside it.
+
+        The same record with timings measured a second time is one night and replaces itself.
+        """
         path = self.path(record.case_id, record.key or "unkeyed")
+        # The older one is written to its new place before its old one is: a crash in between leaves
+        # it twice, which *answers* does not count, and loses neither.
+        if (old := _sound(path)) is not None and not _one_night(old[1], record):
+            _keep(path, *old)
         files.write_json(path, record)
         return path
 
@@ -47,17 +59,10 @@ class Store:
         self, case_id: str, asked: dict[str, Any] | None = None, device: str | None = None
     ) -> list[Record]:
         """The sound records of a case, newest first; to one question or of one device if given."""
-        folder = self.root / "records" / case_id
-        records = []
-        for path in folder.glob("*.json"):
-            try:
-                records.append(files.read_json(path, Record))
-            except PrunebenchError:
-                continue
         return sorted(
             (
                 record
-                for record in records
+                for record in self._all(case_id)
                 if asked in (None, record.asked) and device in (None, record.environment.device)
             ),
             key=lambda record: record.created,
@@ -68,3 +73,42 @@ class Store:
         """All cases that have records, sorted."""
         base = self.root / "records"
         return sorted({str(p.parent.relative_to(base).as_posix()) for p in base.rglob("*.json")})
+
+    def _all(self, case_id: str) -> Iterator[Record]:
+        seen = set()
+        for path in sorted((self.root / "records" / case_id).glob("*.json")):
+            if (sound := _sound(path)) is None:
+                continue
+            content, record = sound
+            if (digest := hashlib.sha256(content).digest()) not in seen:
+                seen.add(digest)
+                yield record
+
+
+def _sound(path: Path) -> tuple[bytes, Record] | None:
+    """A record that can be read, and its bytes; a damaged one counts as absent."""
+    try:
+        content = path.read_bytes()
+        return content, msgspec.json.decode(content, type=Record)
+    except (OSError, msgspec.DecodeError, RecursionError):
+        return None
+
+
+def _one_night(old: Record, new: Record) -> bool:
+    """Whether the two are one run's, but for timings that were measured again."""
+    bare = (files.as_json(replace(record, again=())) for record in (old, new))
+    return old.created == new.created and next(bare) == next(bare)
+
+
+def _keep(path: Path, content: bytes, record: Record) -> None:
+    """Write *content* beside *path*, under the time it was made; once, however often asked to."""
+    made = "".join(c for c in record.created if c.isdigit())[:14]
+    for number in range(1, 1_000):
+        again = f"-{number}" if number > 1 else ""
+        beside = path.with_name(f"{path.stem}.{made}{again}.json")
+        if not beside.exists():
+            files.write(beside, content)
+            return
+        if beside.read_bytes() == content:
+            return
+    raise PrunebenchError(f"{path}: a thousand other records were made in the same second")

@@ -245,8 +245,8 @@ def _findings(
         for new in judged:
             yield _new(new)
         return
-    (ours, mine), (theirs, their) = _parted(now.asked), _parted(was.asked)
-    if what := "; ".join(_differences(ours, theirs)):
+    (ours, mine), (theirs, their) = split_question(now.asked), split_question(was.asked)
+    if what := "; ".join(differences(ours, theirs)):
         yield Finding("case", Outcome.NOT_COMPARABLE, note=f"the baseline answers another: {what}")
         return
     yield _judge_plan(now, was)
@@ -254,7 +254,7 @@ def _findings(
     families = dict.fromkeys(_family(m) for m in judged)
     changed = [f for f in families if f in mine and f in their and mine[f] != their[f]]
     for family in changed:
-        what = "; ".join(_differences(mine[family], their[family], family))
+        what = "; ".join(differences(mine[family], their[family], family))
         note = f"the baseline was measured otherwise: {what}"
         yield Finding(family, Outcome.NOT_COMPARABLE, note=note)
     for measurement in judged:
@@ -308,7 +308,7 @@ def _confirmed(
     return replace(found, outcome=outcome, note=note, p=p, evidence=replace(found.evidence, p=p))
 
 
-def _parted(asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split_question(asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """A question without its metrics; and its metrics by name, a list where one comes twice."""
     metrics: dict[str, Any] = {}
     for metric in asked.get("metrics", ()):
@@ -362,13 +362,14 @@ def _close(mine: Step, theirs: Step) -> bool:
     return True
 
 
-def _differences(now: Any, was: Any, path: str = "") -> Iterator[str]:
+def differences(now: Any, was: Any, path: str = "") -> Iterator[str]:
+    """What differs between two questions, or parts of them: ``amount.blocks is 3, was 2``."""
     if isinstance(now, dict) and isinstance(was, dict):
         for key in [*now, *(k for k in was if k not in now)]:
-            yield from _differences(now.get(key), was.get(key), f"{path}.{key}" if path else key)
+            yield from differences(now.get(key), was.get(key), f"{path}.{key}" if path else key)
     elif isinstance(now, list) and isinstance(was, list) and len(now) == len(was):
         for i, (a, b) in enumerate(zip(now, was, strict=True)):
-            yield from _differences(a, b, f"{path}[{i}]")
+            yield from differences(a, b, f"{path}[{i}]")
     elif now != was:
         yield f"{path} is {_short(now)}, was {_short(was)}"
 

@@ -8,25 +8,36 @@ from pathlib import Path
 import pytest
 
 import prunebench
+from prunebench.store import Store
 
 PACKAGE = Path(prunebench.__file__).parent
 
 #: Who may import whom at module level: strictly downwards.
 LAYERS = (
-    ("errors", "nvml", "packing", "plan", "stats", "watching"),
+    ("errors", "nvml", "packing", "plan", "stats", "steps", "watching"),
     ("record", "schema", "source", "files"),
     ("evidence", "conditions"),
     ("api", "verdict", "select", "texts", "hub", "shape"),
-    ("registry", "gating", "noise", "seeds", "store", "baseline", "planfile"),
+    (
+        "registry",
+        "gating",
+        "lm_results",
+        "nights",
+        "noise",
+        "seeds",
+        "store",
+        "baseline",
+        "planfile",
+    ),
     ("case",),
     ("grammar", "cache", "machine"),
     ("layers", "published"),
     ("casefile",),
     ("estimate",),
-    ("explain", "gates", "session", "outlook"),
+    ("comparing", "explain", "gates", "session", "outlook"),
     ("report", "progress", "options"),
     ("accepting", "shelf"),
-    ("cli_baseline",),
+    ("cli_baseline", "cli_history"),
     # ------------------------------------------------- torch below this line
     ("modeling", "tensors"),
     ("families",),
@@ -85,10 +96,24 @@ def test_above_the_line_nothing_heavy_is_imported() -> None:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["list"], ["check"], ["run", "--dry-run"]]
+    "arguments",
+    [
+        ["--help"],
+        ["run", "--help"],
+        ["list"],
+        ["check"],
+        ["run", "--dry-run"],
+        ["history", "a/b", "--store"],
+    ],
 )
-def test_commands_that_measure_nothing_start_light(arguments: list[str]) -> None:
-    """Help, listing, checking and estimates import no torch, lm_eval, datasets or pandas."""
+def test_commands_that_measure_nothing_start_light(arguments: list[str], tmp_path: Path) -> None:
+    """Help, listing, checking, estimates and history import no torch, lm_eval, datasets, pandas."""
+    if arguments[-1] == "--store":
+        from test_verdict import accuracy, record
+
+        for day in range(1, 9):
+            Store(tmp_path).save(record(accuracy(80 + day // 5), created=f"2026-11-0{day}"))
+        arguments = [*arguments, str(tmp_path)]
     program = (
         "import sys\nsys.argv = ['prunebench', *sys.argv[1:]]\n"
         "from prunebench.cli import main\n"

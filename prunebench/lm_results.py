@@ -1,0 +1,446 @@
+"""What plain lm-eval 0.4 wrote: ``results_<date>.json`` and ``samples_<task>_<date>.jsonl``.
+
+Questions of two such sets are paired by the hash that lm-eval gives each. Its layout is that of
+``lm_eval.loggers.EvaluationTracker``; nothing of lm-eval is imported.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from .errors import PrunebenchError
+from .record import Environment, Measurement, Record
+
+#: lm-eval's metrics that are right or wrong per question: ours, its unit, what follows the task.
+METRICS = {
+    "acc": ("accuracy", "acc", ""),
+    "acc_norm": ("accuracy", "acc", "-norm"),
+    "exact_match": ("generation", "match", ""),
+}
+_DATED = re.compile(r"_(\d{4}-\d\d-\d\dT[^_]*)\.json$")
+
+
+class Score(NamedTuple):
+    """An aggregate: its value, its standard error where lm-eval has one, and of how many."""
+
+    value: float
+    stderr: float | None
+    questions: int | None
+
+
+class Answer(NamedTuple):
+    """One question: what it was, how it was put, 1 where right, and the right choice's lead."""
+
+    doc: str
+    prompt: str
+    right: float
+    margin: float | None
+
+
+class Task(Struct, frozen=True):
+    """One task of a run. *scores* and *answers* are by the name of our measurement."""
+
+    version: Any
+    shots: Any
+    scores: dict[str, Score]
+    answers: dict[str, list[Answer]]
+
+
+class Results(Struct, frozen=True):
+    """One run of lm-eval; *set_up* is what else the prompts depend on, *others* its other metrics.
+
+    *older* is the number of results files in the folder that it is the newest of.
+    """
+
+    path: Path
+    model: str
+    device: str
+    date: str
+    set_up: dict[str, Any]
+    tasks: dict[str, Task]
+    others: tuple[str, ...]
+    older: int = 0
+
+
+def is_results(data: object) -> bool:
+    """Whether a JSON document is an aggregate that lm-eval wrote."""
+    return isinstance(data, dict) and isinstance(data.get("results"), dict) and "versions" in data
+
+
+def document(path: Path) -> Any:
+    """A JSON document; with NaN and Infinity too, which lm-eval writes of broken models.
+
+    Raises:
+        PrunebenchError: if it cannot be read, or is damaged.
+    """
+    try:
+        return json.loads(path.read_bytes())
+    except OSError as error:
+        raise PrunebenchError(f"{path}: cannot be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise PrunebenchError(f"{path}: damaged: {error}") from None
+
+
+def newest(folder: Path) -> tuple[Path, int] | None:
+    """The newest results file below *folder*, and how many older ones there are; None without."""
+    found = [p for p in folder.rglob("results*.json") if p.name == "results.json" or date_of(p)]
+    if not found:
+        return None
+    return max(found, key=lambda p: (date_of(p), str(p))), len(found) - 1
+
+
+def date_of(path: Path) -> str:
+    """The date in a results file's name, which its samples files share; else nothing."""
+    match = _DATED.search(path.name)
+    return match[1] if match else ""
+
+
+def load(path: Path, older: int = 0) -> Results:
+    """The results in *path* with the samples beside it.
+
+    Raises:
+        PrunebenchError: if it or a samples file is damaged, or it is no results file.
+    """
+    data = document(path)
+    if not is_results(data):
+        raise PrunebenchError(f"{path}: no results of lm-eval: it has no 'results' and 'versions'")
+    try:
+        tasks, others = _tasks(path, data)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise PrunebenchError(f"{path}: no results that lm-eval 0.4 wrote: {error!r}") from None
+    config = data.get("config") or {}
+    return Results(
+        path,
+        str(data.get("model_name") or config.get("model") or "?"),
+        str(config.get("device") or "?"),
+        date_of(path),
+        {
+            "system instruction": data.get("system_instruction_sha"),
+            "chat template": data.get("chat_template_sha"),
+            "few-shot as turns": data.get("fewshot_as_multiturn") or None,
+        },
+        tasks,
+        tuple(sorted(others)),
+        older,
+    )
+
+
+def _tasks(path: Path, data: dict[str, Any]) -> tuple[dict[str, Task], set[str]]:
+    tasks: dict[str, Task] = {}
+    others: set[str] = set()
+    for name, row in data["results"].items():
+        if data.get("group_subtasks", {}).get(name):
+            continue  # a group's mean; its tasks have rows of their own
+        count = data.get("n-samples", {}).get(name, {}).get("effective")
+        scores = {}
+        for key, value in row.items():
+            metric, _, rule = key.partition(",")
+            if not rule or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            if metric not in METRICS:
+                others.add(metric)
+                continue
+            if not math.isfinite(value):
+                continue  # as good as not measured
+            error = row.get(f"{metric}_stderr,{rule}")
+            error = float(error) if isinstance(error, int | float) else None
+            scores[_named(metric, name, rule)] = Score(float(value), error, count)
+        if scores:
+            delimiter = data.get("configs", {}).get(name, {}).get("target_delimiter", " ")
+            answers = _answers(path, name, delimiter)
+            version, shots = (data.get(k, {}).get(name) for k in ("versions", "n-shot"))
+            tasks[name] = Task(version, shots, scores, answers)
+    return tasks, others
+
+
+def _named(metric: str, task: str, rule: str) -> str:
+    family, _, suffix = METRICS[metric]
+    return f"{family}/{task}{suffix}" + ("" if rule == "none" else f"-{rule}")
+
+
+# ------------------------------------------------------------------------------------ samples
+
+
+class _Sample(Struct):
+    """What is read of a line of a samples file; the rest, which is most of it, is skipped."""
+
+    doc_hash: str = ""
+    prompt_hash: str = ""
+    filter: str = "none"
+    target: Any = None
+    resps: Any = None
+    arguments: Any = None
+    acc: Any = None
+    acc_norm: Any = None
+    exact_match: Any = None
+
+
+def _answers(path: Path, task: str, delimiter: str) -> dict[str, list[Answer]]:
+    """Per measurement, the answers to each question; none where they cannot be told apart."""
+    file = path.with_name(f"samples_{task}_{date_of(path)}.jsonl")
+    if not date_of(path) or not file.is_file():
+        return {}
+    found: dict[str, list[Answer]] = {}
+    for sample in _lines(file):
+        if not sample.doc_hash:
+            return {}  # lm-eval before 0.4.3
+        for metric in METRICS:
+            if (value := getattr(sample, metric)) is None:
+                continue
+            margin = None
+            if metric != "exact_match":
+                margin = _margin(sample, delimiter if metric == "acc_norm" else None)
+            name = _named(metric, task, sample.filter)
+            answer = Answer(sample.doc_hash, sample.prompt_hash, float(value), margin)
+            found.setdefault(name, []).append(answer)
+    return found
+
+
+def _lines(file: Path) -> Iterator[_Sample]:
+    try:
+        with file.open("rb") as stream:
+            for number, line in enumerate(stream, 1):
+                try:
+                    yield _sample(line)
+                except (ValueError, RecursionError, msgspec.MsgspecError) as error:
+                    raise PrunebenchError(f"{file}:{number}: damaged: {error}") from None
+    except OSError as error:
+        raise PrunebenchError(f"{file}: cannot be read: {error.strerror}") from None
+
+
+def _sample(line: bytes) -> _Sample:
+    try:
+        return msgspec.json.decode(line, type=_Sample)
+    except msgspec.DecodeError:
+        # Slower, but it knows the NaN that a question may have in one of its fields.
+        return msgspec.convert(json.loads(line), _Sample)
+
+
+def _margin(sample: _Sample, delimiter: str | None) -> float | None:
+    """By how much the right choice's log-likelihood leads the best other one's.
+
+    With *delimiter* per character of the choice, which goes to the model behind it. None where the
+    file does not tell which choice is right.
+    """
+    try:
+        scores = [float(response[0][0]) for response in sample.resps]
+        right = int(sample.target)
+        if delimiter is not None:
+            texts = [sample.arguments[f"gen_args_{i}"]["arg_1"] for i in range(len(scores))]
+            lengths = [max(1, len(text.removeprefix(delimiter))) for text in texts]
+            scores = [score / length for score, length in zip(scores, lengths, strict=True)]
+        if right < 0:
+            return None
+        return scores[right] - max(scores[:right] + scores[right + 1 :])
+    except (ValueError, TypeError, LookupError, AttributeError):
+        return None
+
+
+# ------------------------------------------------------------------------------------ two of them
+
+
+class Unpaired(NamedTuple):
+    """Two scores without samples; a *diagnostic* one helps to understand another."""
+
+    metric: str
+    unit: str
+    now: Score
+    was: Score
+    diagnostic: bool = False
+
+
+class Aligned(NamedTuple):
+    """Two runs as far as they can be compared.
+
+    *now* and *was* are records of the questions that both have; *unpaired* are scores without
+    samples; *apart* says per task why it is not comparable; *notes* what else a reader should know.
+    """
+
+    now: Record
+    was: Record
+    unpaired: list[Unpaired]
+    apart: dict[str, str]
+    notes: list[str]
+
+    def whole(self) -> tuple[Record, Record]:
+        """Both records with the scores that have no samples."""
+
+        def scored(one: Unpaired, score: Score) -> Measurement:
+            return Measurement(one.metric, score.value, one.unit, "higher")
+
+        now = tuple(scored(one, one.now) for one in self.unpaired)
+        was = tuple(scored(one, one.was) for one in self.unpaired)
+        return (
+            replace(self.now, measurements=self.now.measurements + now),
+            replace(self.was, measurements=self.was.measurements + was),
+        )
+
+
+def align(now: Results, was: Results, case_id: str) -> Aligned:
+    """Pair the questions of two runs, and say which cannot be compared and why."""
+    found = Aligned(_record(case_id, now), _record(case_id, was), [], {}, [])
+    pairs: list[tuple[Measurement, Measurement]] = []
+    for task in [*now.tasks, *(t for t in was.tasks if t not in now.tasks)]:
+        mine, old = now.tasks.get(task), was.tasks.get(task)
+        if mine is None or old is None:
+            continue  # its scores are on one side only, as those of a metric may be
+        if why := _why_apart(mine, old, now, was):
+            found.apart[task] = why
+            continue
+        for name in (n for n in mine.scores if n in old.scores):
+            if name not in mine.answers or name not in old.answers:
+                scores = mine.scores[name], old.scores[name]
+                found.unpaired.append(Unpaired(name, _unit(name), *scores))
+                asked = [str(score.questions or "?") for score in scores]
+                if asked[0] != asked[1]:
+                    found.notes.append(f"{name}: of {asked[0]} questions, was of {asked[1]}")
+                continue
+            both, only = _pairs(mine.answers[name], old.answers[name])
+            pairs.append(
+                (_measured(name, [a for a, _ in both]), _measured(name, [a for _, a in both]))
+            )
+            if any(only):
+                each = f"{only[1]} only in A, {only[0]} only in B"
+                found.notes.append(f"{name}: {len(both)} questions on both sides, {each}")
+    pairs = _with_mean(pairs)
+    alone = [_alone(*side, found.apart) for side in ((now, was), (was, now))]
+    return found._replace(
+        now=replace(found.now, measurements=(*(p[0] for p in pairs), *alone[0])),
+        was=replace(found.was, measurements=(*(p[1] for p in pairs), *alone[1])),
+        unpaired=_with_mean_score(found.unpaired),
+    )
+
+
+def _alone(run: Results, other: Results, apart: Mapping[str, str]) -> Iterator[Measurement]:
+    """What only *run* measured."""
+    for name, task in run.tasks.items():
+        theirs = other.tasks[name].scores if name in other.tasks else {}
+        for metric, score in task.scores.items() if name not in apart else ():
+            if metric not in theirs:
+                yield Measurement(metric, score.value, _unit(metric), "higher")
+
+
+def _preferred(names: Iterable[str]) -> dict[str, str]:
+    """By name of an accuracy, which of its task's is meant: normalised where there is one."""
+    names = [n for n in names if n.startswith("accuracy/")]
+    return {n: f"{n}-norm" if f"{n}-norm" in names else n for n in names}
+
+
+def _with_mean(
+    pairs: list[tuple[Measurement, Measurement]],
+) -> list[tuple[Measurement, Measurement]]:
+    """The mean of the tasks' accuracies too, which is judged in their place."""
+    meant = _preferred(now.metric for now, _ in pairs)
+    tasks = [pair for pair in pairs if meant.get(pair[0].metric) == pair[0].metric]
+    mean = "accuracy/mean" if len(tasks) > 1 else ""
+
+    def led(m: Measurement) -> Measurement:
+        own = meant.get(m.metric)
+        return replace(m, instead="" if own is None else mean if own == m.metric else own)
+
+    marked = [(led(now), led(was)) for now, was in pairs]
+    if mean:
+        marked.append((_mean([now for now, _ in tasks]), _mean([was for _, was in tasks])))
+    return marked
+
+
+def _mean(tasks: Sequence[Measurement]) -> Measurement:
+    value = fmean(m.value for m in tasks if m.value is not None)
+    samples = tuple(s for m in tasks for s in m.samples)
+    return Measurement("accuracy/mean", value, "acc", "higher", samples, paired=True)
+
+
+def _with_mean_score(found: list[Unpaired]) -> list[Unpaired]:
+    meant = _preferred(one.metric for one in found)
+    tasks = [one for one in found if meant.get(one.metric) == one.metric]
+    if len(tasks) < 2:
+        return [
+            one._replace(diagnostic=meant.get(one.metric, one.metric) != one.metric)
+            for one in found
+        ]
+    now, was = (_mean_score(side) for side in ([t.now for t in tasks], [t.was for t in tasks]))
+    marked = [one._replace(diagnostic=one.metric in meant) for one in found]
+    return [*marked, Unpaired("accuracy/mean", "acc", now, was)]
+
+
+def _mean_score(scores: Sequence[Score]) -> Score:
+    errors = [s.stderr for s in scores if s.stderr is not None]
+    whole = len(errors) == len(scores)
+    error = math.sqrt(sum(e * e for e in errors)) / len(scores) if whole else None
+    return Score(
+        fmean(s.value for s in scores), error, sum(s.questions or 0 for s in scores) or None
+    )
+
+
+def _record(case_id: str, run: Results) -> Record:
+    environment = Environment(run.device, "?", "?", 0, {})
+    return Record(case_id, {}, (), (), 1, 1, (), {}, environment, run.model, run.date)
+
+
+def _why_apart(mine: Task, old: Task, now: Results, was: Results) -> str:
+    """Why two runs of a task ask different questions; nothing where they do not."""
+    if mine.version != old.version:
+        return f"the task's version is {mine.version}, was {old.version}"
+    if mine.shots != old.shots:
+        return f"few-shot examples are {mine.shots}, were {old.shots}"
+    both = [n for n in mine.answers if n in old.answers]
+    if not both:
+        differ = [k for k, v in now.set_up.items() if v != was.set_up[k]]
+        return f"another {' and '.join(differ)}" if differ else ""
+    for name in both:
+        pairs, _ = _pairs(mine.answers[name], old.answers[name])
+        if not pairs:
+            return "no question in common"
+        if other := sum(a.prompt != b.prompt for a, b in pairs):
+            what = f"the prompts of {other} of {len(pairs)} questions differ"
+            return f"{what}: other few-shot examples, template or wording"
+    return ""
+
+
+def _pairs(
+    mine: list[Answer], old: list[Answer]
+) -> tuple[list[tuple[Answer, Answer]], tuple[int, int]]:
+    """Answers to the same questions, and how many questions only either side has.
+
+    A question that a task asks more than once is paired in its order.
+    """
+    seen: Counter[str] = Counter()
+    theirs: dict[tuple[str, int], Answer] = {}
+    for answer in old:
+        theirs[answer.doc, seen[answer.doc]] = answer
+        seen[answer.doc] += 1
+    seen.clear()
+    pairs = []
+    for answer in mine:
+        if other := theirs.get((answer.doc, seen[answer.doc])):
+            pairs.append((answer, other))
+        seen[answer.doc] += 1
+    return pairs, (len(mine) - len(pairs), len(old) - len(pairs))
+
+
+def _measured(name: str, answers: Sequence[Answer]) -> Measurement:
+    right = tuple(a.right for a in answers)
+    margins = tuple(a.margin for a in answers if a.margin is not None and _agrees(a))
+    whole = len(margins) == len(answers)
+    own = margins if whole else ()
+    return Measurement(name, fmean(right), _unit(name), "higher", right, paired=True, margins=own)
+
+
+def _agrees(answer: Answer) -> bool:
+    """Whether the margin is what decided; a task may have a rule of its own for what is right."""
+    return not answer.margin or (answer.margin > 0) == (answer.right > 0)
+
+
+def _unit(name: str) -> str:
+    return "acc" if name.startswith("accuracy/") else "match"

@@ -1,0 +1,98 @@
+"""The store keeps every night, whatever stops a night half-way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+from test_verdict import accuracy, record
+
+from prunebench import Record, files
+from prunebench.store import Store
+
+KEY = "k" * 64
+
+
+def night(day: int, right: int = 90, **changes: str) -> Record:
+    return record(accuracy(right), key=KEY, created=f"2026-11-{day:02}T02:00:00+00:00", **changes)
+
+
+def test_a_fresh_night_of_the_same_content_keeps_the_earlier_ones(tmp_path: Path) -> None:
+    """Thirty nights, thirty answers, newest first; *find* gives the last; one case."""
+    store = Store(tmp_path)
+    nights = [night(day, 60 + day) for day in range(1, 31)]
+    for one in nights:
+        store.save(one)
+
+    assert store.answers("a/b") == nights[::-1]
+    assert store.find("a/b", KEY) == store.latest("a/b") == nights[-1]
+    assert store.case_ids() == ["a/b"]
+    names = [p.name for p in (tmp_path / "records/a/b").iterdir()]
+    assert sorted(names)[0] == f"{KEY[:20]}.20261101020000.json"
+    assert not any(":" in name for name in names)
+
+
+def test_the_same_record_saved_again_is_kept_once(tmp_path: Path) -> None:
+    """Nothing is written twice, also when an older night is saved again."""
+    store = Store(tmp_path)
+    for one in (night(1), night(1), night(2), night(1), night(2)):
+        store.save(one)
+
+    assert store.answers("a/b") == [night(2), night(1)]
+
+
+def test_two_records_of_one_second_are_both_kept(tmp_path: Path) -> None:
+    """A name that is taken by another record gets a number."""
+    store = Store(tmp_path)
+    for right in (90, 91, 92):
+        store.save(night(1, right))
+
+    values = {found.measurements[0].value for found in store.answers("a/b")}
+    assert values == {0.9, 0.91, 0.92}
+
+
+def test_timings_measured_again_belong_to_the_same_night(tmp_path: Path) -> None:
+    """A record saved once more with them is one night, not two."""
+    store = Store(tmp_path)
+    again = replace(night(1), again=(accuracy(80),))
+    store.save(night(1))
+    store.save(again)
+
+    assert store.answers("a/b") == [again]
+
+
+@pytest.mark.parametrize("writes", [0, 1])
+def test_a_crash_between_the_two_writes_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """Before or after the older record moved: it is there once, and the next night is whole."""
+    store = Store(tmp_path)
+    store.save(night(1))
+    real, left = files.write, [writes]
+
+    def stops(path: Path, data: bytes) -> None:
+        if not left[0]:
+            raise KeyboardInterrupt
+        left[0] -= 1
+        real(path, data)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(files, "write", stops)
+        with pytest.raises(KeyboardInterrupt):
+            store.save(night(2))
+
+    assert store.answers("a/b") == [night(1)]
+    store.save(night(2))
+    assert store.answers("a/b") == [night(2), night(1)]
+
+
+def test_a_damaged_record_is_replaced_and_the_nights_beside_it_stay(tmp_path: Path) -> None:
+    """What cannot be read is no night."""
+    store = Store(tmp_path)
+    store.save(night(1))
+    path = store.save(night(2))
+    path.write_bytes(path.read_bytes()[:50])
+    store.save(night(3))
+
+    assert store.answers("a/b") == [night(3), night(1)]
