@@ -50,9 +50,9 @@ DEVICE = "bench-machine"
 #: What is planted; what the case must be called; and which finding must say so.
 PLANTED: dict[str, tuple[str, str]] = {
     "noise of 0.1 % in one block": ("same", "perplexity/tinyworld"),
-    "noise of 8 % in one block": ("unsure", "accuracy/mean"),
-    "noise of 20 % in one block": ("worse", "perplexity/tinyworld"),
-    "noise of 40 % in one block": ("worse", "accuracy/mean"),
+    "noise of 40 % in one block": ("unsure", "accuracy/mean"),
+    "noise of 60 % in one block": ("worse", "perplexity/tinyworld"),
+    "noise of 100 % in one block": ("worse", "accuracy/mean"),
     "the runner-up chosen last": ("changed_plan", "plan"),
     "the worst block chosen last": ("worse", "accuracy/mean"),
     "two words of the tokenizer exchanged": ("worse", "accuracy/mean"),

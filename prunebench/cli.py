@@ -45,10 +45,10 @@ from .options import (
     Paths,
     Settings,
     StoreDir,
-    all_case_paths,
     case_paths,
     chosen_cases,
     default_baselines,
+    defined,
     print_json,
     say,
     stored_case,
@@ -237,7 +237,7 @@ def show(
         raise PrunebenchError(f"the records of {found!r} are damaged; run it again")
     roots = Baselines(baselines or default_baselines())
     was = roots.load(record.case_id, record.environment.device)
-    case = next((c for c in casefile.load(all_case_paths()) if c.id == record.case_id), None)
+    case = defined([record.case_id]).get(record.case_id)
     tolerance = case.tolerance_for if case else casefile.default_tolerance
     rows = published.matching(record, published.rows(roots.published))
     more = published.findings(record, rows, case.published) if case and case.published else ()

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import casefile, comparing, gating, nights, report
+from . import comparing, gating, nights, report
 from .comparing import Compared
 from .errors import PrunebenchError, did_you_mean
 from .nights import Change, Night, Series
@@ -23,7 +23,7 @@ from .options import (
     FailOn,
     Keyword,
     StoreDir,
-    all_case_paths,
+    defined,
     print_json,
     say,
     stored_case,
@@ -102,7 +102,7 @@ def compare(
     that plain lm-eval wrote. A regression from A to B exits 1.
     """
     sides = comparing.read(a), comparing.read(b)
-    cases = {c.id: c for c in casefile.load(all_case_paths())}
+    cases = defined(case_id for side in sides for case_id in side.case_ids())
     select = matcher(keyword)
     known = comparing.families(sides) if fail_on else ()
     failing, conditions = gating.given(fail_on, "--fail-on", known)

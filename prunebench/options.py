@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -70,6 +71,17 @@ def case_paths(paths: list[Path] | None) -> list[Path]:
 def all_case_paths() -> list[Path]:
     """Where a case of any record may be defined."""
     return [Path("cases")] if Path("cases").is_dir() else [shipped("cases/smoke")]
+
+
+def defined(ids: Iterable[str]) -> dict[str, Case]:
+    """The cases of those *ids*, as far as there still are any; no other case file is read.
+
+    Raises:
+        CaseError: with every mistake in these case files.
+    """
+    wanted = {case_id.rpartition("/")[0] for case_id in ids}
+    files = [f for f in casefile.find(all_case_paths()) if casefile.case_prefix(f) in wanted]
+    return {case.id: case for case in casefile.load(files)}
 
 
 def default_baselines() -> Path:

@@ -140,6 +140,8 @@ def sentence(finding: Finding) -> str:
         seen = finding.evidence
         among = seen.adjusted if seen is not None else None
         text += f" ({among:.2g} among {seen.family} tests)" if seen and among is not None else ""
+        if seen and seen.least and finding.outcome == "unsure":
+            text += f"; {POWER:.0%} of the time it shows a loss of {number(seen.least)}"
     return f"{text}: {finding.note}" if finding.note else text
 
 

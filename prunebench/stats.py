@@ -158,15 +158,12 @@ def graded(worse_by: Sequence[float], clusters: Sequence[int] = ()) -> Evidence:
         worse_by: per window, how much worse it is, in nats or whatever the metric counts.
         clusters: which windows belong together; their means are compared, in place of each.
     """
-    from scipy import stats
-
     own = _together(worse_by, clusters, mean=True)
     n = len(own)
     loss = math.fsum(own) / n
     spread = math.sqrt(math.fsum((d - loss) ** 2 for d in own) / max(1, n - 1) / n)
     # One window alone says nothing of how much windows differ.
-    reach = float(stats.t.ppf(CONFIDENCE, n - 1)) * spread if n > 1 else math.inf
-    reach = reach if any(own) else 0.0
+    reach = (_student(n) * spread if n > 1 else math.inf) if any(own) else 0.0
     return Evidence(
         test="signed ranks",
         count=len(worse_by),
@@ -243,12 +240,12 @@ def sign_flips(sums: Sequence[int]) -> float:
     Args:
         sums: signed whole numbers, one per independent question or cluster.
     """
-    from scipy import stats
-
     sizes = Counter(abs(s) for s in sums if s)
     seen = sum(sums)
     if not sizes:
         return 1.0
+    from scipy import stats
+
     if len(sizes) == 1:
         ((size, n),) = sizes.items()
         ups = (seen // size + n) // 2
@@ -348,14 +345,14 @@ def _together(
 
 def _margins(strata: Sequence[Stratum]) -> tuple[float, float] | None:
     """One-sided p-values, for the worse and for the better, of the margins of all tasks at once."""
-    from scipy import stats
-
     if not all(s.margins_lost for s in strata):
         return None
     lost = [_together(s.margins_lost, s.clusters, mean=True) for s in strata]
     moving = [own for own in lost if any(own)]
     if not moving:
         return 1.0, 1.0
+    from scipy import stats
+
     weights = [len(own) ** (TEMPER - 0.5) for own in moving]
 
     def joined(sign: int) -> float:
@@ -365,11 +362,20 @@ def _margins(strata: Sequence[Stratum]) -> tuple[float, float] | None:
     return joined(1), joined(-1)
 
 
-def _signed_ranks(worse_by: Sequence[float]) -> float:
+def _student(count: int) -> float:
+    """How many standard errors each end of an interval lies from the mean of so many windows."""
     from scipy import stats
 
+    return float(stats.t.ppf(CONFIDENCE, count - 1))
+
+
+def _signed_ranks(worse_by: Sequence[float]) -> float:
     moved = [d for d in worse_by if d != 0]
-    return float(stats.wilcoxon(moved, alternative="greater").pvalue) if moved else 1.0
+    if not moved:
+        return 1.0
+    from scipy import stats
+
+    return float(stats.wilcoxon(moved, alternative="greater").pvalue)
 
 
 def _simes(one: float, other: float) -> float:

@@ -354,3 +354,38 @@ def test_unsure_is_what_a_gate_says_that_cannot_know() -> None:
 
     assert verdict.outcome == Outcome.UNSURE
     assert verdict.ok
+
+
+def test_planted_noise_is_worse_and_a_little_of_it_is_not(project: Path, cli, monkeypatch) -> None:
+    """End to end: noise on one block's weights, too little to matter and enough to."""
+    import torch
+
+    from prunebench import surgery
+
+    assert cli("run", "cases", "--accept", "--because", "first")[0] == 0
+    apply = surgery.apply
+
+    def noisy(part: float) -> Any:
+        def changed(lm: Any, plan: Any) -> Any:
+            pruned = apply(lm, plan)
+            weights = torch.Generator().manual_seed(0)
+            for module in pruned.blocks[4].modules():
+                for name, weight in list(module.named_parameters(recurse=False)):
+                    noise = torch.randn(weight.shape, generator=weights) * weight.std()
+                    worse = torch.nn.Parameter(weight + part * noise, requires_grad=False)
+                    setattr(module, name, worse)
+            return pruned
+
+        return changed
+
+    codes, words = [], []
+    for part in (1e-4, 2.0):
+        monkeypatch.setattr(surgery, "apply", noisy(part))
+        code, _, _ = cli("run", "cases", "--fresh", "--json", "out.json")
+        codes.append(code)
+        (verdict,) = json.loads(Path("out.json").read_text())["verdicts"]
+        words.append({f["what"]: f["outcome"] for f in verdict["findings"]})
+
+    assert codes == [0, 1]
+    assert {words[0]["perplexity/tinyworld"], words[0]["accuracy/mean"]} == {"same"}
+    assert {words[1]["perplexity/tinyworld"], words[1]["accuracy/mean"]} == {"worse"}
