@@ -8,6 +8,7 @@ import json
 import math
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -604,32 +605,30 @@ def _without_accuracy(text: str) -> str:
     return "".join(line for line in text.splitlines(True) if "accuracy" not in line)
 
 
-def test_pytest_asks_the_guards_too(pytester: pytest.Pytester, monkeypatch) -> None:
-    """A baseline far from the record: accepting fails in one line, forcing does not."""
-    from conftest import SMALL_CASE
+def test_pytest_asks_the_guards_too(cases, here: Shelf) -> None:
+    """A record far from its baseline: accepting fails in one line, forcing does not."""
+    Path("pytest.ini").write_text("[pytest]\nprunebench_cases = cases\n")
+    case = cases["sleb-2blocks"]
+    here.accept(answer(case))
+    _stored(here, case, answer(case, ppl=4.8))
 
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    pytester.makeini("[pytest]\nprunebench_cases = cases\n")
-    folder = pytester.path / "cases"
-    folder.mkdir()
-    folder.joinpath("small.yaml").write_text(_without_accuracy(SMALL_CASE))
-    accept = ["cases", "-q", "--prunebench-accept", "--prunebench-because", "first"]
-    pytester.runpytest_inprocess(*accept).assert_outcomes(passed=1)
-    roots = Baselines(pytester.path / "baselines")
-    was = roots.load("small/sleb-windows-2blocks", "cpu")
-    assert was is not None
-    (ppl,) = was.measurements
-    shifted = replace(ppl, value=ppl.value * 2, samples=tuple(s + 0.69 for s in ppl.samples))
-    roots.save(replace(was, measurements=(shifted,)), BECAUSE)
-    result = pytester.runpytest_inprocess(*accept)
-    result.assert_outcomes(failed=1)
-    result.stdout.fnmatch_lines(["*not accepted: perplexity/*; --prunebench-force overrides"])
-    pytester.runpytest_inprocess(*accept, "--prunebench-force").assert_outcomes(passed=1)
-    who = roots.accepted("small/sleb-windows-2blocks")
+    def run(*options: str) -> tuple[int, str]:
+        flags = ["-q", "-k", "2blocks", "--prunebench-device", "cpu", *options]
+        command = [sys.executable, "-m", "pytest", "cases", *flags]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
 
+    accept = ("--prunebench-accept", "--prunebench-because", "again")
+    code, out = run(*accept)
+    assert code == 1
+    assert "not accepted: perplexity/tinyworld 4.8000, the baseline: 2.4000, 200 times" in out
+    assert "a broken night?; --prunebench-force overrides" in out
+    assert "Traceback" not in out
+    assert run(*accept, "--prunebench-force")[0] == 0
+    who = here.baselines.accepted(case.id)
     assert who is not None
-    assert who.forced
-    assert pytester.runpytest_inprocess("cases", "--prunebench-force").ret == 4
+    assert (who.forced, who.because) == (True, "again")
+    assert run("--prunebench-force")[0] == 4
 
 
 # ------------------------------------------------------------------ the shelf

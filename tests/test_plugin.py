@@ -11,6 +11,10 @@ from conftest import SMALL_CASE
 @pytest.fixture
 def user(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     """A user's project: an ini file that names the cases folder, and one case file."""
+    # A run in this process forgets what it was the first to import; half of that would stay.
+    import prunebench.casefile
+    import prunebench.report  # noqa: F401
+
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     pytester.makeini("[pytest]\nprunebench_cases = cases\naddopts = --strict-markers")
     folder = pytester.path / "cases"
