@@ -22,6 +22,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from prunebench.explain import p_text
+
 CASE = """\
 model: {id: prunebench/reference, dtype: float32}
 calibration: {dataset: tinyworld, nsamples: 16, seqlen: 128}
@@ -53,7 +55,7 @@ PLANTED: dict[str, tuple[str, str]] = {
     "noise of 40 % in one block": ("unsure", "accuracy/mean"),
     "noise of 60 % in one block": ("worse", "perplexity/tinyworld"),
     "noise of 100 % in one block": ("worse", "accuracy/mean"),
-    "the runner-up chosen last": ("changed_plan", "plan"),
+    "the runner-up chosen last": ("worse", "perplexity/tinyworld"),
     "the worst block chosen last": ("worse", "accuracy/mean"),
     "two words of the tokenizer exchanged": ("worse", "accuracy/mean"),
     "every word of the tokenizer shifted by one": ("worse", "perplexity/tinyworld"),
@@ -283,11 +285,11 @@ def planted(root: Path, names: list[str]) -> tuple[tuple[str, ...], list[tuple[s
         expected, finding = PLANTED[name]
         answer = run(root, case="timed" if "kernel" in name else "planted", plant=name)
         found = next((f for f in answer["findings"] if f[0].endswith(finding)), None)
-        told = "nothing" if found is None else sentence(found)
+        rest = [f for f in answer["findings"] if f[1] != "same"]
+        told = "; ".join(map(sentence, rest or answer["findings"][1:2]))
         right = found is not None and expected == answer["outcome"] == found[1]
         rows.append((name, expected, answer["outcome"], told, "yes" if right else "NO"))
-        rest = [f for f in answer["findings"] if f[1] != "same"]
-        print(f"  {rows[-1]}\n      {rest}", flush=True)
+        print(f"  {rows[-1]}", flush=True)
     return ("planted", "must be", "is", "because", "right"), rows
 
 
@@ -296,8 +298,10 @@ def sentence(finding: list[Any]) -> str:
     what, outcome, now, was, allowed, p, note = finding
     if now is None:
         return f"{outcome} {what}: {note}"
-    text = f"{outcome} {what} {now:.4g}, was {was:.4g}, allowed {allowed:.2g}"
-    return text + (f", p = {p:.1g}" if p is not None else "")
+    text = (
+        f"{outcome} {what.split('/')[-1] if 'latency' in what else what} {now:.4g}, was {was:.4g}"
+    )
+    return f"{text}, allowed {allowed:.2g}" + ("" if p is None else f", {p_text(p)}")
 
 
 def main() -> None:

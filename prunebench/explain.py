@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from .plan import AnyEdit, Step, describe, name, units
 from .record import Measurement, Record
-from .stats import CONFIDENCE, POWER, RANKS, Evidence
+from .stats import CONFIDENCE, NEVER, POWER, RANKS, Evidence
 from .verdict import Finding, Outcome, Verdict, parting
 
 
@@ -42,6 +42,11 @@ def amount(value: float, unit: str, was: float | None = None) -> str:
         return f"{value * 100:.2f} pp"
     text = f"{value:.3g} {unit}".strip()
     return f"{text} ({value / abs(was):.2%})" if was else text
+
+
+def p_text(p: float) -> str:
+    """A p-value in words; what is less than any number that can be meant is told as that."""
+    return f"p = {p:.2g}" if p >= NEVER else f"p < {NEVER:g}"
 
 
 #: Units of parts of a whole, whose differences are percentage points.
@@ -130,7 +135,7 @@ def _evidence(finding: Finding, seen: Evidence, unit: str) -> Iterator[str]:
     among = ""
     if seen.adjusted is not None:
         among = f", among {seen.family} tests {seen.adjusted:.2g}"
-    yield f"p = {seen.p:.2g}{parts}{among}; {seen.test}, one-sided alpha {seen.alpha:g}"
+    yield f"{p_text(seen.p)}{parts}{among}; {seen.test}, one-sided alpha {seen.alpha:g}"
     if seen.least:
         yield least
 
@@ -156,7 +161,7 @@ def _diagnosis(finding: Finding, record: Record) -> str:
     text = f"{finding.what}: {finding.outcome}"
     if finding.evidence is not None:
         seen = finding.evidence
-        text += f", lost {amount(seen.loss, unit, finding.was)}, p = {seen.p:.2g}"
+        text += f", lost {amount(seen.loss, unit, finding.was)}, {p_text(seen.p)}"
         moved = f", {seen.worse} worse and {seen.better} better of {seen.count}"
         text += moved if seen.worse or seen.better else ""
     return text

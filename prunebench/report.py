@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import seeds
-from .explain import FRACTIONS
+from .explain import FRACTIONS, p_text
 from .gates import Gate
 from .outlook import Outlook, Totals
 from .plan import describe
@@ -136,7 +136,7 @@ def sentence(finding: Finding) -> str:
     if finding.allowed is not None:
         text += f", allowed {number(finding.allowed)}"
     if finding.p is not None:
-        text += f", p = {finding.p:.2g}"
+        text += f", {p_text(finding.p)}"
         seen = finding.evidence
         among = seen.adjusted if seen is not None else None
         text += f" ({among:.2g} among {seen.family} tests)" if seen and among is not None else ""
