@@ -25,14 +25,13 @@ from msgspec.structs import replace
 
 from . import files
 from .errors import PrunebenchError
+from .evidence import MAX_HALF
 from .record import SCHEMA, Measurement, Record
 
 #: A user's own baselines, below the current directory.
 OWN = Path("baselines")
 #: A samples file larger than this is refused: baselines live in git.
 MAX_SAMPLE_BYTES = 1_000_000
-#: The largest finite half float.
-MAX_HALF = 65504.0
 #: What reading a damaged samples file may raise.
 _DAMAGE = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError),
