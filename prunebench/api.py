@@ -81,6 +81,11 @@ class Method(
     calibrated: ClassVar[bool] = True
 
     @property
+    def times(self) -> bool:
+        """Whether choosing times the model, so that nothing else may run on its device then."""
+        return False
+
+    @property
     def sized(self) -> bool:
         """Whether an option of this method says how much goes."""
         return bool(self.sizing) and getattr(self, self.sizing) is not None
@@ -116,6 +121,8 @@ class Metric(
     better: ClassVar[Direction] = "lower"
     #: What a case allows when it says nothing.
     tolerance: ClassVar[Tolerance] = Tolerance()
+    #: Whether it times the model, so that nothing else may run on its device meanwhile.
+    times: ClassVar[bool] = False
 
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:
         """Measure *lm*; *dense* is the model it came from (the same object for the dense case)."""

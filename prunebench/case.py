@@ -108,6 +108,11 @@ class Case(Struct, frozen=True):
         return self.method.unit == "none"
 
     @property
+    def times(self) -> bool:
+        """Whether something is timed, which other work on the same device would spoil."""
+        return self.method.times or any(metric.times for metric in self.metrics)
+
+    @property
     def families(self) -> tuple[str, ...]:
         """The names of its metrics, with which those of their measurements begin."""
         return tuple(map(tag, self.metrics))

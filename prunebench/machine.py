@@ -88,6 +88,21 @@ def gpu_count() -> int:
     return torch.cuda.device_count()
 
 
+def gpu_ids(device: str, *, spread: bool = False) -> list[str]:
+    """What the GPUs that a model on *device* takes are called; none where it is no GPU.
+
+    Args:
+        device: a torch device.
+        spread: the model is spread over all that are visible.
+    """
+    if not device.startswith("cuda"):
+        return []
+    import torch
+
+    wanted = range(torch.cuda.device_count()) if spread else [torch.device(device).index or 0]
+    return [str(torch.cuda.get_device_properties(number).uuid) for number in wanted]
+
+
 class PeakMemory:
     """Measures what the work inside a ``with`` adds to memory at its peak, in bytes.
 

@@ -96,7 +96,7 @@ def totals(cases: Sequence[Case], outlooks: Sequence[Outlook]) -> Totals:
     for case, outlook in running:
         if (parts := outlook.parts) is not None:
             loads[case.model] = max(loads.get(case.model, 0), parts.load)
-            key = _search_of(case)
+            key = search_of(case)
             searches[key] = max(searches.get(key, 0), parts.search)
             own += parts.own
     memories = [o.memory for _, o in running if o.memory is not None]
@@ -188,7 +188,7 @@ def _off_by(cases: Sequence[Case], outlooks: Sequence[Outlook], device: str) -> 
     return statistics.median(ratios) if ratios else 1.0
 
 
-def _search_of(case: Case) -> object:
+def search_of(case: Case) -> object:
     """What cases have in common that share a search."""
     method = case.method
     shared = method.nested and not method.sized and method.unit in ("blocks", "sublayers")

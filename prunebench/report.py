@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import seeds
+from . import gputime, seeds
 from .explain import FRACTIONS, p_text
 from .gates import Gate
 from .outlook import Outlook, Totals
@@ -68,7 +68,11 @@ def table(results: Sequence[Result], console: Console) -> None:
         if result.record is not None:
             for line in published_lines(result.record, result.published):
                 console.print(Text(f"{result.case.label}: {line}"), soft_wrap=True)
-    for line in [*interval_lines(results), *power_lines([r.verdict for r in results], results)]:
+    for line in [
+        *interval_lines(results),
+        *power_lines([r.verdict for r in results], results),
+        *gpu_lines(results),
+    ]:
         console.print(Text(line), soft_wrap=True)
     console.print(Text(summary(results)), soft_wrap=True)
 
@@ -93,6 +97,15 @@ def power_lines(verdicts: Sequence[Verdict], results: Sequence[Result]) -> list[
     seen_from = ", ".join(f"{family} {told}" for family, (_, told) in sorted(least.items()))
     count = f"{tests} test{'s' * (tests != 1)}"
     return [f"a loss found {POWER:.0%} of the time by {count}, from: {seen_from}"]
+
+
+def gpu_lines(results: Sequence[Result]) -> list[str]:
+    """For how long this run held GPUs, where it did."""
+    held = gputime.total(r.record for r in results if r.record and not r.cached)
+    if not held:
+        return []
+    loads, searches = duration(held[gputime.LOADS]), duration(held[gputime.SEARCHES])
+    return [f"GPU time: {duration(held[gputime.TOTAL])} (model loads {loads}, searches {searches})"]
 
 
 def interval_lines(results: Sequence[Result]) -> list[str]:

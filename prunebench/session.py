@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
 import subprocess
+import sys
 import traceback
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +20,12 @@ from msgspec.structs import replace
 from . import cache, gating, noise, published, verdict
 from .baseline import Accepted, Baselines
 from .case import Case, Progress, silent
+from .claims import Claims, HeldError, turn
 from .conditions import Condition
 from .errors import PrunebenchError
 from .evidence import p_among
-from .machine import before_torch, default_device, skip_reason
+from .gputime import Clock
+from .machine import before_torch, default_device, gpu_ids, skip_reason
 from .published import Row
 from .record import Record
 from .store import Store
@@ -46,14 +52,15 @@ class Result(Struct, frozen=True):
 
 
 class Session:
-    """Answers and judges cases.
+    """Answers and judges cases; several processes may do so with one store.
 
     Args:
         cases: all that will be asked, so that searches and models can be shared.
         store: where records go.
         baselines: what they are compared with.
         device: a torch device; by default a GPU if there is one.
-        fresh: measure again even where the store has the answer.
+        fresh: measure again even where the store has the answer, unless it was made meanwhile.
+        since: from when on an answer is fresh, as an ISO time; by default from now on.
         fail_on: outcomes that fail, instead of those that each case says.
         conditions: conditions that fail where they hold, instead of each case's.
         alpha: level of the tests, instead of what each case says.
@@ -72,6 +79,7 @@ class Session:
         device: str | None = None,
         *,
         fresh: bool = False,
+        since: str = "",
         fail_on: tuple[Outcome, ...] | None = None,
         conditions: tuple[Condition, ...] | None = None,
         alpha: float | None = None,
@@ -82,11 +90,14 @@ class Session:
         self.store = store
         self.baselines = baselines
         self.fresh = fresh
+        self.since = since or datetime.now(UTC).isoformat(timespec="seconds")
         self.fail_on = fail_on
         self.conditions = conditions
         self.alpha = alpha
         self.family = family
         self.progress = progress
+        self.claims = Claims(store.root, _say)
+        self._clock = Clock(progress)
         # Read before anything is measured: a mistake in them is not to be found out at the end.
         self._rows = published.rows(baselines.published)
         self._device = device
@@ -101,18 +112,50 @@ class Session:
             before_torch()
             from .runner import Worker
 
-            upcoming = [c for c in self.cases if self.fresh or self._stored(c) is None]
-            self._worker = Worker(self._device, self.progress, upcoming)
+            upcoming = [c for c in self.cases if self._stored(c) is None]
+            self._worker = Worker(self._device, self._clock.step, upcoming)
         return self._worker
 
     def answer(self, case: Case) -> Result:
-        """Run or reuse *case*, save its record, and judge it.
+        """Run or reuse *case*, save its record, and judge it; wait for others who are at it.
 
         Raises:
             PrunebenchError: if the record cannot be saved; without it nothing is worth going on.
         """
+        with ExitStack() as claim:
+            return self._answer(case, claim, wait=True)
+
+    def attempt(self, case: Case) -> Result | None:
+        """Like *answer*, but None at once where another process is answering it now.
+
+        Raises:
+            PrunebenchError: if the record cannot be saved.
+        """
         try:
-            record, cached = self._record(case)
+            with ExitStack() as claim:
+                return self._answer(case, claim, wait=False)
+        except HeldError:
+            return None
+
+    def answers(self, cases: Iterable[Case]) -> Iterator[Result]:
+        """The results of *cases* in turn, those that other processes are answering last.
+
+        Raises:
+            PrunebenchError: if a record cannot be saved.
+        """
+        later = []
+        for case in cases:
+            if (result := self.attempt(case)) is None:
+                later.append(case)
+            else:
+                yield result
+        yield from map(self.answer, later)
+
+    def _answer(self, case: Case, claim: ExitStack, *, wait: bool) -> Result:
+        try:
+            record, cached = self._record(case, claim, wait=wait)
+        except HeldError:
+            raise
         except _SkippedError as skipped:
             return Result(case, Verdict(case.id, ok=True, skipped=str(skipped)))
         except PrunebenchError as error:
@@ -123,6 +166,9 @@ class Session:
             self.store.save(record)
         judged = self.judge(case, record)
         if judged.unconfirmed:
+            if cached:
+                self._enter(case, claim, wait=wait)
+                record = self._stored(case) or record
             record = self._confirmed(case, record, judged.unconfirmed)
             judged = self.judge(case, record)
         return Result(case, judged, record, cached, self.published(record))
@@ -166,6 +212,8 @@ class Session:
 
     def _confirmed(self, case: Case, record: Record, names: Sequence[str]) -> Record:
         """*record* with timings that look worse measured a second time, and saved so."""
+        if record.again:
+            return record  # by another process, while this one waited
         try:
             again = self.worker.again(case, names)
         except PrunebenchError as error:
@@ -176,20 +224,54 @@ class Session:
         self.store.save(record)
         return record
 
-    def _record(self, case: Case) -> tuple[Record, bool]:
-        if not self.fresh and (stored := self._stored(case)):
+    def _record(self, case: Case, claim: ExitStack, *, wait: bool) -> tuple[Record, bool]:
+        if stored := self._stored(case):
             return stored, True
         if reason := skip_reason(case, self.worker.device):
             raise _SkippedError(reason)
-        return self.worker.run(case), False
+        self._enter(case, claim, wait=wait)
+        if stored := self._stored(case):
+            return stored, True  # another process was faster
+        self._clock.restart()
+        record = self.worker.run(case)
+        gpus = len(gpu_ids(self.worker.device, spread=case.model.device_map is not None))
+        return replace(record, cost={**record.cost, **self._clock.cost(gpus)}), False
+
+    def _enter(self, case: Case, claim: ExitStack, *, wait: bool) -> None:
+        """Claim *case*, and then wait for its turn on the device, until *claim* is left.
+
+        Raises:
+            HeldError: if another process has claimed it and *wait* is false.
+            PrunebenchError: if the store cannot be written.
+        """
+
+        def waiting(whom: str) -> None:
+            self.progress(case, f"waiting for {whom}")
+
+        # What has no content key yet is known by its question: its model is still to be downloaded.
+        asked = json.dumps([case.id, case.asked], sort_keys=True).encode()
+        key = self._key(case) or hashlib.sha256(asked).hexdigest()
+        claim.enter_context(self.claims.hold(key, case.id, waiting if wait else None))
+        device = self.worker.device
+        devices = gpu_ids(device, spread=case.model.device_map is not None) or [device]
+        claim.enter_context(turn(devices, alone=case.times, waiting=waiting))
 
     def _stored(self, case: Case) -> Record | None:
+        found = self.store.find(case.id, self._key(case))
+        # Both in whole seconds: one that was made in the second when the run began may be older.
+        return found if found and (not self.fresh or found.created > self.since) else None
+
+    def _key(self, case: Case) -> str | None:
         device = self._device or (self._worker.device if self._worker else default_device())
-        return self.store.find(case.id, cache.key(case, device))
+        return cache.key(case, device)
 
 
 class _SkippedError(Exception):
     """The machine lacks what a case needs."""
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr)  # noqa: T201
 
 
 def _bug(error: Exception) -> str:

@@ -57,6 +57,12 @@ class Sprint(Method, frozen=True, tag="sprint"):
     ratio: Annotated[float, Meta(gt=0, le=1)] = 1.0
     checkpoints: Annotated[int, Meta(ge=0)] = 8
 
+    @property
+    def times(self) -> bool:
+        """Whether the latencies are wanted and not given."""
+        wanted = self.latency_aware or self.target_speedup is not None
+        return wanted and None in (self.attn_latency, self.mlp_latency)
+
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
         """Search greedily until the amount, or the estimated speedup, is reached."""
         from ._sprint import search

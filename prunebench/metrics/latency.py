@@ -51,6 +51,7 @@ class Latency(Metric, frozen=True, tag="latency"):
     unit: ClassVar[str] = "ms"
     better: ClassVar[Direction] = "lower"
     tolerance: ClassVar[Tolerance] = Tolerance(rel=0.05)
+    times: ClassVar[bool] = True
 
     backend: Literal["hf-eager", "hf-compiled"] = "hf-eager"
     batch_size: Count = 1
