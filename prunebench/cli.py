@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import sys
-import warnings
+from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
@@ -16,6 +16,7 @@ from . import (
     cli_baseline,
     cli_calibrate,
     cli_history,
+    execution,
     gates,
     gating,
     grammar,
@@ -26,7 +27,7 @@ from . import (
 from .api import Target
 from .baseline import OWN, Baselines
 from .case import Case
-from .errors import PrunebenchError, PrunebenchWarning, SearchError
+from .errors import PrunebenchError, SearchError
 from .evidence import p_among
 from .files import write_json
 from .layers import Setting
@@ -37,19 +38,25 @@ from .options import (
     AsJson,
     BaselineDir,
     Because,
+    Detach,
     Device,
+    ExecutorName,
     FailOn,
     Force,
     JsonFile,
     Keyword,
     Limit,
     Paths,
+    PerGpu,
     Settings,
+    SlurmOptions,
     StoreDir,
+    WorkerCount,
     case_paths,
     chosen_cases,
     default_baselines,
     defined,
+    plain_warnings,
     print_json,
     say,
     stored_case,
@@ -98,12 +105,19 @@ def run(  # one parameter per option of the contract
     alpha: Alpha = None,
     baselines: BaselineDir = None,
     store: StoreDir = DEFAULT_STORE,
+    workers: WorkerCount = "",
+    per_gpu: PerGpu = 1,
+    executor: ExecutorName = "",
+    slurm: SlurmOptions = None,
+    detach: Detach = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress display.")] = False,
 ) -> None:
     """Run cases and compare them with their baselines; a regression exits 1."""
     cases = chosen_cases(paths, keyword, settings, limit)
     if accept and not because.strip():
         raise PrunebenchError("--accept needs --because TEXT: a baseline changes for a reason")
+    if accept and detach:
+        raise PrunebenchError("--accept and --detach exclude each other: nothing is measured yet")
     if force and not accept:
         raise PrunebenchError("--force goes with --accept: it overrides what guards a baseline")
     if accept and limit:
@@ -114,6 +128,8 @@ def run(  # one parameter per option of the contract
     if dry_run:
         _tell_outlook(cases, Store(store), device, fresh=fresh, json_file=json_file)
         return
+    how = execution.How(workers, per_gpu, executor, tuple(slurm or ()), detach)
+    how.check()
     roots = Baselines(baselines or default_baselines())
     results: list[Result] = []
     interrupted = False
@@ -122,7 +138,7 @@ def run(  # one parameter per option of the contract
             cases,
             Store(store),
             roots,
-            device,
+            how.device_here(device),
             fresh=fresh,
             fail_on=outcomes,
             conditions=conditions,
@@ -130,13 +146,14 @@ def run(  # one parameter per option of the contract
             progress=display.step,
         )
         try:
-            for case in cases:
-                results.append(session.answer(case))
-                display.done(results[-1])
+            with closing(execution.answers(session, device, how, display)) as answers:
+                for result in answers:
+                    results.append(result)
+                    display.done(result)
         except KeyboardInterrupt:
             interrupted = True
         finally:
-            results = session.settled(results)
+            results = session.settled(execution.in_order(results, cases))
             if json_file:
                 write_json(json_file, report.to_json(results))
     report.table(results, report.console())
@@ -408,7 +425,7 @@ def main() -> NoReturn:
 
     Bad input ends as one plain line per problem on standard error and exit code 2.
     """
-    _plain_warnings()
+    plain_warnings()
     try:
         app(standalone_mode=True)
     except SystemExit as stop:
@@ -423,19 +440,6 @@ def main() -> NoReturn:
         sys.stderr.close()  # the reader went away; Python would complain once more at exit
         sys.exit(OK)
     sys.exit(OK)
-
-
-def _plain_warnings() -> None:
-    """Our own warnings as plain lines; everybody else's as Python shows them."""
-    others = warnings.showwarning
-
-    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-        if issubclass(category, PrunebenchWarning):
-            say(f"warning: {message}")
-        else:
-            others(message, category, *rest, **more)
-
-    warnings.showwarning = show
 
 
 def _tell_outlook(

@@ -26,12 +26,17 @@ def before_torch() -> None:
 
 def default_device() -> str:
     """A GPU if there is one; torch is imported only where there might be."""
-    if sys.platform == "linux" and not any(Path(name).exists() for name in GPU_FILES):
+    if not has_gpu_files():
         return "cpu"
     before_torch()
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def has_gpu_files() -> bool:
+    """Whether there might be a GPU, found out without torch."""
+    return sys.platform != "linux" or any(Path(name).exists() for name in GPU_FILES)
 
 
 def skip_reason(case: Case, device: str) -> str:

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from . import casefile, select
 from .baseline import OWN, shipped
 from .case import Case
-from .errors import PrunebenchError, did_you_mean
+from .errors import PrunebenchError, PrunebenchWarning, did_you_mean
 from .session import NOTHING
 from .store import Store
 
@@ -56,6 +57,27 @@ Alpha = Annotated[
 ]
 Because = Annotated[str, typer.Option(metavar="TEXT", help="Why the new values are right.")]
 Force = Annotated[bool, typer.Option("--force", help="Accept what the guards object to.")]
+
+WorkerCount = Annotated[
+    str,
+    typer.Option(
+        "-n", metavar="K", help="That many worker processes; auto: one per GPU, or half the cores."
+    ),
+]
+PerGpu = Annotated[
+    int, typer.Option(min=1, metavar="N", help="How many workers of -n may share a GPU.")
+]
+ExecutorName = Annotated[
+    str,
+    typer.Option("--executor", metavar="E", help="Run as jobs: slurm, or local and debug to try."),
+]
+SlurmOptions = Annotated[
+    list[str] | None,
+    typer.Option("--slurm", metavar="KEY=VALUE", help="An option of sbatch, e.g. partition=gpu."),
+]
+Detach = Annotated[
+    bool, typer.Option("--detach", help="With --executor: submit, say how to collect, and end.")
+]
 
 DEFAULT_STORE = Path(".prunebench")
 
@@ -128,6 +150,19 @@ def print_json(data: object) -> None:
     import msgspec
 
     print(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())  # noqa: T201
+
+
+def plain_warnings() -> None:
+    """From now on our own warnings are plain lines; everybody else's are as Python shows them."""
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, PrunebenchWarning):
+            say(f"warning: {message}")
+        else:
+            others(message, category, *rest, **more)
+
+    warnings.showwarning = show
 
 
 def say(text: str) -> None:

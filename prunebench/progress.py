@@ -26,6 +26,7 @@ class Display:
         self.console = Console(file=sys.stderr)
         live = self.console.is_terminal and not os.environ.get("CI")
         self._lines = not live and not quiet
+        self._at: dict[int, str] = {}
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -53,6 +54,16 @@ class Display:
     def step(self, case: Case, what: str) -> None:
         """A case has come to the next step."""
         self._progress.update(self._task, description=f"{case.label}: {what}")
+
+    def worker_step(self, worker: int, case: Case, what: str) -> None:
+        """The same of one of several workers, which each have a line."""
+        self._at[worker] = f"{worker + 1} {case.label}: {what}"
+        text = "\n".join(self._at[number] for number in sorted(self._at))
+        self._progress.update(self._task, description=text)
+
+    def note(self, text: str) -> None:
+        """What the run is waiting for."""
+        self._progress.update(self._task, description=text)
 
     def advance(self) -> None:
         """Something is finished that has no result."""

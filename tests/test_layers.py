@@ -36,7 +36,9 @@ LAYERS = (
     ("estimate",),
     ("comparing", "explain", "gates", "session", "outlook"),
     ("report", "progress", "options"),
-    ("accepting", "shelf"),
+    ("accepting", "shelf", "workers"),
+    ("slurm",),
+    ("execution",),
     ("cli_baseline", "cli_history"),
     # ------------------------------------------------- torch below this line
     ("modeling", "tensors"),
