@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from .case import Case, Progress
 from .record import Record
 
-TOTAL, LOADS, SEARCHES = "gpu_time", "gpu_load_time", "gpu_search_time"
+KINDS = TOTAL, LOADS, SEARCHES = "gpu_time", "gpu_load_time", "gpu_search_time"
 
 
 class Clock:
@@ -62,4 +62,4 @@ class Clock:
 def total(records: Iterable[Record]) -> dict[str, float]:
     """The sum over *records*, by kind; empty where none held a GPU."""
     held = [record.cost for record in records if record.cost.get(TOTAL)]
-    return {k: sum(c.get(k, 0.0) for c in held) for k in (TOTAL, LOADS, SEARCHES)} if held else {}
+    return {k: sum(c.get(k, 0.0) for c in held) for k in KINDS} if held else {}

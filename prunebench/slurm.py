@@ -293,7 +293,7 @@ def _to_slurm(
     )
     if count := _count(how.parallel):
         slurm.update_parameters(array_parallelism=count)
-    others: dict[str, Any] = {"requeue": True}
+    others: dict[str, Any] = {"requeue": True, "signal": f"USR1@{NOTICE}"}
     for key, value in _parsed(how.options).items():
         try:
             slurm.update_parameters(**{key: value})
