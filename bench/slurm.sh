@@ -15,6 +15,7 @@ done
 PATH=$PATH:/usr/sbin
 [ "$(id -u)" = 0 ] || { echo "skipped: slurmd needs root"; exit 0; }
 
+docs=$(cd "$(dirname "$0")/.." && pwd)/docs/slurm.md
 root=$(mktemp -d)
 host=$(hostname -s)
 pids=()
@@ -32,7 +33,7 @@ chmod 700 "$root/munge"
 chmod 400 "$root/munge/key"
 chown -R root "$root/munge"
 munged --foreground --force --key-file="$root/munge/key" --socket="$root/munge.socket" \
-    --pid-file="$root/munge/pid" --log-file="$root/munge/log" --seed-file="$root/munge/seed" &
+    --pid-file="$root/munge/pid" --seed-file="$root/munge/seed" >"$root/munge.out" 2>&1 &
 pids+=($!)
 
 memory=$(slurmd -C | sed -n 's/.*RealMemory=\([0-9]*\).*/\1/p')
@@ -115,3 +116,20 @@ scontrol show job "$job" | grep -o 'Restarts=[0-9]*' || true
 "${run[@]}" --store third --executor slurm -k sleb --slurm cpus_per_task=1
 scontrol show job "$job" | grep -o 'Restarts=[0-9]*'
 ls third/records/small
+
+echo "== the plain script of docs/slurm.md, told to go"
+sed -n '/^```bash/,/^```/p' "$docs" | grep -v '^```' | sed -e '/--gpus/d; /--cpus-per-task/d' \
+    -e "s#^prunebench run .*#$python -m prunebench run cases --device cpu --store fourth -k sleb \&#" \
+    >plain.sh
+job=$(sbatch --parsable plain.sh)
+for _ in $(seq 120); do
+    ls fourth/locks/*.owner >/dev/null 2>&1 && break
+    sleep 0.2
+done
+scancel --batch --signal=USR1 "$job"
+for _ in $(seq 400); do
+    [ -z "$(squeue -h -j "$job" 2>/dev/null)" ] && break
+    sleep 1
+done
+scontrol show job "$job" | grep -o -e 'JobState=[A-Z]*' -e 'Restarts=[0-9]*'
+cat "slurm-$job.out"

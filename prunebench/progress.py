@@ -27,6 +27,7 @@ class Display:
         live = self.console.is_terminal and not os.environ.get("CI")
         self._lines = not live and not quiet
         self._at: dict[int, str] = {}
+        self._waits: set[str] = set()
         self._progress = Progress(
             TextColumn("{task.description}", markup=False),
             BarColumn(),
@@ -53,10 +54,12 @@ class Display:
 
     def step(self, case: Case, what: str) -> None:
         """A case has come to the next step."""
+        self._tell_wait(case, what)
         self._progress.update(self._task, description=f"{case.label}: {what}")
 
     def worker_step(self, worker: int, case: Case, what: str) -> None:
         """The same of one of several workers, which each have a line."""
+        self._tell_wait(case, what)
         self._at[worker] = f"{worker + 1} {case.label}: {what}"
         text = "\n".join(self._at[number] for number in sorted(self._at))
         self._progress.update(self._task, description=text)
@@ -64,6 +67,13 @@ class Display:
     def note(self, text: str) -> None:
         """What the run is waiting for."""
         self._progress.update(self._task, description=text)
+
+    def _tell_wait(self, case: Case, what: str) -> None:
+        """Where no bar is seen, a run that waits for another would look dead; once is enough."""
+        text = f"{case.label}: {what}"
+        if self._lines and what.startswith("waiting") and text not in self._waits:
+            self._waits.add(text)
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def advance(self) -> None:
         """Something is finished that has no result."""
