@@ -14,9 +14,9 @@ from msgspec import Meta, Struct
 
 from .api import Count, Method, Metric, Target, tag
 from .conditions import Condition
+from .outcomes import ALPHA, NIGHTLY_ALPHA, Outcome, Rules
 from .record import Tolerance
 from .texts import RANDOM
-from .verdict import ALPHA, NIGHTLY_ALPHA, Outcome, Rules
 
 AMOUNTS = ("sparsity", "blocks", "sublayers", "slicing")
 

@@ -14,10 +14,10 @@ PACKAGE = Path(prunebench.__file__).parent
 
 #: Who may import whom at module level: strictly downwards.
 LAYERS = (
-    ("errors", "nvml", "packing", "plan", "stats", "steps", "watching"),
+    ("errors", "nvml", "outcomes", "packing", "plan", "stats", "steps", "watching"),
     ("record", "schema", "source", "files"),
-    ("evidence", "conditions"),
-    ("api", "verdict", "select", "texts", "hub", "shape"),
+    ("evidence", "conditions", "hashes"),
+    ("api", "verdict", "reach", "select", "texts", "hub", "shape"),
     (
         "registry",
         "gating",
