@@ -7,6 +7,7 @@ import subprocess
 import traceback
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from .published import Row
 from .record import Record
 from .store import Store
 from .verdict import Finding, Outcome, Verdict
+from .watching import watched
 
 if TYPE_CHECKING:
     from .runner import Worker
@@ -185,7 +187,14 @@ class Session:
 
     def _stored(self, case: Case) -> Record | None:
         device = self._device or (self._worker.device if self._worker else default_device())
-        return self.store.find(case.id, cache.key(case, device))
+        with watched(partial(self.progress, case)):  # a large model is hashed, once
+            found = self.store.find(case.id, cache.key(case, device))
+        if found is None or found.asked == case.asked:
+            return found
+        # The same content under another name: what was measured is the answer to both.
+        found = replace(found, asked=case.asked)
+        self.store.save(found)
+        return found
 
 
 class _SkippedError(Exception):
