@@ -10,8 +10,17 @@ from pathlib import Path
 
 import pytest
 
-from prunebench import Method, cache, casefile, hashes, reach, reference, registry
-from prunebench.api import Metric
+from prunebench import (
+    Method,
+    PrunebenchError,
+    cache,
+    casefile,
+    hashes,
+    reach,
+    reference,
+    registry,
+)
+from prunebench.case import Case
 
 CASE = """\
 model: {{id: {model}}}
@@ -252,7 +261,6 @@ def test_a_method_of_no_file_is_known_by_its_source() -> None:
     exec("class Typed(Method, frozen=True, tag='typed'): pass", namespace)  # noqa: S102
     sleb = registry.method("sleb")
     assert cache.code_hash(namespace["Typed"]()) != cache.code_hash(sleb())  # type: ignore[operator]
-    assert issubclass(registry.metric("perplexity"), Metric)
 
 
 # ------------------------------------------------------------------------------ the memory
@@ -396,8 +404,6 @@ def test_a_file_that_is_being_written_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of one content and half of another is no content."""
-    from prunebench import PrunebenchError
-
     path = tmp_path / "weights"
     path.write_bytes(b"x" * 1000)
     told = hashes._Told
@@ -409,3 +415,102 @@ def test_a_file_that_is_being_written_is_refused(
     monkeypatch.setattr(hashes, "_Told", written)
     with pytest.raises(PrunebenchError, match="weights: was written to while it was read"):
         hashes.sha256(path)
+
+
+# ------------------------------------------------------------------------------ whole runs
+
+#: A case that needs no text and hardly any time.
+COUNTED = """\
+model: {{id: {model}}}
+method: {{name: first}}
+blocks: 2
+metrics: [{{name: compute}}]
+"""
+
+
+def test_a_renamed_checkpoint_is_reused_under_its_new_name(project: Path, cli) -> None:
+    """One night, one record; it now answers the question as it is asked, and can be accepted."""
+    shutil.copytree(reference.MODEL, project / "one")
+    case = project / "cases" / "small.yaml"
+    case.write_text(COUNTED.format(model="../one"))
+    assert "reused" not in cli("run", "cases", "-q")[1]
+    (project / "one").rename(project / "two")
+    case.write_text(COUNTED.format(model="../two"))
+
+    assert "1 reused" in cli("run", "cases", "-q")[1]
+    (record,) = (project / ".prunebench" / "records").rglob("*.json")
+    assert '"../two"' in record.read_text()
+    assert cli("accept", "cases", "--because", "first")[0] == 0
+
+
+def small_case(place: Path) -> Case:
+    path = place / "case.yaml"
+    path.write_text(COUNTED.format(model="./one"))
+    return casefile.load([path])[0]
+
+
+def rewrite(place: Path) -> None:
+    weights = place / "one" / "model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+
+
+def test_a_checkpoint_rewritten_between_two_cases_is_loaded_anew(place: Path) -> None:
+    """What lies in memory is not what the second case asks about."""
+    from prunebench.runner import Worker
+
+    case, worker = small_case(place), Worker("cpu")
+    first, model = worker.run(case), worker.dense(case.model)
+    assert worker.dense(case.model) is model
+    rewrite(place)
+    second = worker.run(case)
+
+    assert worker.dense(case.model) is not model
+    assert first.model_hash != second.model_hash
+    assert second.key == cache.key(case, "cpu") != first.key
+
+
+def test_a_checkpoint_rewritten_while_it_is_loaded_is_refused(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of one and half of another is neither."""
+    from prunebench import runner
+
+    real = runner.load_model
+    monkeypatch.setattr(runner, "load_model", lambda *a, **k: (rewrite(place), real(*a, **k))[1])
+    with pytest.raises(PrunebenchError, match="was changed while it was loaded"):
+        runner.Worker("cpu").dense(small_case(place).model)
+
+
+def test_a_checkpoint_rewritten_while_it_is_measured_gives_no_number(place: Path) -> None:
+    """A metric may read it again."""
+    from prunebench.runner import Worker
+
+    worker = Worker("cpu", lambda _, step: rewrite(place) if step == "compute" else None)
+    with pytest.raises(PrunebenchError, match="was changed while it was measured"):
+        worker.run(small_case(place))
+
+
+@pytest.mark.parametrize("front", ["run", "pytest"])
+def test_an_unchanged_night_does_no_work(project: Path, cli, front: str) -> None:
+    """With every answer stored, neither front end imports torch."""
+    case = project / "cases" / "small.yaml"
+    case.write_text(COUNTED.format(model="prunebench/reference"))
+    (project / "pytest.ini").write_text("[pytest]\nprunebench_cases = cases\n")
+    assert cli("run", "cases", "-q")[0] == 0
+    calls = {
+        "run": "from prunebench.cli import main\nmain()",
+        "pytest": "import pytest\nsys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'cases']))",
+    }
+    program = (
+        "import sys\nsys.argv = ['prunebench', 'run', 'cases']\n"
+        f"try:\n    {calls[front].replace(chr(10), chr(10) + '    ')}\n"
+        "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        "print('HEAVY', sorted({'torch', 'transformers', 'lm_eval'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "reused" in done.stdout or "1 passed" in done.stdout
+    assert done.stdout.splitlines()[-1] == "HEAVY []"
