@@ -87,7 +87,7 @@ def inputs(case: Case) -> dict[str, Any] | None:
     return {
         "asked": _with_content(asked),
         "texts": {name: texts.fingerprint(name) for name in _datasets(case) if not _path(name)},
-        "tasks": sorted({_folder_hash(folder) for folder in _task_folders(case)}),
+        "tasks": sorted({folder_hash(folder) for folder in task_folders(case)}),
         "checkpoint": _checkpoint(case.method),
     }
 
@@ -118,6 +118,22 @@ def code_hash(*plugins: Method | Metric) -> str:
     found = reach.digest(reach.PACKAGE / "runner.py", *(Path(file) for file in modules if file))
     loose = [_source(c) for c, file in zip(classes, modules, strict=True) if not file]
     return "\n".join([found, *loose])
+
+
+def folder_hash(folder: str) -> str:
+    """A hash of all files in *folder*, at any depth, and of what they are called."""
+    digest = hashlib.sha256()
+    for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
+        if "__pycache__" not in file.parts:
+            digest.update(f"{file.relative_to(folder)}:{hashes.sha256(file)}\n".encode())
+    return digest.hexdigest()
+
+
+def task_folders(case: Case) -> list[str]:
+    """The folders that a case's tasks are read from; none for lm-eval's own."""
+    metrics = [m for m in case.metrics if hasattr(m, "tasks_folder")]
+    found = [texts.task_folder(m.tasks_folder, getattr(m, "tasks", ())) for m in metrics]
+    return [folder for folder in found if folder]
 
 
 def packages() -> dict[str, str]:
@@ -158,21 +174,13 @@ def _with_content(value: Any, name: str = "", *, measured: bool = False) -> Any:
         return value
     path = Path(value)
     if path.is_dir():
-        return _folder_hash(value)
+        return folder_hash(value)
     label = texts.label(value) if measured and name == "dataset" else ""
     return f"{label}:{hashes.sha256(path)}" if path.is_file() else value
 
 
 def _path(value: object) -> bool:
     return isinstance(value, str) and value.startswith((".", "/"))
-
-
-def _folder_hash(folder: str) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
-        if "__pycache__" not in file.parts:
-            digest.update(f"{file.relative_to(folder)}:{hashes.sha256(file)}\n".encode())
-    return digest.hexdigest()
 
 
 def _protocol_hash(name: str | None) -> str | None:
@@ -206,12 +214,6 @@ def _commits(dataset: str) -> list[str]:
 def _datasets(case: Case) -> list[str]:
     names = [case.calibration.dataset] if case.method.calibrated else []
     return names + [d for m in case.metrics if (d := getattr(m, "dataset", None))]
-
-
-def _task_folders(case: Case) -> list[str]:
-    metrics = [m for m in case.metrics if hasattr(m, "tasks_folder")]
-    found = [texts.task_folder(m.tasks_folder, getattr(m, "tasks", ())) for m in metrics]
-    return [folder for folder in found if folder]
 
 
 @cache

@@ -226,12 +226,15 @@ def show(
     why: Annotated[
         bool, typer.Option("--explain", help="Tell every finding with the numbers behind it.")
     ] = False,
+    origin: Annotated[
+        bool, typer.Option("--provenance", help="Tell where the record comes from.")
+    ] = False,
     as_json: AsJson = False,
     baselines: BaselineDir = None,
     store: StoreDir = DEFAULT_STORE,
 ) -> None:
     """Show the newest record of a case beside its baseline."""
-    from . import explain, published, verdict
+    from . import explain, provenance, published, verdict
 
     records = Store(store)
     found = stored_case(case_id, records)
@@ -253,6 +256,8 @@ def show(
     else:
         report.record_table(record, judged, report.console(), rows)
         for line in explain.explanation(record, was, judged) if why else ():
+            print(line)  # noqa: T201
+        for line in provenance.told(record) if origin else ():
             print(line)  # noqa: T201
 
 

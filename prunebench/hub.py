@@ -210,6 +210,11 @@ def commits(repo: str, kind: str = "models") -> list[str]:
     return sorted(p.name for p in folder.glob("*"))
 
 
+def commit_of(folder: Path | None) -> str:
+    """The commit that a snapshot of the hub's cache is of; empty for any other folder."""
+    return folder.name if folder is not None and folder.parent.name == "snapshots" else ""
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error

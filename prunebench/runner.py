@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import platform
-import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from functools import partial
 
 import torch
 
-from . import cache, surgery
+from . import cache, provenance, surgery
 from .api import Method, Metric, Target, tag
 from .calibration import Calibration
 from .case import CalibrationSpec, Case, ModelSpec, Progress, silent, unanswerable
@@ -94,6 +93,7 @@ class Worker:
             model_hash=cache.model_hash(case.model) or "",
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             key=cache.key(case, self.device) or "",
+            provenance=provenance.of(case, str(dense.hf.dtype).removeprefix("torch.")),
         )
 
     def again(self, case: Case, names: Iterable[str]) -> tuple[Measurement, ...]:
@@ -264,21 +264,6 @@ def environment(device: str) -> Environment:
         platform=f"{platform.system()} {platform.machine()}",
         threads=torch.get_num_threads(),
         packages=cache.packages(),
-        commit=_commit(),
+        commit=provenance.git()[0],
         gpu=gpu.state() if (gpu := Gpu.of(device)) else {},
     )
-
-
-def _commit() -> str | None:
-    # The commit of the working directory: the project whose cases are run.
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

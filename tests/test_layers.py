@@ -31,7 +31,7 @@ LAYERS = (
     ),
     ("case",),
     ("grammar", "cache", "machine"),
-    ("layers", "published"),
+    ("layers", "provenance", "published"),
     ("casefile",),
     ("estimate",),
     ("comparing", "explain", "gates", "session", "outlook"),
