@@ -14,6 +14,7 @@ from . import (
     accepting,
     casefile,
     cli_baseline,
+    cli_cache,
     cli_calibrate,
     cli_history,
     gates,
@@ -391,6 +392,7 @@ def import_plan(
 app.command()(cli_calibrate.calibrate)
 cli_history.register(app)
 app.add_typer(cli_baseline.app, name="baseline")
+app.add_typer(cli_cache.app, name="cache")
 
 
 def _version(value: bool) -> None:

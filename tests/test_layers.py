@@ -37,7 +37,8 @@ LAYERS = (
     ("comparing", "explain", "gates", "session", "outlook"),
     ("report", "progress", "options"),
     ("accepting", "shelf"),
-    ("cli_baseline", "cli_history"),
+    ("upkeep",),
+    ("cli_baseline", "cli_cache", "cli_history"),
     # ------------------------------------------------- torch below this line
     ("modeling", "tensors"),
     ("families",),
@@ -103,6 +104,7 @@ def test_above_the_line_nothing_heavy_is_imported() -> None:
         ["list"],
         ["check"],
         ["run", "--dry-run"],
+        ["cache", "info"],
         ["history", "a/b", "--store"],
     ],
 )
