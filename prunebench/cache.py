@@ -7,6 +7,7 @@ import inspect
 import json
 import os
 import sys
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,7 +35,7 @@ SETTINGS = (
 )
 
 #: Files of a checkpoint that decide what the model and its tokenizer compute.
-_WEIGHTS = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja", "*.tiktoken")
+_WEIGHTS = (".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken")
 
 
 def key(case: Case, device: str) -> str | None:
@@ -87,7 +88,7 @@ def inputs(case: Case) -> dict[str, Any] | None:
     return {
         "asked": _with_content(asked),
         "texts": {name: texts.fingerprint(name) for name in _datasets(case) if not _path(name)},
-        "tasks": sorted({folder_hash(folder) for folder in task_folders(case)}),
+        "tasks": sorted(map(folder_hash, set(task_folders(case)))),
         "checkpoint": _checkpoint(case.method),
     }
 
@@ -106,7 +107,8 @@ def model_hash(spec: ModelSpec) -> str | None:
         config = json.dumps(hub.config(spec.id, spec.revision), sort_keys=True)
         digest.update(config.encode())
         return digest.hexdigest()
-    for file in sorted({p for pattern in _WEIGHTS for p in folder.glob(pattern)}):
+    files = (file for file in folder.iterdir() if file.suffix in _WEIGHTS and file.is_file())
+    for file in sorted(files):
         digest.update(f"{file.name}:{hashes.sha256(file)}\n".encode())
     return digest.hexdigest()
 
@@ -123,10 +125,17 @@ def code_hash(*plugins: Method | Metric) -> str:
 def folder_hash(folder: str) -> str:
     """A hash of all files in *folder*, at any depth, and of what they are called."""
     digest = hashlib.sha256()
-    for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
-        if "__pycache__" not in file.parts:
-            digest.update(f"{file.relative_to(folder)}:{hashes.sha256(file)}\n".encode())
+    for name in sorted(_names(folder)):
+        digest.update(f"{name}:{hashes.sha256(Path(folder, name))}\n".encode())
     return digest.hexdigest()
+
+
+def _names(folder: str) -> Iterator[str]:
+    """The files below *folder* as paths relative to it, but for what Python compiled."""
+    for place, inner, names in os.walk(folder):
+        inner[:] = [name for name in inner if name != "__pycache__"]
+        below = os.path.relpath(place, folder)
+        yield from (name if below == "." else f"{below}/{name}" for name in names)
 
 
 def task_folders(case: Case) -> list[str]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,8 @@ from . import hashes
 PACKAGE = Path(__file__).resolve().parent
 #: Folders of installed packages, where a neighbour is no part of a plug-in.
 _INSTALLED = ("site-packages", "dist-packages")
+#: The full name of a module of ours, as a text.
+_NAMED = re.compile(rf"""["']({PACKAGE.name}(?:\.\w+)+)["']""")
 
 
 def digest(*starts: Path) -> str:
@@ -65,14 +68,15 @@ def _root(file: Path) -> Path:
 def _imports(file: Path) -> frozenset[Path]:
     """The files that *file* imports itself, and the ``__init__`` of every package on the way."""
     try:
-        tree = ast.parse(file.read_bytes())
+        text = file.read_text(encoding="utf-8")
+        tree = ast.parse(text)
     except (OSError, SyntaxError, ValueError):
         return frozenset()
     found = {f for folder in _packages(file) if (f := folder / "__init__.py").is_file()}
+    for name in _NAMED.findall(text):
+        found.update(_absolute(file, name, None))
     for node in _run(tree):
-        if isinstance(node, ast.Constant) and str(node.value).startswith(f"{PACKAGE.name}."):
-            found.update(_absolute(file, str(node.value), None))
-        elif isinstance(node, ast.Import):
+        if isinstance(node, ast.Import):
             for alias in node.names:
                 found.update(_absolute(file, alias.name, None))
         elif isinstance(node, ast.ImportFrom) and node.level:
@@ -95,11 +99,13 @@ def _offered() -> frozenset[Path]:
 
 
 def _run(node: ast.AST) -> Iterator[ast.AST]:
-    """Every node of a tree that can run: what only a type checker sees is left out."""
+    """Every statement of a tree that can run: what only a type checker sees is left out."""
     yield node
     checking = isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING")
-    for child in getattr(node, "orelse", ()) if checking else ast.iter_child_nodes(node):
-        yield from _run(child)
+    for part in ("body", "orelse", "handlers", "finalbody", "cases")[checking:]:
+        statements = getattr(node, part, ())
+        for statement in statements if isinstance(statements, list) else ():
+            yield from _run(statement)
 
 
 def _absolute(file: Path, module: str, names: list[ast.alias] | None) -> set[Path]:

@@ -103,7 +103,7 @@ class Session:
             before_torch()
             from .runner import Worker
 
-            upcoming = [c for c in self.cases if self.fresh or self._stored(c) is None]
+            upcoming = [c for c in self.cases if self.fresh or not self._answered(c)]
             self._worker = Worker(self._device, self.progress, upcoming)
         return self._worker
 
@@ -184,6 +184,12 @@ class Session:
         if reason := skip_reason(case, self.worker.device):
             raise _SkippedError(reason)
         return self.worker.run(case), False
+
+    def _answered(self, case: Case) -> bool:
+        try:
+            return self._stored(case) is not None
+        except PrunebenchError:  # told where the case itself is answered
+            return False
 
     def _stored(self, case: Case) -> Record | None:
         device = self._device or (self._worker.device if self._worker else default_device())
