@@ -2,8 +2,8 @@
 
     python bench/overhead.py [--seconds S] [--cases N] [--gigabytes G]
 
-The minute-long case loads the shipped model, removes blocks and waits S seconds as its metric; a
-program of ten lines does the same bare. Both are whole processes, beside each other in turn, and the
+The minute-long case loads the shipped model, removes blocks and waits S seconds as its metric;
+bare, a program of ten lines does the same. Both are whole processes, one after the other, and the
 processor's seconds are compared too, which another job on the machine does not move. The cached
 cases are a matrix whose records were made up; the command is run as a person would. The checkpoint
 is G gigabytes of random bytes: read alone, hashed alone, hashed by the memory, asked again. Its

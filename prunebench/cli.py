@@ -16,6 +16,7 @@ from . import (
     cli_baseline,
     cli_cache,
     cli_calibrate,
+    cli_doctor,
     cli_history,
     gates,
     gating,
@@ -393,6 +394,7 @@ app.command()(cli_calibrate.calibrate)
 cli_history.register(app)
 app.add_typer(cli_baseline.app, name="baseline")
 app.add_typer(cli_cache.app, name="cache")
+app.command()(cli_doctor.doctor)
 
 
 def _version(value: bool) -> None:

@@ -38,7 +38,8 @@ LAYERS = (
     ("report", "progress", "options"),
     ("accepting", "shelf"),
     ("upkeep",),
-    ("cli_baseline", "cli_cache", "cli_history"),
+    ("doctor",),
+    ("cli_baseline", "cli_cache", "cli_doctor", "cli_history"),
     # ------------------------------------------------- torch below this line
     ("modeling", "tensors"),
     ("families",),
