@@ -107,9 +107,9 @@ def model_hash(spec: ModelSpec) -> str | None:
         config = json.dumps(hub.config(spec.id, spec.revision), sort_keys=True)
         digest.update(config.encode())
         return digest.hexdigest()
-    files = (file for file in folder.iterdir() if file.suffix in _WEIGHTS and file.is_file())
-    for file in sorted(files):
-        digest.update(f"{file.name}:{hashes.sha256(file)}\n".encode())
+    files = sorted(f for f in folder.iterdir() if f.suffix in _WEIGHTS and f.is_file())
+    for file, sha256 in zip(files, hashes.sha256s(files), strict=True):
+        digest.update(f"{file.name}:{sha256}\n".encode())
     return digest.hexdigest()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -19,6 +20,7 @@ from prunebench import (
     reach,
     reference,
     registry,
+    watching,
 )
 from prunebench.case import Case
 
@@ -376,6 +378,22 @@ def test_the_hubs_own_hash_is_taken_without_reading(tmp_path: Path, reads: list[
     assert reads == []
     assert hashes.sha256(snapshot / "config.json") not in (small, large)
     assert reads == ["config.json"]
+
+
+def test_several_large_files_are_hashed_side_by_side_and_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the order asked for, each once, with a word on how far it is."""
+    monkeypatch.setattr(hashes, "LARGE", 1_000_000)
+    paths = [tmp_path / name for name in "abc"]
+    for path in paths:
+        path.write_bytes(path.name.encode() * (10 if path.name == "b" else 1_500_000))
+    told: list[str] = []
+    with watching.watched(told.append):
+        found = hashes.sha256s(paths)
+
+    assert found == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
+    assert {text.split(",")[0] for text in told} == {"hashing a", "hashing c"}
 
 
 def test_several_processes_hash_at_once(tmp_path: Path) -> None:
