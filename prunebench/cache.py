@@ -5,47 +5,96 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 import sys
-from functools import cache, lru_cache
+from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
-from . import hub, texts
-from .case import Case, ModelSpec
+from . import hashes, hub, reach, texts
+from .api import Method, Metric
+from .case import Case, ModelSpec, question
 from .nvml import Gpu
 
 #: Libraries whose version can move a number.
-PACKAGES = ("prunebench", "torch", "transformers", "lm_eval", "datasets", "tokenizers")
+PACKAGES = ("prunebench", "torch", "transformers", "lm_eval", "datasets", "tokenizers", "numpy")
 
-#: Files of a checkpoint that decide what the model computes.
-_WEIGHTS = ("*.safetensors", "*.json", "*.model", "*.txt")
+#: Variables that make the same code compute otherwise, where they are set.
+SETTINGS = (
+    "ATEN_CPU_CAPABILITY",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)
+
+#: Files of a checkpoint that decide what the model and its tokenizer compute.
+_WEIGHTS = (".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken")
 
 
 def key(case: Case, device: str) -> str | None:
     """The content hash of a case's answer, or None where the model is not at hand yet.
 
-    Covers weights, tokenizer, calibration and evaluation text, task files, protocol, options, our
-    own code, plug-ins' code, library versions and the device.
+    Covers weights, tokenizer, calibration and evaluation text, task files, protocol, options, the
+    source files that can bear on the number (ours and plug-ins'), library versions, variables that
+    change arithmetic, and the device. No path or name of a model is in it, and neither are the
+    number of threads and the processor: they move last bits, which no tolerance is as small as.
+
+    Raises:
+        PrunebenchError: if a file cannot be read.
     """
-    weights = model_hash(case.model)
-    if weights is None:
+    read = inputs(case)
+    if read is None:
         return None
+    versions = packages()
+    versions.pop("prunebench", None)  # our code stands for itself
+    if case.model.device_map is not None:
+        versions["accelerate"] = _version("accelerate") or ""
     parts = {
-        "asked": case.asked,
-        "model": weights,
-        "data": sorted({texts.fingerprint(name) for name in _datasets(case)}),
-        "tasks": sorted({_folder_hash(folder) for folder in _task_folders(case)}),
-        "given": _given(case),
-        "code": _code_hash(),
-        "plugins": sorted({_source_hash(type(p)) for p in (case.method, *case.metrics)}),
-        "packages": packages(),
+        "inputs": read,
+        "commits": {n: c for n in _datasets(case) if (c := _commits(n))},
+        "protocol": _protocol_hash(case.asked.get("protocol")),
+        "code": code_hash(case.method, *case.metrics),
+        "packages": versions,
+        "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
         "device": device_name(device),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
+def inputs(case: Case) -> dict[str, Any] | None:
+    """The question with the content of every file in place of its path; None as for *key*.
+
+    While a case is measured this must not change.
+    """
+    weights = model_hash(case.model)
+    if weights is None:
+        return None
+    asked = question(
+        case.asked.get("protocol"),
+        case.model,
+        case.method,
+        case.target,
+        case.calibration,
+        case.metrics,
+    )
+    asked["model"] = {**asked["model"], "id": weights, "revision": None}
+    return {
+        "asked": _with_content(asked),
+        "texts": {name: texts.fingerprint(name) for name in _datasets(case) if not _path(name)},
+        "tasks": sorted(map(folder_hash, set(task_folders(case)))),
+        "checkpoint": _checkpoint(case.method),
+    }
+
+
 def model_hash(spec: ModelSpec) -> str | None:
-    """A hash of a model's files; the hub's own file hashes where it comes from the hub cache.
+    """A hash of a model's files; the hub's own sha256 of a file is taken where there is one.
 
     Random weights follow from the config alone. None where files would have to be downloaded first.
     """
@@ -58,10 +107,42 @@ def model_hash(spec: ModelSpec) -> str | None:
         config = json.dumps(hub.config(spec.id, spec.revision), sort_keys=True)
         digest.update(config.encode())
         return digest.hexdigest()
-    files = sorted({p for pattern in _WEIGHTS for p in folder.glob(pattern)})
-    for file in files:
-        digest.update(f"{file.name}:{_file_hash(file)}\n".encode())
+    files = sorted(f for f in folder.iterdir() if f.suffix in _WEIGHTS and f.is_file())
+    for file, sha256 in zip(files, hashes.sha256s(files), strict=True):
+        digest.update(f"{file.name}:{sha256}\n".encode())
     return digest.hexdigest()
+
+
+def code_hash(*plugins: Method | Metric) -> str:
+    """A hash of the source files that can bear on a number of these methods and metrics."""
+    classes = [type(plugin) for plugin in plugins]
+    modules = [getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in classes]
+    found = reach.digest(reach.PACKAGE / "runner.py", *(Path(file) for file in modules if file))
+    loose = [_source(c) for c, file in zip(classes, modules, strict=True) if not file]
+    return "\n".join([found, *loose])
+
+
+def folder_hash(folder: str) -> str:
+    """A hash of all files in *folder*, at any depth, and of what they are called."""
+    digest = hashlib.sha256()
+    for name in sorted(_names(folder)):
+        digest.update(f"{name}:{hashes.sha256(Path(folder, name))}\n".encode())
+    return digest.hexdigest()
+
+
+def _names(folder: str) -> Iterator[str]:
+    """The files below *folder* as paths relative to it, but for what Python compiled."""
+    for place, inner, names in os.walk(folder):
+        inner[:] = [name for name in inner if name != "__pycache__"]
+        below = os.path.relpath(place, folder)
+        yield from (name if below == "." else f"{below}/{name}" for name in names)
+
+
+def task_folders(case: Case) -> list[str]:
+    """The folders that a case's tasks are read from; none for lm-eval's own."""
+    metrics = [m for m in case.metrics if hasattr(m, "tasks_folder")]
+    found = [texts.task_folder(m.tasks_folder, getattr(m, "tasks", ())) for m in metrics]
+    return [folder for folder in found if folder]
 
 
 def packages() -> dict[str, str]:
@@ -87,67 +168,61 @@ def device_name(device: str) -> str:
     return f"{name}-{cap:.0f}w" if cap and usual and cap < 0.95 * usual else name
 
 
-def _file_hash(file: Path) -> str:
-    # The hub cache links a snapshot's file to a blob that is named by the hash of its content.
-    if file.is_symlink() and file.resolve().parent.name == "blobs":
-        return file.resolve().name
-    stat = file.stat()
-    return _content_hash(file, stat.st_size, stat.st_mtime_ns)
+def _with_content(value: Any, name: str = "", *, measured: bool = False) -> Any:
+    """*value* with every path in it replaced by a hash of what is there.
+
+    Of a text that is measured on, the name of the file stays: measurements are called by it. A
+    checkpoint's path stays, since its record names it.
+    """
+    if isinstance(value, dict):
+        inside = {key: measured or key == "metrics" for key in value}
+        return {k: _with_content(v, k, measured=inside[k]) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_with_content(item, name, measured=measured) for item in value]
+    if not _path(value) or name == "checkpoint":
+        return value
+    path = Path(value)
+    if path.is_dir():
+        return folder_hash(value)
+    label = texts.label(value) if measured and name == "dataset" else ""
+    return f"{label}:{hashes.sha256(path)}" if path.is_file() else value
 
 
-@lru_cache(maxsize=4096)
-def _content_hash(file: Path, size: int, modified: int) -> str:
-    # Size and time are only what makes this process read a file again.
-    del size, modified
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _path(value: object) -> bool:
+    return isinstance(value, str) and value.startswith((".", "/"))
 
 
-def _folder_hash(folder: str) -> str:
-    digest = hashlib.sha256()
-    for file in sorted(p for p in Path(folder).rglob("*") if p.is_file()):
-        if "__pycache__" not in file.parts:
-            digest.update(f"{file.relative_to(folder)}:{_file_hash(file)}\n".encode())
-    return digest.hexdigest()
+def _protocol_hash(name: str | None) -> str | None:
+    """The content of a protocol's file, of which the question holds what it says."""
+    file = reach.PACKAGE / "protocols" / f"{name}.yaml"
+    return hashes.sha256(file) if name and file.is_file() else name
 
 
-@cache
-def _code_hash() -> str:
-    """Our own code: all of it, because deciding what matters would be guessing."""
-    root = Path(__file__).parent
-    digest = hashlib.sha256()
-    for file in sorted([*root.rglob("*.py"), *root.rglob("*.yaml")]):
-        digest.update(f"{file.relative_to(root)}:{_file_hash(file)}\n".encode())
-    return digest.hexdigest()
-
-
-def _source_hash(cls: type) -> str:
-    """The file a method or metric comes from, for those that are not ours."""
-    module = sys.modules.get(cls.__module__)
+def _source(cls: type) -> str:
+    """What can be told of a method or metric that was defined in no file."""
     try:
-        source = inspect.getsource(module) if module else ""
+        source = inspect.getsource(cls)
     except (OSError, TypeError):
         source = ""
     return hashlib.sha256(f"{cls.__module__}:{cls.__qualname__}:{source}".encode()).hexdigest()
 
 
-def _given(case: Case) -> str | None:
-    """What an external result is known by: the content of its checkpoint or plan file."""
-    if checkpoint := getattr(case.method, "checkpoint", None):
-        return model_hash(ModelSpec(checkpoint))
-    plan = getattr(case.method, "plan", None)
-    return _file_hash(Path(plan)) if plan and Path(plan).is_file() else None
+def _checkpoint(method: Method) -> str | None:
+    """The content of the checkpoint that an external result is."""
+    checkpoint = getattr(method, "checkpoint", None)
+    return model_hash(ModelSpec(checkpoint)) if checkpoint else None
+
+
+def _commits(dataset: str) -> list[str]:
+    """The commits of a text on the hub that are in its cache; a later download adds another."""
+    if dataset not in texts.HUB:
+        return []
+    return hub.commits(texts.HUB[dataset].repo, "datasets")
 
 
 def _datasets(case: Case) -> list[str]:
     names = [case.calibration.dataset] if case.method.calibrated else []
     return names + [d for m in case.metrics if (d := getattr(m, "dataset", None))]
-
-
-def _task_folders(case: Case) -> list[str]:
-    metrics = [m for m in case.metrics if hasattr(m, "tasks_folder")]
-    found = [texts.task_folder(m.tasks_folder, getattr(m, "tasks", ())) for m in metrics]
-    return [folder for folder in found if folder]
 
 
 @cache

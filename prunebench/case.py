@@ -6,17 +6,19 @@ import json
 import re
 import shlex
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import FieldInfo
 
 from .api import Count, Method, Metric, Target, tag
 from .conditions import Condition
+from .outcomes import ALPHA, NIGHTLY_ALPHA, Outcome, Rules
 from .record import Tolerance
 from .texts import RANDOM
-from .verdict import ALPHA, NIGHTLY_ALPHA, Outcome, Rules
 
 AMOUNTS = ("sparsity", "blocks", "sublayers", "slicing")
 
@@ -178,12 +180,18 @@ def _spoken(value: Struct) -> dict[str, Any]:
 
     msgspec leaves defaults out by identity, which a number above 256 does not have.
     """
-    fields = {field.name: field for field in msgspec.structs.fields(value)}
+    fields = _fields(type(value))
     return {
         key: given
         for key, given in msgspec.to_builtins(value).items()
         if key not in fields or fields[key].required or getattr(value, key) != fields[key].default
     }
+
+
+@cache
+def _fields(kind: type[Struct]) -> dict[str, FieldInfo]:
+    # Asking msgspec evaluates every annotation: a few hundred microseconds each time.
+    return {field.name: field for field in msgspec.structs.fields(kind)}
 
 
 def method_label(method: Method, target: Target) -> str:

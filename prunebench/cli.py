@@ -14,7 +14,9 @@ from . import (
     accepting,
     casefile,
     cli_baseline,
+    cli_cache,
     cli_calibrate,
+    cli_doctor,
     cli_history,
     execution,
     gates,
@@ -243,12 +245,15 @@ def show(
     why: Annotated[
         bool, typer.Option("--explain", help="Tell every finding with the numbers behind it.")
     ] = False,
+    origin: Annotated[
+        bool, typer.Option("--provenance", help="Tell where the record comes from.")
+    ] = False,
     as_json: AsJson = False,
     baselines: BaselineDir = None,
     store: StoreDir = DEFAULT_STORE,
 ) -> None:
     """Show the newest record of a case beside its baseline."""
-    from . import explain, published, verdict
+    from . import explain, provenance, published, verdict
 
     records = Store(store)
     found = stored_case(case_id, records)
@@ -270,6 +275,8 @@ def show(
     else:
         report.record_table(record, judged, report.console(), rows)
         for line in explain.explanation(record, was, judged) if why else ():
+            print(line)  # noqa: T201
+        for line in provenance.told(record) if origin else ():
             print(line)  # noqa: T201
 
 
@@ -403,6 +410,8 @@ def import_plan(
 app.command()(cli_calibrate.calibrate)
 cli_history.register(app)
 app.add_typer(cli_baseline.app, name="baseline")
+app.add_typer(cli_cache.app, name="cache")
+app.command()(cli_doctor.doctor)
 
 
 def _version(value: bool) -> None:

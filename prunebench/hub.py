@@ -202,6 +202,19 @@ def _kept(model_id: str) -> str:
     return f" ({root})" + (f", which has its revisions {', '.join(have)}" if have else "")
 
 
+def commits(repo: str, kind: str = "models") -> list[str]:
+    """The commits of a repository that the hub's cache has files of, sorted."""
+    from huggingface_hub import constants
+
+    folder = Path(constants.HF_HUB_CACHE) / f"{kind}--{repo.replace('/', '--')}" / "snapshots"
+    return sorted(p.name for p in folder.glob("*"))
+
+
+def commit_of(folder: Path | None) -> str:
+    """The commit that a snapshot of the hub's cache is of; empty for any other folder."""
+    return folder.name if folder is not None and folder.parent.name == "snapshots" else ""
+
+
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error

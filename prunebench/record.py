@@ -71,6 +71,29 @@ class Environment(Struct, frozen=True, omit_defaults=True):
     gpu: dict[str, Any] = {}
 
 
+class Provenance(Struct, frozen=True, omit_defaults=True):
+    """What it takes to make a record again, beside its question and environment.
+
+    *branch* and *dirty* are of the project that it was made in. *dtype* is what the weights were
+    loaded in, *model_source* where from: a folder or the hub, there with the *model_commit* that a
+    branch or tag stood for. *checkpoint* is the commit or content hash of an external result.
+    *data* maps texts and task folders to hashes or commits, *settings* are variables of the user's.
+    """
+
+    branch: str = ""
+    dirty: bool | None = None
+    command: str = ""
+    host: str = ""
+    cpu: str = ""
+    dtype: str = ""
+    seeds: dict[str, int] = {}
+    model_source: str = ""
+    model_commit: str = ""
+    data: dict[str, str] = {}
+    checkpoint: str = ""
+    settings: dict[str, str] = {}
+
+
 class Record(Struct, frozen=True):
     """The answer to a case.
 
@@ -93,6 +116,7 @@ class Record(Struct, frozen=True):
     created: str
     key: str = ""
     again: tuple[Measurement, ...] = ()
+    provenance: Provenance = Provenance()
     schema: int = SCHEMA
 
     @property

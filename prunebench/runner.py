@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import platform
-import subprocess
 import time
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -12,7 +11,7 @@ from functools import partial
 
 import torch
 
-from . import cache, surgery
+from . import cache, provenance, surgery
 from .api import Method, Metric, Target, tag
 from .calibration import Calibration
 from .case import CalibrationSpec, Case, ModelSpec, Progress, silent, unanswerable
@@ -51,7 +50,7 @@ class Worker:
         self.device = available(device)
         self.progress = progress
         self.upcoming = tuple(upcoming)
-        self._model: tuple[ModelSpec, CausalLM] | None = None
+        self._model: tuple[ModelSpec, str | None, CausalLM] | None = None
         self._load_seconds = 0.0
         self._searches: dict[tuple[ModelSpec, Method, CalibrationSpec, str], _Search] = {}
         self._last: tuple[Question, _Search] | None = None
@@ -66,6 +65,7 @@ class Worker:
             raise PrunebenchError(reason)
         self.progress(case, "loading")
         dense = self.dense(case.model)
+        read = cache.inputs(case) or {}
         search = self._search(case, dense)
         start = time.perf_counter()
         self.progress(case, "pruning")
@@ -77,6 +77,9 @@ class Worker:
                 measurements += metric.measure(pruned, dense)
         # What the case takes when it is run alone, whatever it shared with others in this run.
         alone = self._load_seconds + search.seconds + time.perf_counter() - start
+        now = cache.inputs(case) or {}
+        if any(was not in (None, now.get(what)) for what, was in read.items()):
+            raise PrunebenchError("a file it reads was changed while it was measured; run it again")
         return Record(
             case_id=case.id,
             asked=case.asked,
@@ -90,6 +93,7 @@ class Worker:
             model_hash=cache.model_hash(case.model) or "",
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             key=cache.key(case, self.device) or "",
+            provenance=provenance.of(case, str(dense.hf.dtype).removeprefix("torch.")),
         )
 
     def again(self, case: Case, names: Iterable[str]) -> tuple[Measurement, ...]:
@@ -129,8 +133,13 @@ class Worker:
             yield {m.metric: m.value for m in measured if m.value is not None and not m.note}
 
     def dense(self, spec: ModelSpec) -> CausalLM:
-        """The dense model, loaded once while cases of the same model follow each other."""
-        if self._model is None or self._model[0] != spec:
+        """The dense model, loaded once while cases of the same model follow each other.
+
+        Raises:
+            PrunebenchError: if it cannot be loaded, or is written to meanwhile.
+        """
+        content = cache.model_hash(spec)
+        if self._model is None or self._model[:2] != (spec, content):
             self._model = None  # two large models do not fit side by side
             self._searches.clear()
             self._last = None
@@ -145,8 +154,11 @@ class Worker:
                 device_map=spec.device_map,
             )
             self._load_seconds = time.perf_counter() - start
-            self._model = (spec, loaded)
-        return self._model[1]
+            now = cache.model_hash(spec)
+            if content not in (None, now):
+                raise PrunebenchError(f"model {spec.id!r} was changed while it was loaded")
+            self._model = (spec, now, loaded)
+        return self._model[2]
 
     def _search(self, case: Case, dense: CausalLM) -> _Search:
         method = case.method
@@ -252,21 +264,6 @@ def environment(device: str) -> Environment:
         platform=f"{platform.system()} {platform.machine()}",
         threads=torch.get_num_threads(),
         packages=cache.packages(),
-        commit=_commit(),
+        commit=provenance.git()[0],
         gpu=gpu.state() if (gpu := Gpu.of(device)) else {},
     )
-
-
-def _commit() -> str | None:
-    # The commit of the working directory: the project whose cases are run.
-    try:
-        done = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],  # noqa: S607
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=10,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() or None

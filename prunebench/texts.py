@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from . import reference
+from . import hashes, reference
 from .errors import PrunebenchError, did_you_mean
 
 Purpose = Literal["calibration", "evaluation"]
@@ -158,7 +158,7 @@ def label(dataset: str) -> str:
 def fingerprint(dataset: str) -> str:
     """What the cache knows a text by: a file's content, or a name whose content is fixed."""
     if dataset.startswith(("/", ".")) and Path(dataset).is_file():
-        return hashlib.sha256(Path(dataset).read_bytes()).hexdigest()
+        return hashes.sha256(Path(dataset))
     return _tinyworld_hash() if dataset == "tinyworld" else dataset
 
 

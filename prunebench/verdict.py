@@ -5,8 +5,7 @@ Pure: reads no file and prints nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from enum import StrEnum
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -14,31 +13,14 @@ from msgspec.structs import replace
 
 from . import stats
 from .evidence import evidence, tasks_of
+from .outcomes import ALPHA as ALPHA
+from .outcomes import FAILING as FAILING
+from .outcomes import NIGHTLY_ALPHA as NIGHTLY_ALPHA
+from .outcomes import Outcome as Outcome
+from .outcomes import Rules as Rules
 from .plan import Step, bare, describe
 from .record import Measurement, Record, Tolerance
 from .stats import RANKS, Evidence
-
-#: One-sided: in how many runs over unchanged models one of all tests may call worse by chance.
-ALPHA = 0.05
-#: The same where nobody waits for the answer and many nights follow each other.
-NIGHTLY_ALPHA = 0.01
-
-
-class Outcome(StrEnum):
-    """The words of a finding."""
-
-    BETTER = "better"
-    SAME = "same"
-    WORSE = "worse"
-    UNSURE = "unsure"
-    NEW = "new"
-    GONE = "gone"
-    CHANGED_PLAN = "changed_plan"
-    NOT_COMPARABLE = "not_comparable"
-
-
-#: What fails a case that says nothing.
-FAILING = (Outcome.WORSE, Outcome.GONE)
 
 
 class Finding(Struct, frozen=True):
@@ -96,21 +78,6 @@ class Verdict(Struct, frozen=True):
         order = ("worse", "gone", "changed_plan", "not_comparable", "unsure", "new", "better")
         words = {str(f.outcome) for f in self.findings if not f.diagnostic}
         return next((word for word in order if word in words), "same")
-
-
-class Rules(Struct, frozen=True):
-    """How to judge.
-
-    *alpha* is the one-sided level, and *family* the number of tests that share it: one, unless the
-    other tests of a run cannot be seen from here. *gates* name measurements that decide although
-    others stand in their place. *noise* is, per measurement, the smallest part of its value that
-    can be believed on this machine.
-    """
-
-    alpha: float = ALPHA
-    family: int = 1
-    gates: Collection[str] = ()
-    noise: Mapping[str, float] = {}
 
 
 def compare(

@@ -16,6 +16,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 # One thread each: tests are many and small, and may run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Hashes are remembered beside the tests' other files, not in the home of who runs them."""
+    os.environ["PRUNEBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "opt")
 
 

@@ -14,10 +14,10 @@ PACKAGE = Path(prunebench.__file__).parent
 
 #: Who may import whom at module level: strictly downwards.
 LAYERS = (
-    ("errors", "nvml", "packing", "plan", "stats", "steps", "watching"),
+    ("errors", "nvml", "outcomes", "packing", "plan", "stats", "steps", "watching"),
     ("record", "schema", "source", "files"),
-    ("evidence", "conditions"),
-    ("api", "verdict", "select", "texts", "hub", "shape"),
+    ("evidence", "conditions", "hashes"),
+    ("api", "verdict", "reach", "select", "texts", "hub", "shape"),
     (
         "registry",
         "gating",
@@ -31,15 +31,16 @@ LAYERS = (
     ),
     ("case", "claims"),
     ("grammar", "cache", "gputime", "machine"),
-    ("layers", "published"),
+    ("layers", "provenance", "published"),
     ("casefile",),
     ("estimate",),
     ("comparing", "explain", "gates", "session", "outlook"),
     ("report", "progress", "options"),
     ("accepting", "shelf", "workers"),
-    ("slurm",),
+    ("upkeep",),
+    ("doctor", "slurm"),
     ("execution",),
-    ("cli_baseline", "cli_history"),
+    ("cli_baseline", "cli_cache", "cli_doctor", "cli_history"),
     # ------------------------------------------------- torch below this line
     ("modeling", "tensors"),
     ("families",),
@@ -105,6 +106,7 @@ def test_above_the_line_nothing_heavy_is_imported() -> None:
         ["list"],
         ["check"],
         ["run", "--dry-run"],
+        ["cache", "info"],
         ["history", "a/b", "--store"],
     ],
 )

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import gzip
-import shutil
 from pathlib import Path
 
 import pytest
@@ -155,33 +154,3 @@ def test_a_prefix_of_a_plan_is_the_plan_of_a_smaller_amount() -> None:
     assert plan.prefix(1) == Plan((DropBlocks((5,)),), trace[:1])
     assert plan.prefix(3) == plan
     assert plan.prefix(0) == Plan()
-
-
-def test_the_key_follows_content_and_not_names(tmp_path: Path) -> None:
-    """A renamed checkpoint hits; a rewritten one, another option or another text misses."""
-    from prunebench import cache, casefile, reference
-
-    def key(folder: str, text: str, extra: str = "") -> str | None:
-        case = tmp_path / "case.yaml"
-        case.write_text(
-            f"model: {{id: ./{folder}}}\nmethod: {{name: sleb{extra}}}\nblocks: 1\n"
-            f"calibration: {{dataset: ./{text}}}\n"
-            f"metrics: [{{name: perplexity, dataset: tinyworld, seqlen: 64}}]\n"
-        )
-        loaded = casefile.load([case])[0]
-        # The question names the folder; what is asked of it is the same.
-        asked = {**loaded.asked, "model": {}, "calibration": {}}
-        return cache.key(replace(loaded, asked=asked), "cpu")
-
-    for name in ("one", "two"):
-        shutil.copytree(reference.MODEL, tmp_path / name)
-        (tmp_path / f"{name}.txt").write_text("some text\n")
-    first = key("one", "one.txt")
-
-    assert first == key("two", "two.txt")
-    assert first != key("one", "one.txt", ", keep_first: 2")
-    (tmp_path / "two.txt").write_text("another text\n")
-    assert first != key("one", "two.txt")
-    config = tmp_path / "two" / "config.json"
-    config.write_text(config.read_text() + "\n")
-    assert first != key("two", "one.txt")
