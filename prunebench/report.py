@@ -307,7 +307,7 @@ def record_table(
 def _table(file: str, results: list[Result], width: int) -> Table:
     records = [r.record for r in results if r.record]
     columns = [(h, names) for h, names in COLUMNS if any(_pick(r, names) for r in records)]
-    model = next((r.asked["model"]["id"] for r in records), "")
+    model = next((r.model_id for r in records), "")
     protocol = next((r.asked.get("protocol") or "own settings" for r in records), "")
     device = next((r.environment.device for r in records), "")
     caption = " · ".join(part for part in (model, protocol, device) if part)

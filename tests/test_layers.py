@@ -15,8 +15,8 @@ PACKAGE = Path(prunebench.__file__).parent
 #: Who may import whom at module level: strictly downwards.
 LAYERS = (
     ("errors", "nvml", "packing", "plan", "stats", "steps", "watching"),
-    ("record", "schema", "source", "files"),
-    ("evidence", "conditions"),
+    ("record", "schema", "files"),
+    ("evidence", "conditions", "source"),
     ("api", "verdict", "select", "texts", "hub", "shape"),
     (
         "registry",
