@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
+from itertools import islice
 from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -13,7 +14,7 @@ from typing import Annotated, Any, cast
 import msgspec
 from msgspec import Meta, Struct
 
-from . import gating, registry, schema, texts
+from . import gating, registry, schema, texts, trust
 from .api import Count, Fraction, Method, tag
 from .case import CalibrationSpec, ModelSpec, Needs
 from .errors import PrunebenchError, did_you_mean
@@ -213,6 +214,9 @@ def check_names(data: Data, folder: Path) -> Iterator[tuple[Where, str]]:
             yield where, f"unknown dataset {text!r}; {hint}, or a path that starts with . or /"
         elif where[-1] == "tasks_folder" and not _is(Path.is_dir, folder / text):
             yield where, f"no such task folder: {text!r}"
+        elif where[-1] == "tasks_folder":
+            for problem in islice(trust.problems(folder / text), 3):
+                yield where, problem
 
 
 def _check_model(where: Where, text: str, folder: Path) -> Iterator[tuple[Where, str]]:

@@ -61,7 +61,10 @@ class Measurement(Struct, frozen=True, omit_defaults=True):
 
 
 class Environment(Struct, frozen=True, omit_defaults=True):
-    """Where a record was made; *gpu* is what the driver says of the card."""
+    """Where a record was made.
+
+    *gpu* is what the driver says of the card, *trusted* what the user let run code (see ``trust``).
+    """
 
     device: str
     python: str
@@ -70,6 +73,7 @@ class Environment(Struct, frozen=True, omit_defaults=True):
     packages: dict[str, str]
     commit: str | None = None
     gpu: dict[str, Any] = {}
+    trusted: tuple[str, ...] = ()
 
 
 class Record(Struct, frozen=True):

@@ -12,7 +12,7 @@ from functools import partial
 
 import torch
 
-from . import cache, surgery
+from . import cache, surgery, trust
 from .api import Method, Metric, Target, tag
 from .calibration import Calibration
 from .case import CalibrationSpec, Case, ModelSpec, Progress, silent, unanswerable
@@ -254,6 +254,7 @@ def environment(device: str) -> Environment:
         packages=cache.packages(),
         commit=_commit(),
         gpu=gpu.state() if (gpu := Gpu.of(device)) else {},
+        trusted=("task folders",) if trust.trusted() else (),
     )
 
 

@@ -64,18 +64,7 @@ class Source:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            text = files.read(path, MAX_BYTES).decode("utf-8")
-        except UnicodeDecodeError as error:
-            before = error.object[: error.start]
-            line = before.count(b"\n") + 1
-            column = error.start - before.rfind(b"\n")
-            message = f"not UTF-8 text: {error.reason}"
-            raise CaseError([f"{path}:{line}:{column}: {message}"]) from None
-        except PrunebenchError as error:
-            message = str(error).removeprefix(f"{path}: ")
-            raise CaseError([f"{path}:1:1: {message}"]) from None
-        parsed = _Parsed(str(path), text)
+        parsed = _Parsed(str(path), text_of(path))
         self._marks = parsed.marks
         if not isinstance(parsed.data, dict):
             found = "an empty file" if parsed.data is None else "a list or a single value"
@@ -88,6 +77,59 @@ class Source:
             where = where[:-1]
         line, column = self._marks.get(where, (1, 1))
         return f"{self.path}:{line}:{column}"
+
+
+def text_of(path: Path) -> str:
+    """The text of a file.
+
+    Raises:
+        CaseError: if it cannot be read, is too large, or is no UTF-8.
+    """
+    try:
+        return files.read(path, MAX_BYTES).decode("utf-8")
+    except UnicodeDecodeError as error:
+        before = error.object[: error.start]
+        line = before.count(b"\n") + 1
+        column = error.start - before.rfind(b"\n")
+        raise CaseError([f"{path}:{line}:{column}: not UTF-8 text: {error.reason}"]) from None
+    except PrunebenchError as error:
+        message = str(error).removeprefix(f"{path}: ")
+        raise CaseError([f"{path}:1:1: {message}"]) from None
+
+
+def compose(text: str, name: str) -> yaml.Node | None:
+    """The nodes of a text of YAML, None of an empty one; aliases are not written out yet.
+
+    Args:
+        text: YAML.
+        name: what stands in messages as the file.
+
+    Raises:
+        CaseError: if it is no YAML, or nested or long beyond reason.
+    """
+    try:
+        node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
+    except _ShapeError as error:
+        raise CaseError([_said(name, error.problem_mark, str(error.problem))]) from None
+    except yaml.MarkedYAMLError as error:
+        what = " ".join(str(error.problem or error.context).split())
+        mark = error.problem_mark or error.context_mark
+        raise CaseError([_said(name, mark, f"not valid YAML: {what}")]) from None
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        column = error.position - text.rfind("\n", 0, error.position)
+        found = repr(text[error.position : error.position + 1])
+        message = f"not valid YAML: found the character {found}, which is not allowed"
+        raise CaseError([f"{name}:{line}:{column}: {message}"]) from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        what = " ".join(str(error).split())
+        raise CaseError([f"{name}:1:1: not valid YAML: {what}"]) from None
+    return node
+
+
+def _said(name: str, mark: Any, message: str) -> str:
+    line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
+    return f"{name}:{line}:{column}: {message}"
 
 
 def value(text: str, name: str) -> Any:
@@ -111,37 +153,13 @@ class _Parsed:
         self.marks: dict[Where, tuple[int, int]] = {}
         self._problems: list[str] = []
         self._nodes = 0
-        node = self._compose(text)
+        node = compose(text, name)
         self.data: Any = None if node is None else self._plain(node, ())
         if self._problems:
             raise CaseError(self._problems)
 
-    def _compose(self, text: str) -> yaml.Node | None:
-        try:
-            node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
-        except _ShapeError as error:
-            raise CaseError([self._said(error.problem_mark, str(error.problem))]) from None
-        except yaml.MarkedYAMLError as error:
-            what = " ".join(str(error.problem or error.context).split())
-            mark = error.problem_mark or error.context_mark
-            raise CaseError([self._said(mark, f"not valid YAML: {what}")]) from None
-        except yaml.reader.ReaderError as error:
-            line = text.count("\n", 0, error.position) + 1
-            column = error.position - text.rfind("\n", 0, error.position)
-            found = repr(text[error.position : error.position + 1])
-            message = f"not valid YAML: found the character {found}, which is not allowed"
-            raise CaseError([f"{self.name}:{line}:{column}: {message}"]) from None
-        except (yaml.YAMLError, ValueError, RecursionError) as error:
-            what = " ".join(str(error).split())
-            raise CaseError([f"{self.name}:1:1: not valid YAML: {what}"]) from None
-        return node
-
-    def _said(self, mark: Any, message: str) -> str:
-        line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        return f"{self.name}:{line}:{column}: {message}"
-
     def _problem(self, node: yaml.Node, message: str) -> None:
-        self._problems.append(self._said(node.start_mark, message))
+        self._problems.append(_said(self.name, node.start_mark, message))
         if len(self._problems) >= MAX_PROBLEMS:
             raise CaseError(self._problems)
 
@@ -151,7 +169,7 @@ class _Parsed:
         # An alias may be expanded many times over: what counts is what a reader would get.
         if self._nodes > MAX_NODES or len(where) > MAX_DEPTH:
             limit = f"{MAX_NODES} values" if self._nodes > MAX_NODES else f"{MAX_DEPTH} levels"
-            raise CaseError([self._said(node.start_mark, _beyond(limit))])
+            raise CaseError([_said(self.name, node.start_mark, _beyond(limit))])
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         if node.tag not in (f"{_YAML}map", f"{_YAML}seq"):

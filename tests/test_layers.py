@@ -17,7 +17,7 @@ LAYERS = (
     ("errors", "nvml", "packing", "plan", "stats", "steps", "watching"),
     ("record", "schema", "files"),
     ("evidence", "conditions", "source"),
-    ("api", "verdict", "select", "texts", "hub", "shape"),
+    ("api", "verdict", "select", "texts", "hub", "shape", "trust"),
     (
         "registry",
         "gating",
