@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import groupby
 from typing import Any
 
 import msgspec
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from . import seeds
+from .errors import inert
 from .explain import FRACTIONS, p_text
 from .gates import Gate
 from .outlook import Outlook, Totals
@@ -49,10 +51,26 @@ COLUMNS = (
 )
 
 
+class InertConsole(Console):
+    """A console on which text from files is only shown: no markup, no control characters."""
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """As rich renders, each piece of text made inert; what rich itself adds is left."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                text = "\n".join(inert(part, limit=10**6) for part in segment.text.split("\n"))
+                yield segment._replace(text=text)
+
+
 def console() -> Console:
     """Standard output; where nobody's terminal says how wide, room for a whole table."""
-    wide = Console()
-    return wide if wide.is_terminal else Console(width=max(100, wide.width))
+    plain: dict[str, Any] = {"markup": False, "emoji": False}
+    wide = InertConsole(**plain)
+    return wide if wide.is_terminal else InertConsole(width=max(100, wide.width), **plain)
 
 
 def table(results: Sequence[Result], console: Console) -> None:
@@ -111,6 +129,10 @@ def lines(verdict: Verdict) -> list[str]:
 
     Indented ones only diagnose: the tasks, say, behind a mean that moved.
     """
+    return [inert(line) for line in _lines(verdict)]
+
+
+def _lines(verdict: Verdict) -> list[str]:
     if verdict.error:
         return [f"{verdict.case_id}: crashed: {verdict.error}"]
     if verdict.skipped:
@@ -262,7 +284,8 @@ def published_lines(record: Record, rows: Sequence[Row]) -> list[str]:
         if ours.value is None:
             text += ", ours not finite"
         else:
-            text += f", ours {number(ours.value)} ({ours.value / row.value - 1:+.1%})"
+            apart = f" ({ours.value / row.value - 1:+.1%})" if row.value else ""
+            text += f", ours {number(ours.value)}{apart}"
         said.append(text + (f"; theirs on {row.hardware}" if row.hardware and ours.varies else ""))
     others: dict[str, list[str]] = {}
     for row in rows:

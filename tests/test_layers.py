@@ -35,7 +35,8 @@ LAYERS = (
     ("casefile",),
     ("estimate",),
     ("comparing", "explain", "gates", "session", "outlook"),
-    ("report", "progress", "options"),
+    ("report", "options"),
+    ("progress",),
     ("accepting", "shelf"),
     ("cli_baseline", "cli_history"),
     # ------------------------------------------------- torch below this line
