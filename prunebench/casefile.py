@@ -207,13 +207,17 @@ class CaseReader:
 
     def _fitting(self, cell: Cell) -> list[Setting]:
         """The settings without amounts where the method removes nothing."""
-        name = (cell.data.get("method") or {}).get("name")
-        dense = name is not None and registry.method(name).unit == "none"
+        method = cell.data.get("method")
+        name = method.get("name") if isinstance(method, dict) else None
+        dense = name in registry.names("methods") and registry.method(name).unit == "none"
         return [s for s in self.settings if not (dense and s.key in AMOUNTS)]
 
     def _wanted(self, cell: Cell) -> bool:
         """Whether a case that its settings do not fit was asked for."""
         try:
+            # A setting that replaces an axis is in the cell, and may be what is wrong.
+            if any(check_keys(cell.data, ())):
+                return True
             return self.select(self._case(cell, []).id)
         except CaseError:
             return True

@@ -27,9 +27,10 @@ _IF_TRUE = ("hf_evaluate", "trust_remote_code", "unsafe_code")
 #: Loaders of data sets that unpickle, or import by name.
 _LOADERS = ("generator", "pandas", "spark", "sql")
 #: lm-eval's own metrics; any other name is looked up as a script of Hugging Face Evaluate.
-_METRICS = frozenset(
-    "acc acc_all acc_bytes acc_mutual_info acc_norm bits_per_byte bleu brier_score bypass "
-    "byte_perplexity chrf chrf++ exact_match f1 likelihood mcc perplexity ter word_perplexity".split()
+_METRICS = (
+    *("acc", "acc_all", "acc_bytes", "acc_mutual_info", "acc_norm", "bits_per_byte", "bleu"),
+    *("brier_score", "bypass", "byte_perplexity", "chrf", "chrf++", "exact_match", "f1"),
+    *("likelihood", "mcc", "perplexity", "ter", "word_perplexity"),
 )
 _YAML = "tag:yaml.org,2002:"
 
