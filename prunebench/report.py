@@ -16,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from . import seeds
-from .errors import inert
+from .errors import inert, inert_lines
 from .explain import FRACTIONS, p_text
 from .gates import Gate
 from .outlook import Outlook, Totals
@@ -53,6 +53,10 @@ COLUMNS = (
 
 class InertConsole(Console):
     """A console on which text from files is only shown: no markup, no control characters."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich makes cells of strings: inert before their widths are measured."""
+        return super().render_str(inert_lines(text), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
