@@ -27,6 +27,7 @@ from msgspec.structs import replace
 
 from . import files
 from .errors import PrunebenchError
+from .evidence import MAX_HALF
 from .record import SCHEMA, Measurement, Record
 
 #: A user's own baselines, below the current directory.
@@ -36,8 +37,6 @@ MAX_SAMPLE_BYTES = 1_000_000
 #: What they unpack to, and how many samples a measurement has, is far less.
 MAX_UNPACKED_BYTES = 100_000_000
 MAX_SAMPLES = 10_000_000
-#: The largest finite half float.
-MAX_HALF = 65504.0
 #: What reading a damaged samples file may raise.
 _DAMAGE = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError),

@@ -21,6 +21,7 @@ from . import (
     grammar,
     outlook,
     report,
+    shelf,
 )
 from .api import Target
 from .baseline import OWN, Baselines
@@ -140,6 +141,8 @@ def run(  # one parameter per option of the contract
             if json_file:
                 write_json(json_file, report.to_json(results))
     report.table(results, report.console())
+    if not (keyword or settings) and (behind := shelf.hint(roots, cases)):
+        say(behind)
     if interrupted:
         left = len(cases) - len(results)
         say(f"interrupted with {left} of {len(cases)} cases left; run the same command to go on")

@@ -108,6 +108,8 @@ def power_lines(verdicts: Sequence[Verdict], results: Sequence[Result]) -> list[
         family = finding.what.split("/")[0]
         unit = units.get(finding.what, "")
         size = seen.least if unit in FRACTIONS else seen.least / abs(finding.was or 1.0)
+        if size < 5e-5:
+            continue  # nothing moved but the last digits
         told = f"{size * 100:.2f} pp" if unit in FRACTIONS else f"{size:.2%}"
         least[family] = max(least.get(family, (0.0, "")), (size, told))
     if not least:

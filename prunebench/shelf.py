@@ -86,8 +86,10 @@ def orphans(baselines: Baselines, cases: Iterable[Case]) -> list[str]:
 
 
 def hint(baselines: Baselines, cases: Iterable[Case]) -> str:
-    """A line for the end of a run over all *cases* if baselines were left behind, else empty."""
-    count = len(orphans(baselines, cases))
+    """A line for the end of a run of whole files, with all their *cases*; empty with no orphan."""
+    own = list(cases)
+    files = {case.id.rsplit("/", 1)[0] for case in own}
+    count = sum(case_id.rsplit("/", 1)[0] in files for case_id in orphans(baselines, own))
     if not count:
         return ""
     left = "1 baseline has" if count == 1 else f"{count} baselines have"
