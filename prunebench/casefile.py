@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
@@ -83,19 +83,19 @@ def find(paths: Iterable[Path]) -> list[Path]:
     """The case files below *paths*, sorted, each once."""
     files: dict[Path, None] = {}
     for path in paths:
-        if path.is_dir():
+        if _is(Path.is_dir, path):
             found_here = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
             files.update(dict.fromkeys(found_here))
-        elif _is_file(path):
+        elif _is(Path.is_file, path):
             files[path] = None
         else:
             raise CaseError([f"{path}: no such case file or folder"])
     return list(files)
 
 
-def _is_file(path: Path) -> bool:
+def _is(test: Callable[[Path], bool], path: Path) -> bool:
     try:
-        return path.is_file()
+        return test(path)
     except (OSError, ValueError):  # a name that no file can have
         return False
 

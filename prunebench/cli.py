@@ -423,6 +423,9 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away; Python would complain once more at exit
         sys.exit(OK)
+    except OSError as error:  # a name that is too long, a folder without rights, a full disk
+        say(f"{error.filename or 'a file'}: {error.strerror or error}")
+        sys.exit(USAGE)
     sys.exit(OK)
 
 
