@@ -43,6 +43,14 @@ def tests(session: nox.Session) -> None:
 
 
 @nox.session
+def fuzz(session: nox.Session) -> None:
+    """10,000 mutated case files, and a share of that for plans, records, baselines, arguments."""
+    session.install(*PINNED, "-e", ".[test]")
+    many = {"PRUNEBENCH_EXAMPLES": "10000"}
+    session.run("pytest", "tests/test_properties.py", *session.posargs, env=many)
+
+
+@nox.session
 def smoke(session: nox.Session) -> None:
     """The main job, as pytest items."""
     session.install(*PINNED, "-e", ".[test]")

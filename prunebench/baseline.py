@@ -10,7 +10,9 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import io
 import json
+import math
 import struct
 import zlib
 from array import array
@@ -32,10 +34,13 @@ from .record import SCHEMA, Measurement, Record
 OWN = Path("baselines")
 #: A samples file larger than this is refused: baselines live in git.
 MAX_SAMPLE_BYTES = 1_000_000
+#: What they unpack to, and how many samples a measurement has, is far less.
+MAX_UNPACKED_BYTES = 100_000_000
+MAX_SAMPLES = 10_000_000
 #: What reading a damaged samples file may raise.
 _DAMAGE = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError),
-    *(zlib.error, struct.error),
+    *(zlib.error, struct.error, ArithmeticError, RecursionError),
 )
 
 
@@ -68,7 +73,7 @@ class Baselines:
 
     def quality(self, case_id: str) -> Path:
         """The file of scores, perplexity and plan."""
-        return self.root / "quality" / f"{case_id}.json"
+        return files.inside(self.root / "quality", f"{case_id}.json")
 
     @property
     def published(self) -> Path:
@@ -78,7 +83,7 @@ class Baselines:
 
     def latency(self, case_id: str, device: str) -> Path:
         """The file of timings and memory on one device."""
-        return self.root / "latency" / device / f"{case_id}.json"
+        return files.inside(self.root / "latency", f"{files.slug(device)}/{case_id}.json")
 
     def load(self, case_id: str, device: str) -> Record | None:
         """The accepted record of a case, with what was accepted for this device.
@@ -192,7 +197,7 @@ def _accepted(path: Path, data: dict[str, Any]) -> Accepted:
 
 def _ids(base: Path) -> list[str]:
     found = (p.relative_to(base).as_posix() for p in base.rglob("*.json"))
-    return sorted(name.removesuffix(".json") for name in found)
+    return sorted(name.removesuffix(".json") for name in found if files.is_name(name))
 
 
 def _contents(path: Path, record: Record, accepted: Accepted) -> dict[Path, bytes]:
@@ -240,31 +245,47 @@ def _read(path: Path, case_id: str) -> Record:
 
 def _data(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_bytes().decode()
-    except (OSError, UnicodeDecodeError) as error:
+        text = files.read(path).decode()
+    except UnicodeDecodeError as error:
         raise PrunebenchError(f"{path}: cannot be read: {error}") from None
     try:
-        data = json.loads(text)
+        data = json.loads(text, parse_constant=_finite, parse_float=_finite)
     except json.JSONDecodeError as error:
         conflict = "<<<<<<< " in text
         why = "a merge conflict is left in it" if conflict else "truncated?"
         raise PrunebenchError(f"{path}: not valid JSON at line {error.lineno}: {why}") from None
     except RecursionError:
         raise PrunebenchError(f"{path}: damaged: nested too deeply") from None
+    except ValueError as error:
+        raise PrunebenchError(f"{path}: damaged: {error}") from None
     if not isinstance(data, dict):
         raise PrunebenchError(f"{path}: damaged: no mapping at the top")
     return data
 
 
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"found {text[:40]}, expected a finite number")
+    return number
+
+
 def _samples_of(path: Path) -> bytes:
+    if not beside(path).exists():
+        raise PrunebenchError(f"{path}: samples missing: {beside(path)}; git add it or accept anew")
     try:
-        return beside(path).read_bytes()
-    except FileNotFoundError:
-        raise PrunebenchError(
-            f"{path}: samples missing: {beside(path)}; git add it or accept anew"
-        ) from None
-    except OSError as error:
-        raise PrunebenchError(f"{path}: {beside(path)} cannot be read: {error.strerror}") from None
+        return files.read(beside(path), MAX_SAMPLE_BYTES)
+    except PrunebenchError as error:
+        raise PrunebenchError(f"{path}: {error}") from None
+
+
+def _unzipped(packed: bytes) -> bytes:
+    """What was packed, as far as it can be anything that we pack: a bomb is a thousandfold."""
+    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
+        data = stream.read(MAX_UNPACKED_BYTES + 1)
+    if len(data) > MAX_UNPACKED_BYTES:
+        raise ValueError(f"more than {MAX_UNPACKED_BYTES} bytes when unpacked")
+    return data
 
 
 def _check_unedited(path: Path, data: dict[str, Any], packed: bytes) -> None:
@@ -281,7 +302,7 @@ def _with_samples(
     path: Path, packed: bytes, bare: tuple[Measurement, ...], counts: dict[str, int] | None
 ) -> tuple[Measurement, ...]:
     try:
-        kept = json.loads(gzip.decompress(packed))
+        kept = json.loads(_unzipped(packed))
         whole = tuple(_unpacked(m, kept.get(m.metric, {})) for m in bare)
     except _DAMAGE as error:
         raise PrunebenchError(f"{path}: samples damaged: {beside(path)}: {error}") from None
@@ -335,6 +356,8 @@ def _unpacked(bare: Measurement, packed: dict[str, Any]) -> Measurement:
     samples: tuple[float, ...] = ()
     if "bits" in packed:
         count = packed["count"]
+        if not 0 <= count <= MAX_SAMPLES:
+            raise ValueError(f"{count} samples of {bare.metric}, at most {MAX_SAMPLES}")
         samples = tuple(map(float, f"{int(packed['bits'], 16):0{count}b}"))
         if len(samples) != count:
             raise ValueError(f"{len(samples)} bits of {bare.metric}, {count} announced")

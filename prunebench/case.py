@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import shlex
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -16,6 +15,7 @@ from msgspec.structs import FieldInfo
 
 from .api import Count, Method, Metric, Target, tag
 from .conditions import Condition
+from .files import slug
 from .outcomes import ALPHA, NIGHTLY_ALPHA, Outcome, Rules
 from .record import Tolerance
 from .texts import RANDOM
@@ -224,11 +224,6 @@ def axis_label(key: str, value: object) -> str:
     if isinstance(value, list):
         return "-".join(axis_label(key, item) for item in value)
     return _option_label(key, value)
-
-
-def slug(text: str) -> str:
-    """*text* reduced to what may stand in one part of a file name, on any system."""
-    return re.sub(r"[^A-Za-z0-9._=+-]+", "-", text).strip("-.") or "x"
 
 
 def unanswerable(case: Case) -> str:

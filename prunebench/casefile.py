@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, cast
 
@@ -23,20 +24,22 @@ from .case import (
     axis_label,
     method_label,
     question,
-    slug,
 )
 from .conditions import Condition, unfit
 from .errors import CaseError, PrunebenchError, did_you_mean
+from .files import MAX_PART, is_name, slug
 from .grammar import SHAPING, Data, amount_problem, check_keys, check_names
 from .layers import Setting, matches, merge, rebased, resolved, with_setting
 from .record import Tolerance
 from .select import Matcher
-from .source import Source, Where
+from .source import MAX_PROBLEMS, Source, Where
 from .verdict import FAILING
 
 PROTOCOLS = Path(__file__).parent / "protocols"
 SUFFIXES = (".yaml", ".yml")
 MAX_CASES = 10_000
+#: Files that extend one another in a row.
+MAX_PARENTS = 10
 
 
 def load(
@@ -80,14 +83,21 @@ def find(paths: Iterable[Path]) -> list[Path]:
     """The case files below *paths*, sorted, each once."""
     files: dict[Path, None] = {}
     for path in paths:
-        if path.is_dir():
+        if _is(Path.is_dir, path):
             found_here = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
             files.update(dict.fromkeys(found_here))
-        elif path.is_file():
+        elif _is(Path.is_file, path):
             files[path] = None
         else:
             raise CaseError([f"{path}: no such case file or folder"])
     return list(files)
+
+
+def _is(test: Callable[[Path], bool], path: Path) -> bool:
+    try:
+        return test(path)
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def case_prefix(path: Path) -> str:
@@ -121,6 +131,15 @@ def _axes_label(cell: Data) -> str:
     return "-".join(axis_label(k, v) for k, v in cell.items() if k not in _UNLABELLED)
 
 
+def _resolved(path: Path) -> Path | None:
+    """The file at *path*, or None where there is none."""
+    try:
+        file = path.resolve()
+        return file if file.is_file() else None
+    except (OSError, ValueError, RuntimeError):  # too long, a null byte, a loop of links
+        return None
+
+
 class CaseReader:
     """Turns one file into cases.
 
@@ -151,16 +170,20 @@ class CaseReader:
         self._check_shape(self.source)
         base = self._layers(self.source, ())
         if self.problems:
-            raise CaseError(self.problems)
+            raise CaseError(self.problems[:MAX_PROBLEMS])
         cases: list[Case] = []
         for cell in self._expand(base):
             try:
                 cases += self._seeded(cell, self._fitting(cell))
+                if len(cases) > MAX_CASES:
+                    raise CaseError([f"{self.source.at(cell.where)}: more than {MAX_CASES} cases"])
             except CaseError as error:
                 if not self.settings or self._wanted(cell):
                     self.problems += error.problems
+            if len(self.problems) >= MAX_PROBLEMS or len(cases) > MAX_CASES:
+                break
         if self.problems:
-            raise CaseError(self.problems)
+            raise CaseError(self.problems[:MAX_PROBLEMS])
         return sorted(cases, key=lambda case: not case.dense)
 
     def _seeded(self, cell: Cell, settings: Sequence[Setting]) -> Iterator[Case]:
@@ -184,13 +207,17 @@ class CaseReader:
 
     def _fitting(self, cell: Cell) -> list[Setting]:
         """The settings without amounts where the method removes nothing."""
-        name = (cell.data.get("method") or {}).get("name")
-        dense = name is not None and registry.method(name).unit == "none"
+        method = cell.data.get("method")
+        name = method.get("name") if isinstance(method, dict) else None
+        dense = name in registry.names("methods") and registry.method(name).unit == "none"
         return [s for s in self.settings if not (dense and s.key in AMOUNTS)]
 
     def _wanted(self, cell: Cell) -> bool:
         """Whether a case that its settings do not fit was asked for."""
         try:
+            # A setting that replaces an axis is in the cell, and may be what is wrong.
+            if any(check_keys(cell.data, ())):
+                return True
             return self.select(self._case(cell, []).id)
         except CaseError:
             return True
@@ -207,10 +234,13 @@ class CaseReader:
         if isinstance(name := data.get("protocol"), str):
             lower = self._protocol(source, name)
         if isinstance(parent := data.get("extends"), str):
-            file = (source.path.parent / parent).resolve()
-            if file in seen or len(seen) > 10:
+            file = _resolved(source.path.parent / parent)
+            if file in seen:
                 self._problem(source, ("extends",), f"{parent!r} extends itself")
-            elif not file.is_file():
+            elif len(seen) >= MAX_PARENTS:
+                message = f"more than {MAX_PARENTS} files extend one another"
+                self._problem(source, ("extends",), message)
+            elif file is None:
                 self._problem(source, ("extends",), f"no such file: {parent!r}")
             else:
                 above = Source(file)
@@ -238,11 +268,13 @@ class CaseReader:
         self.problems.append(f"{source.at(where)}: {message}")
 
     def _check_shape(self, source: Source, *, whole: bool = True) -> None:
-        for where, message in check_keys(source.data, ()):
+        found = (
+            *islice(check_keys(source.data, ()), MAX_PROBLEMS),
+            *islice(check_names(source.data, source.path.parent), MAX_PROBLEMS),
+        )
+        for where, message in found:
             if whole or not message.startswith("missing key"):
                 self._problem(source, where, message)
-        for where, message in check_names(source.data, source.path.parent):
-            self._problem(source, where, message)
 
     # --------------------------------------------------------------- expansion
 
@@ -307,7 +339,7 @@ class CaseReader:
             )
             name = "-".join(p for p in (method_label(method, target), cell.label) if p)
             return Case(
-                id=f"{case_prefix(self.path)}/{name}{''.join(s.suffix for s in settings)}",
+                id=self._id(f"{name}{''.join(s.suffix for s in settings)}"),
                 file=self.path,
                 line=int(self.source.at(cell.where).rsplit(":", 2)[1]),
                 asked=asked,
@@ -327,6 +359,15 @@ class CaseReader:
             )
         except (msgspec.ValidationError, PrunebenchError) as error:
             raise CaseError([f"{self.source.at(cell.where)}: {error}"]) from None
+
+    def _id(self, label: str) -> str:
+        """The id of a case: a path of the results and baselines folders."""
+        case_id = f"{case_prefix(self.path)}/{label}"
+        if not is_name(case_id):
+            longest = max(case_id.split("/"), key=len)
+            size = f"{len(longest)} letters, at most {MAX_PART}"
+            raise PrunebenchError(f"a part of the case id has {size}: {longest[:60]}...")
+        return case_id
 
     def _check(self, cell: Cell, data: Data, settings: Sequence[Setting]) -> None:
         """Refuse a case that is not whole, or that its settings broke."""

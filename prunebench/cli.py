@@ -62,6 +62,7 @@ from .options import (
     print_json,
     say,
     stored_case,
+    tell,
 )
 from .plan import describe
 from .progress import Display
@@ -214,7 +215,7 @@ def check(
     if as_json:
         print_json({"files": [str(f) for f in files], "cases": [c.id for c in cases]})
     else:
-        print(f"{len(cases)} cases in {len(files)} files: ok")  # noqa: T201
+        tell(f"{len(cases)} cases in {len(files)} files: ok")
 
 
 @app.command()
@@ -275,9 +276,9 @@ def show(
     else:
         report.record_table(record, judged, report.console(), rows)
         for line in explain.explanation(record, was, judged) if why else ():
-            print(line)  # noqa: T201
+            tell(line)
         for line in provenance.told(record) if origin else ():
-            print(line)  # noqa: T201
+            tell(line)
 
 
 @app.command()
@@ -307,7 +308,7 @@ def power(
             print_json({"detect": drop, "disagreement": part, "questions": count})
         else:
             how = f"one-sided {level:g}, {chance:.0%} of the time, {part:.1%} disagreement"
-            print(f"a drop of {drop * 100:g} pp takes {count:,} questions ({how})")  # noqa: T201
+            tell(f"a drop of {drop * 100:g} pp takes {count:,} questions ({how})")
         return
     roots = Baselines(baselines or default_baselines())
     found = list(gates.of_cases(chosen_cases(paths, keyword), roots, part, alpha, chance))
@@ -368,9 +369,9 @@ def prune(
         if pruned.tensors is not None:
             pruned.tensors.save(json_file.parent)
         write_json(json_file, pruning.to_json(pruned))
-    print(f"{describe(pruned.plan)}; sparsity {pruned.sparsity:.2%}")  # noqa: T201
+    tell(f"{describe(pruned.plan)}; sparsity {pruned.sparsity:.2%}")
     if (ppl := pruned.perplexity) is not None:
-        print(f"perplexity {ppl.dense:.4f} dense, {ppl.pruned:.4f} pruned")  # noqa: T201
+        tell(f"perplexity {ppl.dense:.4f} dense, {ppl.pruned:.4f} pruned")
 
 
 @app.command(name="import-plan")
@@ -403,8 +404,8 @@ def import_plan(
     if plan.tensors is not None:
         plan.tensors.save(output.parent)
     write_json(output, data)
-    print(f"{output}: {describe(plan.edits)}")  # noqa: T201
-    print(f"in a case: method: {{name: external, plan: ./{output.name}}}")  # noqa: T201
+    tell(f"{output}: {describe(plan.edits)}")
+    tell(f"in a case: method: {{name: external, plan: ./{output.name}}}")
 
 
 app.command()(cli_calibrate.calibrate)
@@ -448,6 +449,9 @@ def main() -> NoReturn:
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away; Python would complain once more at exit
         sys.exit(OK)
+    except OSError as error:  # a name that is too long, a folder without rights, a full disk
+        say(f"{error.filename or 'a file'}: {error.strerror or error}")
+        sys.exit(USAGE)
     sys.exit(OK)
 
 
@@ -457,7 +461,7 @@ def _tell_outlook(
     outlooks = outlook.look(cases, store, device, fresh=fresh)
     total = outlook.totals(cases, outlooks)
     for line in report.outlook_lines(outlooks, total):
-        print(line)  # noqa: T201
+        tell(line)
     if json_file:
         write_json(json_file, {"cases": outlooks, "total": total})
 
@@ -467,7 +471,7 @@ def _list(cases: list[Case], *, as_json: bool) -> None:
         print_json([{"id": c.id, "file": str(c.file), "line": c.line, **c.asked} for c in cases])
         return
     for case in cases:
-        print(case.id)  # noqa: T201
+        tell(case.id)
 
 
 def _tell_accepted(taken: accepting.Acceptance) -> None:
@@ -476,4 +480,4 @@ def _tell_accepted(taken: accepting.Acceptance) -> None:
     if not taken.written:
         say("nothing was accepted: no record of a case that is compared with a baseline")
     for path in taken.written:
-        print(f"accepted {path}")  # noqa: T201
+        tell(f"accepted {path}")

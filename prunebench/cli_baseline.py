@@ -29,6 +29,7 @@ from .options import (
     default_baselines,
     print_json,
     say,
+    tell,
 )
 from .session import NOT_COMPARABLE, OK
 from .shelf import AMISS, Change, Shelved
@@ -115,15 +116,15 @@ def review(
         return
     for effect, group in groupby(sorted(changes, key=_order), key=lambda c: c.effect):
         for line in _group(effect, list(group)):
-            print(line)  # noqa: T201
+            tell(line)
     for problem in problems:
-        print(problem)  # noqa: T201
+        tell(problem)
     if any(c.now is not None and c.effect != "unchanged" for c in changes):
-        print(f"to accept: {command}")  # noqa: T201
+        tell(f"to accept: {command}")
         if problems:
-            print("refused as it stands, for the reasons above; --force overrides")  # noqa: T201
+            tell("refused as it stands, for the reasons above; --force overrides")
     else:
-        print("nothing to accept")  # noqa: T201
+        tell("nothing to accept")
 
 
 @app.command()
@@ -150,9 +151,9 @@ def rm(
             raise PrunebenchError(_BLIND)
         chosen |= dict.fromkeys(shelf.orphans(roots, casefile.load(all_case_paths())))
     for path in shelf.remove(roots, chosen, dry_run=dry_run):
-        print(f"{'would remove' if dry_run else 'removed'} {path}")  # noqa: T201
+        tell(f"{'would remove' if dry_run else 'removed'} {path}")
     if not chosen:
-        print("no baseline is orphaned")  # noqa: T201
+        tell("no baseline is orphaned")
 
 
 def _unknown(case_id: str, known: Sequence[str]) -> str:

@@ -22,6 +22,7 @@ from .options import (
     Settings,
     StoreDir,
     chosen_cases,
+    tell,
 )
 from .progress import Display
 
@@ -66,8 +67,8 @@ def calibrate(
         write_json(json_file, measured)
     for model, own in effects.items():
         for name, effect in own.items():
-            print(f"{model}: {name}: believable from {effect:.2%} on")  # noqa: T201
-    print(f"kept in {place}")  # noqa: T201
+            tell(f"{model}: {name}: believable from {effect:.2%} on")
+    tell(f"kept in {place}")
 
 
 def _timed(cases: list[Case]) -> list[tuple[Case, list[Metric]]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -152,8 +153,9 @@ def _record(path: Path, data: Any) -> Record:
 
 def _converted(path: Path, data: Any, kind: type[T]) -> T:
     try:
-        return msgspec.convert(data, kind)
-    except msgspec.ValidationError as error:
+        # Through JSON once more: what is read for lm-eval may have NaN and Infinity in it.
+        return msgspec.convert(json.loads(json.dumps(data, allow_nan=False)), kind)
+    except (msgspec.ValidationError, ValueError) as error:
         raise PrunebenchError(f"{path}: damaged: {error}") from None
 
 

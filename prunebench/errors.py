@@ -5,9 +5,52 @@ from __future__ import annotations
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+#: A line of a message is cut in its middle beyond so many characters.
+MAX_LINE = 1000
+
+#: Characters that print nothing and yet do something: they turn the direction of a line, or end it.
+_ACTIVE = {
+    *range(0x200B, 0x2010),
+    *range(0x2028, 0x202F),
+    *range(0x2060, 0x2070),
+    *range(0xD800, 0xE000),
+    0x61C,
+    0xFEFF,
+}
+
+
+def inert(text: str, limit: int = MAX_LINE) -> str:
+    """*text* from outside as one line that a terminal only shows.
+
+    Control characters (with which a terminal is steered), line ends, marks that reverse the
+    direction of writing and lone surrogates are written as their escapes; what is longer than
+    *limit* loses its middle.
+    """
+    if len(text) > limit:
+        text = f"{text[: limit * 2 // 3]}... {len(text):,} letters ...{text[-limit // 4 :]}"
+    return "".join(_escaped(letter) for letter in text)
+
+
+def inert_lines(text: str) -> str:
+    """Each line of *text* made inert."""
+    return "\n".join(map(inert, text.split("\n")))
+
+
+def _escaped(letter: str) -> str:
+    code = ord(letter)
+    if code < 0x20 or 0x7F <= code < 0xA0 or code in _ACTIVE:
+        return letter.encode("unicode_escape").decode()
+    return letter
+
 
 class PrunebenchError(Exception):
-    """Something the user can put right: a case, an argument, a file, a model that does not fit."""
+    """Something the user can put right: a case, an argument, a file, a model that does not fit.
+
+    Its text quotes what came from outside, so that is shown inert.
+    """
+
+    def __str__(self) -> str:
+        return inert_lines(super().__str__())
 
 
 class SearchError(PrunebenchError):
@@ -28,13 +71,14 @@ class CaseError(PrunebenchError):
     """
 
     def __init__(self, problems: Iterable[str]) -> None:
-        self.problems = tuple(problems)
+        self.problems = tuple(map(inert, problems))
         super().__init__("\n".join(self.problems))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence that names the nearest known word, and all of them if there are few."""
     known = sorted(known)
+    word = word[:80]  # a long one is near to nothing, and comparing takes its time
     near = get_close_matches(word, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}allowed: {', '.join(known)}" if known else hint.strip()

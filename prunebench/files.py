@@ -1,17 +1,77 @@
-"""Files that are whole or absent: JSON written beside its place and renamed into it."""
+"""Files that are whole or absent, and names that stay inside their folder."""
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 import msgspec
 
-from .errors import PrunebenchError
+from .errors import PrunebenchError, inert
 
 T = TypeVar("T")
+
+#: A file larger than this is no record, plan or list of ours, and is not read into memory.
+MAX_BYTES = 500_000_000
+#: Letters of one part of a case id: with what is added to it, a file system takes no more.
+MAX_PART = 200
+
+_PART = re.compile(r"[A-Za-z0-9_=+@][A-Za-z0-9._=+@-]*")
+#: Names that are devices on Windows, whatever follows their first dot.
+_RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
+
+
+def slug(text: str) -> str:
+    """*text* reduced to what may stand in one part of a file name, on any system."""
+    plain = re.sub(r"[^A-Za-z0-9._=+-]+", "-", text).strip("-.") or "x"
+    return f"x-{plain}" if plain.split(".")[0].lower() in _RESERVED else plain
+
+
+def is_name(name: str) -> bool:
+    """Whether *name* is a relative path of plain parts, as case ids are."""
+    return all(
+        _PART.fullmatch(part)
+        and len(part) <= MAX_PART
+        and part.split(".")[0].lower() not in _RESERVED
+        for part in name.split("/")
+    )
+
+
+def inside(root: Path, name: str) -> Path:
+    """The path *name* below *root*, and never outside.
+
+    Raises:
+        PrunebenchError: if *name* is absolute, climbs with ``..``, or has other letters than the
+            parts of case ids have (``slug``), or too many.
+    """
+    if not is_name(name):
+        raise PrunebenchError(
+            f"{inert(name, 100)!r} is no name of a case or device: expected parts of letters, "
+            f"digits and ._=+@- with a / between, at most {MAX_PART} each"
+        )
+    return root / PurePosixPath(name)
+
+
+def read(path: Path, limit: int = MAX_BYTES) -> bytes:
+    """The bytes of a regular file.
+
+    Raises:
+        PrunebenchError: if there is none, it is something else (a pipe would never end), larger
+            than *limit*, or cannot be read.
+    """
+    try:
+        if not path.is_file():
+            what = "no regular file" if path.exists() else "No such file or directory"
+            raise PrunebenchError(f"{path}: cannot be read: {what}")
+        if (size := path.stat().st_size) > limit:
+            raise PrunebenchError(f"{path}: {size:,} bytes, at most {limit:,} are read")
+        return path.read_bytes()
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise PrunebenchError(f"{path}: cannot be read: {reason}") from None
 
 
 def write(path: Path, data: bytes) -> None:
@@ -34,8 +94,9 @@ def write(path: Path, data: bytes) -> None:
         except BaseException:
             Path(name).unlink(missing_ok=True)
             raise
-    except OSError as error:
-        raise PrunebenchError(f"{path}: cannot be written: {error.strerror}") from error
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise PrunebenchError(f"{path}: cannot be written: {reason}") from error
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -55,10 +116,8 @@ def read_json(path: Path, kind: type[T]) -> T:
         PrunebenchError: if it is missing, truncated, or something else; the file is left alone.
     """
     try:
-        return msgspec.json.decode(path.read_bytes(), type=kind)
-    except OSError as error:
-        raise PrunebenchError(f"{path}: cannot be read: {error.strerror}") from None
-    except (msgspec.DecodeError, RecursionError) as error:
+        return msgspec.json.decode(read(path), type=kind)
+    except (msgspec.DecodeError, RecursionError, ValueError) as error:
         raise PrunebenchError(f"{path}: damaged: {error}") from None
 
 

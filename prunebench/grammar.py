@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
+from itertools import islice
 from operator import or_
 from pathlib import Path
 from typing import Annotated, Any, cast
@@ -12,7 +14,7 @@ from typing import Annotated, Any, cast
 import msgspec
 from msgspec import Meta, Struct
 
-from . import gating, registry, schema, texts
+from . import gating, registry, schema, texts, trust
 from .api import Count, Fraction, Method, tag
 from .case import CalibrationSpec, ModelSpec, Needs
 from .errors import PrunebenchError, did_you_mean
@@ -115,9 +117,15 @@ def _check_parts(data: Data, where: Where) -> Iterator[tuple[Where, str]]:
                 if key not in axes:
                     hint = did_you_mean(str(key), axes)
                     yield (*spot, key), f"{key!r} is no axis of the matrix; {hint}"
+            for inner, number in numbers_in(item) if part == "exclude" else ():
+                if not math.isfinite(number):
+                    yield (*spot, *inner), f"found {number}, expected a finite number"
             if part == "include":
                 yield from check_keys({k: v for k, v in item.items() if k not in SHAPING}, spot)
     if isinstance(data.get("defaults"), dict):
+        for key in ("extends", "defaults"):
+            if key in data["defaults"]:
+                yield (*where, "defaults", key), f"{key!r} cannot stand inside 'defaults'"
         yield from check_keys(data["defaults"], (*where, "defaults"))
 
 
@@ -145,7 +153,11 @@ def _check_plugin(data: Any, kind: str, where: Where) -> Iterator[tuple[Where, s
         yield where, f"found {found(data)}, expected a mapping with 'name'"
         return
     name = data.get("name")
-    if not isinstance(name, str):
+    if not isinstance(name, str) and name is not None:
+        # YAML 1.1 reads no, off, yes and on as truth values.
+        yield (*where, "name"), f"found {found(name)}, expected the name of a {kind}"
+        return
+    if name is None:
         known = ", ".join(registry.names(f"{kind}s"))
         yield where, f"missing key 'name' of a {kind}; allowed: {known}"
         return
@@ -162,44 +174,64 @@ def is_path(text: object) -> bool:
     return isinstance(text, str) and text.startswith((".", "/"))
 
 
-def texts_in(value: Any, where: Where = ()) -> Iterator[tuple[Where, str]]:
+def texts_in(value: Any) -> Iterator[tuple[Where, str]]:
     """Every text in *value* with its place."""
-    if isinstance(value, dict):
-        for key, item in value.items():
-            yield from texts_in(item, (*where, key))
-    elif isinstance(value, list):
-        for i, item in enumerate(value):
-            yield from texts_in(item, (*where, i))
-    elif isinstance(value, str) and where:
+    return ((where, leaf) for where, leaf in _leaves(value, ()) if isinstance(leaf, str))
+
+
+def numbers_in(value: Any) -> Iterator[tuple[Where, float]]:
+    """Every number with a point in *value*, with its place."""
+    return ((where, leaf) for where, leaf in _leaves(value, ()) if isinstance(leaf, float))
+
+
+def _leaves(value: Any, where: Where) -> Iterator[tuple[Where, Any]]:
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from _leaves(item, (*where, key))
+    elif where:
         yield where, value
 
 
 def check_names(data: Data, folder: Path) -> Iterator[tuple[Where, str]]:
     """Every folder, text and data set that is named but not there; paths relative to *folder*."""
     for where, text in texts_in(data):
-        if where[-2:] == ("model", "id") and is_path(text):
+        if where[-2:] == ("model", "id") and not text.strip():
+            yield where, "found an empty text, expected a model's folder or hub id"
+        elif where[-2:] == ("model", "id") and is_path(text):
             yield from _check_model(where, text, folder)
         elif where[-1] == "dataset" and is_path(text):
-            if not (folder / text).is_file():
+            if not _is(Path.is_file, folder / text):
                 yield where, f"no such text file: {text!r}"
         elif where[-2:] == ("method", "checkpoint") and is_path(text):
             yield from _check_model(where, text, folder)
-        elif where[-2:] == ("method", "plan") and not (folder / text).is_file():
+        elif where[-2:] == ("method", "plan") and not _is(Path.is_file, folder / text):
             yield where, f"no such plan file: {text!r}"
         elif where[-1] == "dataset" and text == texts.RANDOM and "calibration" not in where:
             yield where, f"found {text!r}, which is for calibration: nothing can be scored on it"
         elif where[-1] == "dataset" and text not in texts.NAMES:
             hint = did_you_mean(text, texts.NAMES)
             yield where, f"unknown dataset {text!r}; {hint}, or a path that starts with . or /"
-        elif where[-1] == "tasks_folder" and not (folder / text).is_dir():
+        elif where[-1] == "tasks_folder" and not _is(Path.is_dir, folder / text):
             yield where, f"no such task folder: {text!r}"
+        elif where[-1] == "tasks_folder":
+            for problem in islice(trust.problems(folder / text), 3):
+                yield where, problem
 
 
 def _check_model(where: Where, text: str, folder: Path) -> Iterator[tuple[Where, str]]:
-    if not (folder / text).is_dir():
+    if not _is(Path.is_dir, folder / text):
         yield where, f"no such model folder: {text!r}"
-    elif not (folder / text / "config.json").is_file():
+    elif not _is(Path.is_file, folder / text / "config.json"):
         yield where, f"model folder {text!r} has no config.json"
+
+
+def _is(test: Callable[[Path], bool], path: Path) -> bool:
+    """Whether *test* holds of *path*; no file has a name that is too long or has a null byte."""
+    try:
+        return test(path)
+    except (OSError, ValueError):
+        return False
 
 
 def amount_problem(method: Method, amounts: Sequence[str]) -> str | None:

@@ -3,15 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from . import reference
+from . import files, reference
 from .errors import PrunebenchError
 
 WEIGHTS = "model.safetensors"
+ADAPTER = "adapter_config.json"
 INDEX = "model.safetensors.index.json"
+
+#: The way out for somebody who trusts pickled weights; transformers saves safetensors.
+CONVERT = "AutoModelForCausalLM.from_pretrained(ID).save_pretrained(FOLDER) with transformers"
+
+#: Sizes in a config, and the largest of each: beyond, building the model would never end.
+LARGEST = {
+    "num_hidden_layers": 10_000,
+    "num_attention_heads": 1_000_000,
+    "num_key_value_heads": 1_000_000,
+    "head_dim": 1_000_000,
+    "hidden_size": 10_000_000,
+    "intermediate_size": 100_000_000,
+    "ffn_dim": 100_000_000,
+    "word_embed_proj_dim": 10_000_000,
+    "vocab_size": 100_000_000,
+    "max_position_embeddings": 10**12,
+}
 
 #: Weights that can run code when they are opened.
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
@@ -79,6 +97,12 @@ def require(model_id: str, revision: str | None = None, *, weights: bool = True)
         raise PrunebenchError(f"no such model folder: {model_id!r}")
     if not (where.folder / "config.json").is_file():
         raise PrunebenchError(f"model folder {model_id!r} has no config.json")
+    config(model_id, revision)  # refuses one that no model could have
+    if where.kind == "folder" and (where.folder / ADAPTER).exists():
+        raise PrunebenchError(
+            f"{name} has an {ADAPTER}, with which other weights than its own would be loaded; "
+            f"merge the adapter and save the result"
+        )
     # What a cached snapshot lacks the hub may still have.
     if weights and (where.kind == "folder" or offline()):
         for problem in weight_problems(where.folder):
@@ -102,49 +126,81 @@ def weight_files(folder: Path) -> list[Path]:
     if single.is_file() or not index.is_file():
         return [single]
     try:
-        names = sorted(set(json.loads(index.read_bytes())["weight_map"].values()))
+        names = sorted(set(json.loads(files.read(index))["weight_map"].values()))
+        # An index could name any file of this machine, and pickled ones, which run when opened.
+        for name in names:
+            if Path(name).name != name or not name.endswith(".safetensors"):
+                raise PrunebenchError(
+                    f"{index} names {name[:80]!r}: only safetensors files beside it are read"
+                )
         return [folder / name for name in names]
-    except (OSError, ValueError, KeyError, AttributeError, TypeError):
+    except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
         raise PrunebenchError(f"{index} is damaged: expected JSON with a 'weight_map'") from None
 
 
 def weight_problems(folder: Path) -> Iterator[str]:
     """What keeps the weights in *folder* from being read: at most one reason."""
-    files = weight_files(folder)
-    missing = [file.name for file in files if not file.is_file()]
-    if files == [folder / WEIGHTS] and missing:
+    needed = weight_files(folder)
+    missing = [file.name for file in needed if not file.is_file()]
+    if needed == [folder / WEIGHTS] and missing:
         pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
         if pickles:
             yield (
                 f"has pickled weights only ({pickles[0]}): those can run code when opened, so only "
-                f"safetensors are read"
+                f"safetensors are read; whoever trusts them converts them once: {CONVERT}"
             )
         else:
             yield f"has no weights ({WEIGHTS} or {INDEX})"
     elif missing:
         some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        yield f"lacks {len(missing)} of its {len(files)} weight files: {some}"
+        yield f"lacks {len(missing)} of its {len(needed)} weight files: {some}"
 
 
 def config(model_id: str, revision: str | None = None) -> dict[str, Any] | None:
     """A model's config as it is written, or None while it would have to be downloaded.
 
     Raises:
-        PrunebenchError: if it is not there or not JSON.
+        PrunebenchError: if it is not there, not JSON, or what no model could have.
     """
     folder = place(model_id, revision).folder
     if folder is None:
         return None
     path = folder / "config.json"
     try:
-        data = json.loads(path.read_bytes())
-    except OSError as error:
-        raise PrunebenchError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError:
+        data = json.loads(files.read(path))
+    except (ValueError, RecursionError):
         raise PrunebenchError(f"{path}: damaged: no JSON") from None
     if not isinstance(data, dict):
         raise PrunebenchError(f"{path}: damaged: expected a mapping")
+    check_config(named(model_id, revision), data)
     return data
+
+
+def check_config(name: str, data: Mapping[str, Any]) -> None:
+    """Refuse a config that would have code fetched, or no model could have.
+
+    Raises:
+        PrunebenchError: one line that says what.
+    """
+    for key, value in data.items():
+        # transformers takes an implementation with a slash for a repository of compiled code.
+        chosen = value.values() if isinstance(value, dict) else (value,)
+        if key.endswith("_implementation") and any("/" in str(one) for one in chosen):
+            raise PrunebenchError(
+                f"{name} cannot be loaded: its config asks for {key} {value!r}, code from the hub, "
+                f"which is never run"
+            )
+    for key, largest in LARGEST.items():
+        value = data.get(key)
+        least = 0 if key == "num_hidden_layers" else 1
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        if value is not None and not (whole and least <= value <= largest):
+            raise PrunebenchError(
+                f"{name} cannot be loaded: its config has {key} {str(value)[:40]}, expected a "
+                f"whole number from {least} to {largest}"
+            )
+    if not isinstance(kind := data.get("model_type", ""), str):
+        raise PrunebenchError(f"{name} cannot be loaded: its config has the model_type {kind!r}")
 
 
 def offline() -> bool:
@@ -185,7 +241,8 @@ def explained(model_id: str, revision: str | None, error: BaseException) -> str:
     if "thus cannot be loaded with `safetensors`" in text:
         return (
             f"{name} cannot be loaded: it has no {WEIGHTS} or {INDEX}; pickled weights can run "
-            f"code when opened, so only safetensors are read"
+            f"code when opened, so only safetensors are read; whoever trusts them converts them "
+            f"once: {CONVERT}"
         )
     return f"{name} cannot be loaded: {text}" + (f"; {OFFLINE}" if offline() else "")
 

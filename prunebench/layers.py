@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
-from .case import AMOUNTS, slug
-from .errors import PrunebenchError
+from . import source
+from .case import AMOUNTS
+from .errors import CaseError, PrunebenchError
+from .files import slug
 from .grammar import SHAPING, Data, is_path
 
 
@@ -41,6 +41,10 @@ def matches(cell: object, pattern: Data) -> bool:
     )
 
 
+#: Levels of a dotted key; the deepest option is three down.
+MAX_KEYS = 10
+
+
 class Setting(NamedTuple):
     """An override of a case key, as given on the command line."""
 
@@ -61,10 +65,13 @@ class Setting(NamedTuple):
             raise PrunebenchError(f"{flag} {text}: found no '=', expected KEY=VALUE")
         if key.split(".")[0] in SHAPING:
             raise PrunebenchError(f"{flag} {text}: {key!r} shapes the file; edit the file instead")
+        if len(parts := key.split(".")) > MAX_KEYS or not all(parts):
+            raise PrunebenchError(f"{flag} {text}: found the key {key!r}, expected a.b.c")
         try:
-            return cls(key, yaml.safe_load(value), text)
-        except (yaml.YAMLError, ValueError):
-            raise PrunebenchError(f"{flag} {text}: the value is not valid YAML") from None
+            return cls(key, source.value(value, "value"), text)
+        except CaseError as error:
+            what = error.problems[0].split(": ", 1)[1]
+            raise PrunebenchError(f"{flag} {text}: the value is not valid YAML: {what}") from None
 
     @property
     def suffix(self) -> str:

@@ -19,6 +19,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
+from . import files
 from .errors import PrunebenchError
 from .record import Environment, Measurement, Record
 
@@ -28,6 +29,8 @@ METRICS = {
     "acc_norm": ("accuracy", "acc", "-norm"),
     "exact_match": ("generation", "match", ""),
 }
+#: Bytes of a line of a samples file, which has one question with all its choices.
+MAX_LINE = 100_000_000
 _DATED = re.compile(r"_(\d{4}-\d\d-\d\dT[^_]*)\.json$")
 
 
@@ -85,16 +88,18 @@ def document(path: Path) -> Any:
         PrunebenchError: if it cannot be read, or is damaged.
     """
     try:
-        return json.loads(path.read_bytes())
-    except OSError as error:
-        raise PrunebenchError(f"{path}: cannot be read: {error.strerror}") from None
+        return json.loads(files.read(path))
     except (ValueError, RecursionError) as error:
         raise PrunebenchError(f"{path}: damaged: {error}") from None
 
 
 def newest(folder: Path) -> tuple[Path, int] | None:
     """The newest results file below *folder*, and how many older ones there are; None without."""
-    found = [p for p in folder.rglob("results*.json") if p.name == "results.json" or date_of(p)]
+    found = [
+        p
+        for p in folder.rglob("results*.json")
+        if p.is_file() and (p.name == "results.json" or date_of(p))
+    ]
     if not found:
         return None
     return max(found, key=lambda p: (date_of(p), str(p))), len(found) - 1
@@ -117,9 +122,9 @@ def load(path: Path, older: int = 0) -> Results:
         raise PrunebenchError(f"{path}: no results of lm-eval: it has no 'results' and 'versions'")
     try:
         tasks, others = _tasks(path, data)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
         raise PrunebenchError(f"{path}: no results that lm-eval 0.4 wrote: {error!r}") from None
-    config = data.get("config") or {}
+    config = data.get("config") if isinstance(data.get("config"), dict) else {}
     return Results(
         path,
         str(data.get("model_name") or config.get("model") or "?"),
@@ -154,7 +159,8 @@ def _tasks(path: Path, data: dict[str, Any]) -> tuple[dict[str, Task], set[str]]
             if not math.isfinite(value):
                 continue  # as good as not measured
             error = row.get(f"{metric}_stderr,{rule}")
-            error = float(error) if isinstance(error, int | float) else None
+            error = float(error) if _is_error(error) else None
+            count = count if type(count) is int and count > 0 else None
             scores[_named(metric, name, rule)] = Score(float(value), error, count)
         if scores:
             delimiter = data.get("configs", {}).get(name, {}).get("target_delimiter", " ")
@@ -162,6 +168,11 @@ def _tasks(path: Path, data: dict[str, Any]) -> tuple[dict[str, Task], set[str]]
             version, shots = (data.get(k, {}).get(name) for k in ("versions", "n-shot"))
             tasks[name] = Task(version, shots, scores, answers)
     return tasks, others
+
+
+def _is_error(value: object) -> bool:
+    """Whether *value* can be a standard error; lm-eval writes text where it has none."""
+    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
 
 
 def _named(metric: str, task: str, rule: str) -> str:
@@ -202,7 +213,9 @@ def _answers(path: Path, task: str, delimiter: str) -> dict[str, list[Answer]]:
             if metric != "exact_match":
                 margin = _margin(sample, delimiter if metric == "acc_norm" else None)
             name = _named(metric, task, sample.filter)
-            answer = Answer(sample.doc_hash, sample.prompt_hash, float(value), margin)
+            if not math.isfinite(right := float(value)):
+                raise ValueError(f"{file.name}: {metric} is {right}")
+            answer = Answer(sample.doc_hash, sample.prompt_hash, right, margin)
             found.setdefault(name, []).append(answer)
     return found
 
@@ -210,7 +223,10 @@ def _answers(path: Path, task: str, delimiter: str) -> dict[str, list[Answer]]:
 def _lines(file: Path) -> Iterator[_Sample]:
     try:
         with file.open("rb") as stream:
-            for number, line in enumerate(stream, 1):
+            lines = iter(lambda: stream.readline(MAX_LINE + 1), b"")
+            for number, line in enumerate(lines, 1):
+                if len(line) > MAX_LINE:
+                    raise PrunebenchError(f"{file}:{number}: longer than {MAX_LINE} bytes")
                 try:
                     yield _sample(line)
                 except (ValueError, RecursionError, msgspec.MsgspecError) as error:
@@ -242,8 +258,9 @@ def _margin(sample: _Sample, delimiter: str | None) -> float | None:
             scores = [score / length for score, length in zip(scores, lengths, strict=True)]
         if right < 0:
             return None
-        return scores[right] - max(scores[:right] + scores[right + 1 :])
-    except (ValueError, TypeError, LookupError, AttributeError):
+        margin = scores[right] - max(scores[:right] + scores[right + 1 :])
+        return margin if math.isfinite(margin) else None
+    except (ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
         return None
 
 

@@ -48,7 +48,7 @@ def effects(repeated: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 def path(store: Path, device: str) -> Path:
     """Where the noise of *device* is kept, below the results folder."""
-    return store / "noise" / f"{device}.json"
+    return files.inside(store / "noise", f"{files.slug(device)}.json")
 
 
 def load(store: Path, device: str) -> Noise | None:

@@ -13,7 +13,7 @@ import typer
 from . import casefile, select
 from .baseline import OWN, shipped
 from .case import Case
-from .errors import PrunebenchError, PrunebenchWarning, did_you_mean
+from .errors import PrunebenchError, PrunebenchWarning, did_you_mean, inert_lines
 from .session import NOTHING
 from .store import Store
 
@@ -166,5 +166,10 @@ def plain_warnings() -> None:
 
 
 def say(text: str) -> None:
-    """A plain line on standard error."""
-    print(text, file=sys.stderr)  # noqa: T201
+    """Plain lines on standard error."""
+    print(inert_lines(text), file=sys.stderr)  # noqa: T201
+
+
+def tell(text: str) -> None:
+    """Plain lines on standard output."""
+    print(inert_lines(text))  # noqa: T201

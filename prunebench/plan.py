@@ -5,11 +5,14 @@ Block numbers are always those of the dense model, so a plan reads the same what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 from msgspec.structs import replace
+
+#: More blocks than any model has.
+MAX_BLOCKS = 100_000
 
 Part = Literal["attn", "mlp"]
 Sublayer = tuple[int, Part]
@@ -153,6 +156,25 @@ class Plan(Struct, frozen=True):
             if kept:
                 edits.append(with_units(edit, kept))
         return Plan(tuple(edits), self.trace[:size])
+
+
+def implausible(edits: Iterable[AnyEdit]) -> str:
+    """What no plan of any model can have, or an empty text: such numbers take all memory."""
+    for edit in edits:
+        numbers: Iterable[int] = ()
+        if isinstance(edit, DropBlocks):
+            numbers = edit.blocks
+        elif isinstance(edit, DropSublayers):
+            numbers = (block for block, _ in edit.sublayers)
+        elif isinstance(edit, MergeBlocks):
+            numbers = (block for ends in edit.ranges for block in ends)
+        for number in numbers:
+            if not 0 <= number < MAX_BLOCKS:
+                return f"a plan has no block {number}"
+        widths = edit.widths if isinstance(edit, SliceHidden) else ()
+        if any(width < 1 for width in widths):
+            return f"a plan has no width {min(widths)}"
+    return ""
 
 
 def units(edit: AnyEdit) -> tuple[int, ...] | tuple[Sublayer, ...]:

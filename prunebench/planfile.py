@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from msgspec.structs import replace
 from . import files
 from .errors import PrunebenchError
 from .plan import (
+    MAX_BLOCKS,
     AnyEdit,
     DropBlocks,
     DropSublayers,
@@ -23,6 +25,7 @@ from .plan import (
     SliceHidden,
     Step,
     Sublayer,
+    implausible,
     units,
 )
 
@@ -30,7 +33,11 @@ from .plan import (
 LISTS = ("removal_list", "removed", "pruned", "pruned_blocks", "removed_blocks", "blocks", "order")
 
 _WORD = re.compile(r"[^\s,;\[\]()\"']+")
-_SUBLAYER = re.compile(r"(\d+)\.(attn|mlp)")
+_SUBLAYER = re.compile(r"([0-9]+)\.(attn|mlp)")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+#: A list of what was removed from a model is shorter than this.
+MAX_LIST_BYTES = 100_000_000
 
 
 class PlanFile(Struct, frozen=True):
@@ -47,7 +54,7 @@ def read(path: Path) -> Plan:
         PrunebenchError: if the file or a tensor is missing, damaged or something else.
     """
     found = files.read_json(path, PlanFile)
-    return with_tensors(path, Plan(found.plan, found.trace))
+    return with_tensors(path, Plan(_checked(path, found.plan), found.trace))
 
 
 def with_tensors(path: Path, plan: Plan) -> Plan:
@@ -63,6 +70,10 @@ def with_tensors(path: Path, plan: Plan) -> Plan:
 
     tensors = Tensors()
     for sha256 in named:
+        # The name is part of a path: it is a hash, or it is nothing of ours.
+        if not _SHA256.fullmatch(sha256):
+            found = repr(sha256[:40]) if sha256 else "none"
+            raise PrunebenchError(f"{path}: expected tensors named by their sha256, found {found}")
         tensors.load(path.parent, sha256)
     return replace(plan, tensors=tensors)
 
@@ -81,10 +92,9 @@ def imported(path: Path, unit: str = "blocks", count: int | None = None) -> Plan
         PrunebenchError: saying what is wrong with the file.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not UTF-8 text"
-        raise PrunebenchError(f"{path}: cannot be read: {reason}") from None
+        text = files.read(path, MAX_LIST_BYTES).decode("utf-8")
+    except UnicodeDecodeError:
+        raise PrunebenchError(f"{path}: cannot be read: not UTF-8 text") from None
     try:
         data = json.loads(text)
     except (ValueError, RecursionError):
@@ -111,10 +121,17 @@ def _own(path: Path, data: Any) -> tuple[AnyEdit, ...]:
     edits = data.get("plan") if isinstance(data, dict) else data
     if isinstance(edits, list) and edits and all(isinstance(e, dict) for e in edits):
         try:
-            return msgspec.convert(edits, tuple[AnyEdit, ...])
+            return _checked(path, msgspec.convert(edits, tuple[AnyEdit, ...]))
         except msgspec.ValidationError as error:
             raise PrunebenchError(f"{path}: no plan: {error}") from None
     return ()
+
+
+def _checked(path: Path, edits: tuple[AnyEdit, ...]) -> tuple[AnyEdit, ...]:
+    """*edits*, where they can be of any model at all."""
+    if wrong := implausible(edits):
+        raise PrunebenchError(f"{path}: no plan: {wrong}")
+    return edits
 
 
 def _items(path: Path, data: Any) -> list[Any]:
@@ -122,7 +139,7 @@ def _items(path: Path, data: Any) -> list[Any]:
         dropped = [
             f"{block}.{part}"
             for part in ("attn", "mlp")
-            for block in data.get(f"drop_{part}_list") or ()
+            for block in _listed(path, data, f"drop_{part}_list")
         ]
         if dropped:
             return dropped
@@ -135,6 +152,12 @@ def _items(path: Path, data: Any) -> list[Any]:
     return _sequence(path, data)
 
 
+def _listed(path: Path, data: dict[str, Any], key: str) -> list[Any]:
+    if not isinstance(found := data.get(key) or [], list):
+        raise PrunebenchError(f"{path}: expected a list under {key}")
+    return found
+
+
 def _sequence(path: Path, data: Any) -> list[Any]:
     if not isinstance(data, list) or not data:
         raise PrunebenchError(f"{path}: found no list of what was removed")
@@ -145,7 +168,10 @@ def _unit(path: Path, item: Any, unit: str) -> int | Sublayer:
     if isinstance(item, list) and len(item) == 2:
         item = f"{item[0]}.{item[1]}"
     text = str(item)
-    if match := _SUBLAYER.fullmatch(text):
+    match = _SUBLAYER.fullmatch(text)
+    if len(text.split(".")[0]) > len(str(MAX_BLOCKS)):
+        raise PrunebenchError(f"{path}: found {text[:40]!r}; no model has that many blocks")
+    if match:
         return int(match[1]), "attn" if match[2] == "attn" else "mlp"
     if text.isascii() and text.isdigit() and not isinstance(item, bool):
         number = int(text)
@@ -158,7 +184,7 @@ def _edits(path: Path, units: Iterable[int | Sublayer]) -> tuple[AnyEdit, ...]:
     blocks = [u for u in units if isinstance(u, int)]
     sublayers = [u for u in units if not isinstance(u, int)]
     if len(set(units)) < len(units):
-        twice = next(u for u in units if units.count(u) > 1)
+        twice = next(unit for unit, count in Counter(units).items() if count > 1)
         raise PrunebenchError(f"{path}: {twice} is listed twice")
     edits: list[AnyEdit] = []
     if blocks:

@@ -6,10 +6,10 @@ import os
 import sys
 from types import TracebackType
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from .case import Case
+from .report import InertConsole
 from .session import Result
 
 
@@ -23,7 +23,7 @@ class Display:
 
     def __init__(self, total: int, *, quiet: bool = False) -> None:
         # Bound now: while lm-eval runs, sys.stderr is a sink for its own bars.
-        self.console = Console(file=sys.stderr)
+        self.console = InertConsole(file=sys.stderr)
         live = self.console.is_terminal and not os.environ.get("CI")
         self._lines = not live and not quiet
         self._at: dict[int, str] = {}

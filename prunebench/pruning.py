@@ -19,6 +19,9 @@ from .models import CausalLM
 from .plan import AnyEdit, Plan, Step
 from .surgery import apply
 
+#: No vocabulary has as many tokens.
+MAX_TOKEN = 2**31
+
 
 class Perplexities(Struct, frozen=True):
     """Perplexity on the evaluation ids; *after_each_step* for methods that go step by step."""
@@ -132,6 +135,8 @@ def _read_ids(path: Path) -> list[list[int]]:
         windows = files.read_json(path, list[list[int]])
     except PrunebenchError as error:
         raise PrunebenchError(f"{error}; expected a list of lists of token ids") from None
+    if any(not 0 <= token < MAX_TOKEN for window in windows for token in window):
+        raise PrunebenchError(f"{path}: found a token id that is negative or beyond {MAX_TOKEN}")
     lengths = sorted({len(window) for window in windows})
     if len(lengths) != 1 or lengths[0] < 2:
         found = "no windows" if not lengths else f"lengths {lengths[:5]}"

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from msgspec import Struct
+from msgspec import Meta, Struct
 
-from .plan import AnyEdit, Step
+from .plan import AnyEdit, Step, implausible
 
 Direction = Literal["lower", "higher"]
 
@@ -60,7 +61,10 @@ class Measurement(Struct, frozen=True, omit_defaults=True):
 
 
 class Environment(Struct, frozen=True, omit_defaults=True):
-    """Where a record was made; *gpu* is what the driver says of the card."""
+    """Where a record was made.
+
+    *gpu* is what the driver says of the card, *trusted* what the user let run code (see ``trust``).
+    """
 
     device: str
     python: str
@@ -69,6 +73,7 @@ class Environment(Struct, frozen=True, omit_defaults=True):
     packages: dict[str, str]
     commit: str | None = None
     gpu: dict[str, Any] = {}
+    trusted: tuple[str, ...] = ()
 
 
 class Provenance(Struct, frozen=True, omit_defaults=True):
@@ -119,6 +124,19 @@ class Record(Struct, frozen=True):
     provenance: Provenance = Provenance()
     schema: int = SCHEMA
 
+    def __post_init__(self) -> None:
+        """Refuse what no run writes; a reader of files tells it as damage."""
+        if self.dense_parameters < 1 or self.parameters < 0:
+            counts = f"{self.parameters} of {self.dense_parameters}"
+            raise ValueError(f"impossible numbers of parameters: {counts}")
+        if wrong := implausible(self.plan) or _misshapen(self.asked):
+            raise ValueError(wrong)
+
+    @property
+    def model_id(self) -> str:
+        """The model that was asked about, empty where a question names none."""
+        return str((self.asked.get("model") or {}).get("id", ""))
+
     @property
     def sparsity(self) -> float:
         """The achieved fraction of the dense model's parameters that is gone."""
@@ -130,11 +148,31 @@ class Record(Struct, frozen=True):
         return next((m for m in self.measurements if m.metric == metric), None)
 
 
+def _misshapen(asked: Mapping[str, Any]) -> str:
+    """What is wrong with the parts of a question, as far as it has them; or an empty text."""
+    for key, name in (("model", "id"), ("method", "name"), ("amount", ""), ("calibration", "")):
+        part = asked.get(key)
+        named = isinstance(part, dict) and isinstance(part.get(name, ""), str)
+        if part is not None and not named:
+            return f"asked: {key} is not as a question has it"
+    metrics = asked.get("metrics") or ()
+    listed = isinstance(metrics, list | tuple)
+    if not listed or not all(isinstance(_name(metric), str) for metric in metrics):
+        return "asked: metrics are not as a question has them"
+    if not isinstance(asked.get("protocol"), str | None):
+        return "asked: protocol is no text"
+    return ""
+
+
+def _name(metric: object) -> object:
+    return metric.get("name") if isinstance(metric, dict) else None
+
+
 class Tolerance(Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
     """How much worse than the baseline is still fine: ``max(abs, rel * |baseline|)``."""
 
-    abs: float = 0.0
-    rel: float = 0.0
+    abs: Annotated[float, Meta(ge=0)] = 0.0
+    rel: Annotated[float, Meta(ge=0)] = 0.0
 
     def allowed(self, was: float) -> float:
         """The largest loss that passes, in the metric's unit."""

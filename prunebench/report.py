@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
 from itertools import groupby
 from typing import Any
 
 import msgspec
 from rich import box
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from . import gputime, seeds
+from .errors import inert, inert_lines
 from .explain import FRACTIONS, p_text
 from .gates import Gate
 from .outlook import Outlook, Totals
@@ -49,10 +51,30 @@ COLUMNS = (
 )
 
 
+class InertConsole(Console):
+    """A console on which text from files is only shown: no markup, no control characters."""
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich makes cells of strings: inert before their widths are measured."""
+        return super().render_str(inert_lines(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """As rich renders, each piece of text made inert; what rich itself adds is left."""
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+            else:
+                text = "\n".join(inert(part, limit=10**6) for part in segment.text.split("\n"))
+                yield segment._replace(text=text)
+
+
 def console() -> Console:
     """Standard output; where nobody's terminal says how wide, room for a whole table."""
-    wide = Console()
-    return wide if wide.is_terminal else Console(width=max(100, wide.width))
+    plain: dict[str, Any] = {"markup": False, "emoji": False}
+    wide = InertConsole(**plain)
+    return wide if wide.is_terminal else InertConsole(width=max(100, wide.width), **plain)
 
 
 def table(results: Sequence[Result], console: Console) -> None:
@@ -126,6 +148,10 @@ def lines(verdict: Verdict) -> list[str]:
 
     Indented ones only diagnose: the tasks, say, behind a mean that moved.
     """
+    return [inert(line) for line in _lines(verdict)]
+
+
+def _lines(verdict: Verdict) -> list[str]:
     if verdict.error:
         return [f"{verdict.case_id}: crashed: {verdict.error}"]
     if verdict.skipped:
@@ -277,7 +303,8 @@ def published_lines(record: Record, rows: Sequence[Row]) -> list[str]:
         if ours.value is None:
             text += ", ours not finite"
         else:
-            text += f", ours {number(ours.value)} ({ours.value / row.value - 1:+.1%})"
+            apart = f" ({ours.value / row.value - 1:+.1%})" if row.value else ""
+            text += f", ours {number(ours.value)}{apart}"
         said.append(text + (f"; theirs on {row.hardware}" if row.hardware and ours.varies else ""))
     others: dict[str, list[str]] = {}
     for row in rows:
@@ -322,7 +349,7 @@ def record_table(
 def _table(file: str, results: list[Result], width: int) -> Table:
     records = [r.record for r in results if r.record]
     columns = [(h, names) for h, names in COLUMNS if any(_pick(r, names) for r in records)]
-    model = next((r.asked["model"]["id"] for r in records), "")
+    model = next((r.model_id for r in records), "")
     protocol = next((r.asked.get("protocol") or "own settings" for r in records), "")
     device = next((r.environment.device for r in records), "")
     caption = " · ".join(part for part in (model, protocol, device) if part)

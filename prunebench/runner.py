@@ -11,7 +11,7 @@ from functools import partial
 
 import torch
 
-from . import cache, provenance, surgery
+from . import cache, provenance, surgery, trust
 from .api import Method, Metric, Target, tag
 from .calibration import Calibration
 from .case import CalibrationSpec, Case, ModelSpec, Progress, silent, unanswerable
@@ -266,4 +266,5 @@ def environment(device: str) -> Environment:
         packages=cache.packages(),
         commit=provenance.git()[0],
         gpu=gpu.state() if (gpu := Gpu.of(device)) else {},
+        trusted=("task folders",) if trust.trusted() else (),
     )

@@ -41,7 +41,8 @@ def problems(data: object, kind: Any, where: Where = ()) -> Iterator[Problem]:
 def found(value: object) -> str:
     """A short rendering of what stands there."""
     words = {dict: "a mapping", list: "a list", type(None): "nothing"}
-    return words.get(type(value)) or repr(value)[:60]
+    short = value[:60] if isinstance(value, str) else value
+    return words.get(type(value)) or repr(short)[:60]
 
 
 @cache
@@ -79,7 +80,7 @@ def _check(data: object, kind: inspect.Type, where: Where) -> Iterator[Problem]:
         yield from _number(data, kind, where)
     elif not isinstance(kind, inspect.AnyType) and not _is(data, kind):
         yield where, _expected(kind, data)
-    elif isinstance(kind, inspect.StrType) and not re.search(kind.pattern or "", str(data)):
+    elif isinstance(kind, inspect.StrType) and not _fits(kind.pattern, str(data)):
         yield where, f"found {found(data)}, expected text of the form {kind.pattern}"
 
 
@@ -116,7 +117,7 @@ def _number(
     whole = isinstance(kind, inspect.IntType)
     if isinstance(data, bool) or not isinstance(data, int if whole else int | float):
         hint = ""
-        if isinstance(data, str) and not whole and _reads_as_number(data):
+        if isinstance(data, str) and len(data) < 60 and not whole and _reads_as_number(data):
             hint = f" (YAML reads {data} as text; write it out as {float(data)!r})"
         yield where, _expected(kind, data) + hint
         return
@@ -132,7 +133,7 @@ def _number(
     ]
     limits = [f"{word} {bound:g}" for bound, word, _ in bounds if bound is not None]
     if any(bound is not None and not holds(data, bound) for bound, _, holds in bounds):
-        yield where, f"found {data!r}, expected {_NAMES[type(kind)]} {' and '.join(limits)}"
+        yield where, f"found {found(data)}, expected {_NAMES[type(kind)]} {' and '.join(limits)}"
 
 
 def _reads_as_number(text: str) -> bool:
@@ -140,6 +141,11 @@ def _reads_as_number(text: str) -> bool:
         return math.isfinite(float(text))
     except ValueError:
         return False
+
+
+def _fits(pattern: str | None, text: str) -> bool:
+    # The $ of a JSON Schema is the very end; that of Python may come before a last line end.
+    return pattern is None or (re.search(pattern, text) is not None and not text.endswith("\n"))
 
 
 def _expected(kind: inspect.Type, data: object) -> str:

@@ -220,7 +220,7 @@ class Session:
     def _noise(self, record: Record) -> dict[str, float]:
         """What two timings of one model differ by here, as `prunebench calibrate` measured it."""
         known = noise.load(self.store.root, record.environment.device)
-        return known.effects.get(record.asked["model"]["id"], {}) if known else {}
+        return known.effects.get(record.model_id, {}) if known else {}
 
     def _confirmed(self, case: Case, record: Record, names: Sequence[str]) -> Record:
         """*record* with timings that look worse measured a second time, and saved so."""

@@ -121,7 +121,7 @@ def shape_of(config: Mapping[str, Any]) -> Shape:
     get = {**_USUAL, **DEFAULTS[kind], **given}
     try:
         return _opt(get) if kind == "opt" else _gated(kind, get)
-    except (TypeError, KeyError):
+    except (TypeError, KeyError, ArithmeticError):
         raise PrunebenchError(f"the config of this {kind} model has a size that is none") from None
 
 

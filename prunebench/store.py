@@ -22,8 +22,12 @@ class Store:
         self.root = root
 
     def path(self, case_id: str, key: str) -> Path:
-        """Where the record of that question and content lies."""
-        return self.root / "records" / case_id / f"{key[:20]}.json"
+        """Where the record of that question and content lies.
+
+        Raises:
+            PrunebenchError: if the two are no names, as a record from elsewhere may have them.
+        """
+        return files.inside(self.root / "records", f"{case_id}/{key[:20]}.json")
 
     def find(self, case_id: str, key: str | None) -> Record | None:
         """The record of exactly this content, if it was made and is sound.
@@ -36,7 +40,8 @@ class Store:
             record = files.read_json(path, Record)
         except PrunebenchError:
             return None
-        return record if record.key == key and record.schema == SCHEMA else None
+        own = (record.case_id, record.key, record.schema) == (case_id, key, SCHEMA)
+        return record if own else None
 
     def save(self, record: Record) -> Path:
         """Write *record* where *find* looks; what an earlier run left there is kept beside it.
@@ -72,14 +77,17 @@ class Store:
     def case_ids(self) -> list[str]:
         """All cases that have records, sorted."""
         base = self.root / "records"
-        return sorted({str(p.parent.relative_to(base).as_posix()) for p in base.rglob("*.json")})
+        found = {p.parent.relative_to(base).as_posix() for p in base.rglob("*.json")}
+        return sorted(filter(files.is_name, found))
 
     def _all(self, case_id: str) -> Iterator[Record]:
         seen = set()
-        for path in sorted((self.root / "records" / case_id).glob("*.json")):
+        for path in sorted(files.inside(self.root / "records", case_id).glob("*.json")):
             if (sound := _sound(path)) is None:
                 continue
             content, record = sound
+            if record.case_id != case_id:
+                continue  # another case's, put here by hand
             if (digest := hashlib.sha256(content).digest()) not in seen:
                 seen.add(digest)
                 yield record
@@ -88,9 +96,9 @@ class Store:
 def _sound(path: Path) -> tuple[bytes, Record] | None:
     """A record that can be read, and its bytes; a damaged one counts as absent."""
     try:
-        content = path.read_bytes()
+        content = files.read(path)
         return content, msgspec.json.decode(content, type=Record)
-    except (OSError, msgspec.DecodeError, RecursionError):
+    except (PrunebenchError, msgspec.DecodeError, RecursionError, ValueError):
         return None
 
 

@@ -45,7 +45,7 @@ def apply(lm: CausalLM, plan: Plan) -> CausalLM:
         if isinstance(edit, LoadCheckpoint):
             lm.become(load_checkpoint(edit, lm))
         elif isinstance(edit, RefitWeights):
-            _refit(lm, plan.tensors[edit.tensors])
+            _refit(lm, {name: plan.tensors[edit.tensors][name] for name in edit.modules})
         elif isinstance(edit, MergeBlocks):
             for low, high in edit.ranges:
                 lm.blocks[low] = merged(list(lm.blocks[low : high + 1]), edit.formula)
@@ -202,7 +202,11 @@ def _check_refit(lm: CausalLM, edit: RefitWeights, weights: dict[str, Tensor]) -
             module: Any = lm.hf.get_submodule(name)
         except AttributeError:
             raise PrunebenchError(f"the plan refits {name!r}, which is not there") from None
+        if not isinstance(getattr(module, "weight", None), Tensor):
+            raise PrunebenchError(f"the plan refits {name!r}, which has no weight")
         given = weights.get(name)
+        if given is not None and not given.is_floating_point():
+            raise PrunebenchError(f"the plan refits {name!r} with {given.dtype}, no floating point")
         if given is None or given.shape != module.weight.shape:
             shape = "nothing" if given is None else tuple(given.shape)
             raise PrunebenchError(

@@ -12,6 +12,9 @@ from torch import Tensor
 from . import files
 from .errors import PrunebenchError
 
+#: The tensors of a plan fit into memory; a file that cannot is none.
+MAX_BYTES = 2**40
+
 
 class Tensors:
     """Named tensors in bundles, each known by the sha256 of its safetensors file."""
@@ -55,13 +58,13 @@ class Tensors:
         import safetensors.torch
 
         path = folder / f"{sha256}.safetensors"
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise PrunebenchError(f"{path}: cannot be read: {error.strerror}") from None
+        data = files.read(path, MAX_BYTES)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise PrunebenchError(f"{path}: damaged: its content is not what its name says")
-        self._bundles[sha256] = safetensors.torch.load(data)
+        try:
+            self._bundles[sha256] = safetensors.torch.load(data)
+        except (safetensors.SafetensorError, KeyError, ValueError) as error:
+            raise PrunebenchError(f"{path}: damaged: {error}") from None
 
 
 def storage_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -32,6 +32,8 @@ def check(lm: CausalLM, edit: SliceHidden, tensors: dict[str, Tensor]) -> None:
         if given is None or tuple(given.shape) != (hidden, kept):
             shape = "nothing" if given is None else tuple(given.shape)
             raise PrunebenchError(f"the plan turns stage {i} by {shape}, not by {(hidden, kept)}")
+        if not given.is_floating_point():
+            raise PrunebenchError(f"the plan turns stage {i} by {given.dtype}, no floating point")
 
 
 def require_sliceable(lm: CausalLM, scope: str) -> None:

@@ -15,9 +15,9 @@ PACKAGE = Path(prunebench.__file__).parent
 #: Who may import whom at module level: strictly downwards.
 LAYERS = (
     ("errors", "nvml", "outcomes", "packing", "plan", "stats", "steps", "watching"),
-    ("record", "schema", "source", "files"),
-    ("evidence", "conditions", "hashes"),
-    ("api", "verdict", "reach", "select", "texts", "hub", "shape"),
+    ("record", "schema", "files"),
+    ("evidence", "conditions", "hashes", "source"),
+    ("api", "verdict", "reach", "select", "texts", "hub", "shape", "trust"),
     (
         "registry",
         "gating",
@@ -35,7 +35,8 @@ LAYERS = (
     ("casefile",),
     ("estimate",),
     ("comparing", "explain", "gates", "session", "outlook"),
-    ("report", "progress", "options"),
+    ("report", "options"),
+    ("progress",),
     ("accepting", "shelf", "workers"),
     ("upkeep",),
     ("doctor", "slurm"),

@@ -7,10 +7,12 @@ import io
 import logging
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .. import trust
 from ..errors import PrunebenchError, PrunebenchWarning, did_you_mean
 from ..models import CausalLM
 from ..texts import task_folder
@@ -36,6 +38,8 @@ def answers(
     tasks = metric.tasks
     lm.require_tokenizer()
     folder = task_folder(metric.tasks_folder, tasks)
+    if metric.tasks_folder is not None:
+        trust.check(Path(metric.tasks_folder))
     _quieten()
     import lm_eval
 
@@ -48,7 +52,11 @@ def answers(
         hint = did_you_mean(unknown[0], manager.all_tasks) if folder else "see 'lm-eval ls tasks'"
         raise PrunebenchError(f"unknown lm-eval task {unknown[0]!r}; {hint}"[:400])
     # lm-eval draws a bar per request type whatever one asks; errors still come as exceptions.
-    with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stderr(io.StringIO()):
+    with (
+        warnings.catch_warnings(record=True) as caught,
+        contextlib.redirect_stderr(io.StringIO()),
+        _templates(metric.tasks_folder),
+    ):
         warnings.simplefilter("always")
         loaded = _load(manager, tasks)
         if metric.num_fewshot is not None:
@@ -68,6 +76,20 @@ def answers(
         name: _samples(results["samples"][name], name, task, filter_name)
         for name, task in loaded["tasks"].items()
     }
+
+
+@contextlib.contextmanager
+def _templates(tasks_folder: str | None) -> Iterator[None]:
+    """Within the block, templates of a folder that is not trusted reach nothing but their data."""
+    from lm_eval import utils
+
+    plain = utils.env
+    if tasks_folder is not None and not trust.trusted():
+        utils.env = trust.sandboxed()
+    try:
+        yield
+    finally:
+        utils.env = plain
 
 
 def _samples(
