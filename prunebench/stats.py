@@ -313,7 +313,8 @@ def detectable(
         A fraction of the questions, at most 1.
 
     Connor, "Sample size for testing differences in proportions for the paired-sample design",
-    Biometrics 43 (1987), solved for the difference.
+    Biometrics 43 (1987), solved for the difference, which is a question larger as the test is
+    exact.
     """
     low, high = 0.0, 1.0
     for _ in range(60):
@@ -331,7 +332,8 @@ def sample_size(
         return float("inf")
     level, found = (NormalDist().inv_cdf(p) for p in (1 - alpha, power))
     spread = level * disagreement**0.5 + found * max(0.0, disagreement - drop**2) ** 0.5
-    return float((spread / drop) ** 2)
+    # Counts move in steps of two, and an exact test waits for the next: one question of the drop.
+    return float(((spread + (spread**2 + 4 * drop) ** 0.5) / (2 * drop)) ** 2)
 
 
 def _z(*levels: float) -> float:
