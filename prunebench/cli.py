@@ -19,6 +19,7 @@ from . import (
     grammar,
     outlook,
     report,
+    signals,
 )
 from .api import Target
 from .baseline import OWN, Baselines
@@ -83,7 +84,9 @@ def run(  # one parameter per option of the contract
     because: Because = "",
     device: Device = None,
     limit: Limit = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore stored results.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Ignore stored results, partial ones too.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what would run, from where, and how long.")
     ] = False,
@@ -111,8 +114,13 @@ def run(  # one parameter per option of the contract
         return
     roots = Baselines(baselines or default_baselines())
     results: list[Result] = []
-    interrupted = False
-    with Display(len(cases), quiet=quiet) as display:
+    stopped: KeyboardInterrupt | None = None
+
+    def write() -> None:
+        if json_file:
+            write_json(json_file, report.to_json(results))
+
+    with signals.handled(write), Display(len(cases), quiet=quiet) as display:
         session = Session(
             cases,
             Store(store),
@@ -125,20 +133,23 @@ def run(  # one parameter per option of the contract
             progress=display.step,
         )
         try:
+            for case, kept in session.going_on():
+                say(f"going on: {case.label} {kept}")
             for case in cases:
                 results.append(session.answer(case))
                 display.done(results[-1])
-        except KeyboardInterrupt:
-            interrupted = True
+        except KeyboardInterrupt as error:
+            stopped = error
         finally:
             results = session.settled(results)
-            if json_file:
-                write_json(json_file, report.to_json(results))
+            write()
     report.table(results, report.console())
-    if interrupted:
+    if stopped is not None:
         left = len(cases) - len(results)
-        say(f"interrupted with {left} of {len(cases)} cases left; run the same command to go on")
-        raise typer.Exit(INTERRUPTED)
+        asked = isinstance(stopped, signals.StopRequest)
+        how = f"stopped by {stopped}" if asked else "interrupted"
+        say(f"{how} with {left} of {len(cases)} cases left; run the same command to go on")
+        raise typer.Exit(signals.STOPPED if asked else INTERRUPTED)
     if accept:
         records = [r.record for r in results if r.record and not r.case.for_interval]
         _accept(records, Baselines(baselines or OWN), because)

@@ -20,6 +20,7 @@ from .conditions import Condition
 from .errors import PrunebenchError
 from .evidence import p_among
 from .machine import before_torch, default_device, skip_reason
+from .partial import Kept, Partials
 from .published import Row
 from .record import Record
 from .store import Store
@@ -89,6 +90,7 @@ class Session:
         self.progress = progress
         # Read before anything is measured: a mistake in them is not to be found out at the end.
         self._rows = published.rows(baselines.published)
+        self.partials = Partials(store.root)
         self._device = device
         self._worker: Worker | None = None
         if device not in (None, "cpu"):
@@ -102,14 +104,15 @@ class Session:
             from .runner import Worker
 
             upcoming = [c for c in self.cases if self.fresh or self._stored(c) is None]
-            self._worker = Worker(self._device, self.progress, upcoming)
+            self._worker = Worker(self._device, self.progress, upcoming, self.partials)
         return self._worker
 
     def answer(self, case: Case) -> Result:
         """Run or reuse *case*, save its record, and judge it.
 
-        Raises:
-            PrunebenchError: if the record cannot be saved; without it nothing is worth going on.
+        A record that cannot be saved is its case's failure: the next may be saved again, and what
+        was measured stays in the result. A results folder that takes no file is found out before
+        anything is measured.
         """
         try:
             record, cached = self._record(case)
@@ -119,12 +122,16 @@ class Session:
             return Result(case, Verdict(case.id, ok=False, error=str(error)))
         except Exception as error:  # a plug-in's bug must not lose the other cases
             return Result(case, Verdict(case.id, ok=False, error=_bug(error)))
-        if not cached:
-            self.store.save(record)
-        judged = self.judge(case, record)
-        if judged.unconfirmed:
-            record = self._confirmed(case, record, judged.unconfirmed)
+        try:
+            if not cached:
+                self._save(record)
             judged = self.judge(case, record)
+            if judged.unconfirmed:
+                record = self._confirmed(case, record, judged.unconfirmed)
+                judged = self.judge(case, record)
+        except _UnsavedError as error:
+            failed = Verdict(case.id, ok=False, error=f"not saved: {error}")
+            return Result(case, failed, record, cached, self.published(record))
         return Result(case, judged, record, cached, self.published(record))
 
     def settled(self, results: Sequence[Result]) -> list[Result]:
@@ -173,23 +180,55 @@ class Session:
             looked = [record.find(name) for name in names]
             again = tuple(replace(m, value=None, samples=(), note=note) for m in looked if m)
         record = replace(record, again=again)
-        self.store.save(record)
+        self._save(record)
         return record
+
+    def _save(self, record: Record) -> None:
+        try:
+            self.store.save(record)
+        except PrunebenchError as error:
+            raise _UnsavedError(str(error)) from error
+        self.partials.journal(record.case_id, record.key).remove()
 
     def _record(self, case: Case) -> tuple[Record, bool]:
         if not self.fresh and (stored := self._stored(case)):
             return stored, True
         if reason := skip_reason(case, self.worker.device):
             raise _SkippedError(reason)
+        self.store.require_writable()
         return self.worker.run(case), False
 
     def _stored(self, case: Case) -> Record | None:
+        return self.store.find(case.id, self._key(case))
+
+    def _key(self, case: Case) -> str | None:
         device = self._device or (self._worker.device if self._worker else default_device())
-        return self.store.find(case.id, cache.key(case, device))
+        return cache.key(case, device)
+
+    def going_on(self) -> list[tuple[Case, Kept]]:
+        """The cases that an earlier run left unfinished, and how far each came.
+
+        With *fresh* there are none: what is kept of these cases is thrown away.
+        """
+        begun = self.partials.case_ids()
+        found = []
+        for case in self.cases:
+            if case.id not in begun:
+                continue
+            journal = self.partials.journal(case.id, self._key(case), case.families)
+            if self.fresh or self._stored(case) is not None:
+                journal.remove()
+            elif not journal.empty:
+                found.append((case, journal.kept))
+        return found
 
 
 class _SkippedError(Exception):
     """The machine lacks what a case needs."""
+
+
+class _UnsavedError(Exception):
+    """A record was made and cannot be written."""
 
 
 def _bug(error: Exception) -> str:

@@ -14,7 +14,7 @@ PACKAGE = Path(prunebench.__file__).parent
 
 #: Who may import whom at module level: strictly downwards.
 LAYERS = (
-    ("errors", "nvml", "packing", "plan", "stats", "steps", "watching"),
+    ("errors", "nvml", "packing", "plan", "signals", "stats", "steps", "watching"),
     ("record", "schema", "source", "files"),
     ("evidence", "conditions"),
     ("api", "verdict", "select", "texts", "hub", "shape"),
@@ -29,7 +29,7 @@ LAYERS = (
         "baseline",
         "planfile",
     ),
-    ("case",),
+    ("case", "partial"),
     ("grammar", "cache", "machine"),
     ("layers", "published"),
     ("casefile",),
