@@ -140,6 +140,8 @@ def run(  # one parameter per option of the contract
                 display.done(results[-1])
         except KeyboardInterrupt as error:
             stopped = error
+            at_hand = cases[len(results) : len(results) + 1]
+            results += filter(None, map(session.cut_off, at_hand))
         finally:
             results = session.settled(results)
             write()

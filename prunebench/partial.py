@@ -69,13 +69,14 @@ class Kept(NamedTuple):
     at: str
     parts: int = 0
     of: int = 0
-    unit: str = "batches"
+    unit: tuple[str, str] = ("batch", "batches")
 
     def __str__(self) -> str:
         if not self.parts:
             return f"at {self.at}"
-        of = f" of {self.of}" if self.of else ""
-        return f"at {self.at}, {self.parts}{of} {self.unit} kept"
+        one, many = self.unit
+        parts = f"{self.parts} of {self.of}" if self.of else f"{self.parts}"
+        return f"at {self.at}, {parts} {one if parts == '1' else many} kept"
 
 
 class Partials:
@@ -148,8 +149,8 @@ class Journal:
     @property
     def kept(self) -> Kept:
         """How far the case came."""
-        if self._searched is None and not self._done:
-            return Kept("its search", len(self.steps), unit="steps")
+        if not (self._searched or self._done or self._loops):
+            return Kept("its search", len(self.steps), unit=("step", "steps"))
         left = [i for i in range(len(self._metrics)) if i not in self._done]
         if not left:
             return Kept("its end")

@@ -88,6 +88,7 @@ class Session:
         self.alpha = alpha
         self.family = family
         self.progress = progress
+        self._began = _now()
         # Read before anything is measured: a mistake in them is not to be found out at the end.
         self._rows = published.rows(baselines.published)
         self.partials = Partials(store.root)
@@ -133,6 +134,14 @@ class Session:
             failed = Verdict(case.id, ok=False, error=f"not saved: {error}")
             return Result(case, failed, record, cached, self.published(record))
         return Result(case, judged, record, cached, self.published(record))
+
+    def cut_off(self, case: Case) -> Result | None:
+        """The result of a case that was interrupted when its record had just been saved."""
+        record = self._stored(case)
+        cached = record is not None and record.created < self._began
+        if record is None or (self.fresh and cached):
+            return None
+        return Result(case, self.judge(case, record), record, cached, self.published(record))
 
     def settled(self, results: Sequence[Result]) -> list[Result]:
         """The results of a run, each test now one of all of them."""
@@ -257,8 +266,11 @@ def exit_code(verdicts: Iterable[Verdict], *, strict: bool = False) -> int:
 
 def accepted(because: str) -> Accepted:
     """An acceptance by the person at this machine, now."""
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    return Accepted(by=_person(), when=when, because=because)
+    return Accepted(by=_person(), when=_now(), because=because)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _person() -> str:
