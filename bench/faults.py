@@ -26,12 +26,12 @@ CASE = """\
 model: {id: prunebench/reference, dtype: float32}
 calibration: {dataset: tinyworld, nsamples: 8, seqlen: 128}
 metrics:
-  - {name: perplexity, dataset: tinyworld, seqlen: 128, nsamples: 48, batch_size: 4}
+  - {name: perplexity, dataset: tinyworld, seqlen: 128, nsamples: 24, batch_size: 4}
   - name: accuracy
     tasks: [tinyworld_agreement, tinyworld_recall, tinyworld_facts, tinyworld_order]
-    limit: 25
+    limit: 12
     batch_size: 4
-  - {name: generation, tasks: [tinyworld_complete], limit: 16, batch_size: 4}
+  - {name: generation, tasks: [tinyworld_complete], limit: 8, batch_size: 4}
   - {name: divergence, dataset: tinyworld, seqlen: 128, nsamples: 8, batch_size: 2}
   - {name: repetition, dataset: tinyworld, prompt_tokens: 16, new_tokens: 16, nsamples: 8,
      batch_size: 4}
@@ -44,6 +44,9 @@ matrix:
     - {name: sprint, attn_latency: 5, mlp_latency: 4}
     - {name: slicegpt}
 """
+
+
+SPRINT = "sprint-attn_latency5-mlp_latency4"
 
 
 class Try(NamedTuple):
@@ -106,7 +109,13 @@ def _tried(name: str, part: float, whole: float, expected: Any, begun: tuple[int
     events = _events(name)
     told = Path(f"{name}.err").read_text().splitlines()
     going = [t.removeprefix("going on: ") for t in told if t.startswith("going on: ")]
-    at = going[0] if going else "nothing begun" if not saved else "between cases"
+    at = (
+        going[0].replace(SPRINT, "sprint")
+        if going
+        else "nothing begun"
+        if not saved
+        else "between cases"
+    )
     again = events.count("batch") - begun[0], events.count("step") - begun[1]
     return Try(part, at, saved, *again, time.monotonic() - start, _numbers(name) == expected)
 

@@ -138,6 +138,7 @@ def run(  # one parameter per option of the contract
             for case in cases:
                 results.append(session.answer(case))
                 display.done(results[-1])
+            session.partials.tidy()
         except KeyboardInterrupt as error:
             stopped = error
             at_hand = cases[len(results) : len(results) + 1]

@@ -1,6 +1,8 @@
 """What a case has so far: a journal beside the store, so that a killed run goes on where it was.
 
 A journal is a folder ``<store>/partial/<key of the case>/`` and is gone once the record is saved.
+What the dense model answers for all cases alike has journals of its own below ``partial/dense/``,
+gone once a run ends with no case unfinished.
 Every run that works on the case appends to a file of its own there, a line per finished batch,
 metric or step of a search, each with a checksum. A torn last line, which is what a kill leaves, is
 dropped; so at most the batch at hand is lost.
@@ -37,6 +39,9 @@ from .record import Measurement
 T = TypeVar("T")
 
 SCHEMA = 1
+
+#: The folder of journals that cases share.
+DENSE = "dense"
 
 #: Seconds between two times that the disk is waited for. A killed process loses nothing that was
 #: written before; a power cut may lose so much.
@@ -89,6 +94,18 @@ class Partials:
         """The journal of exactly this content; *metrics* are the names of what is measured."""
         folder = self.folder / key[:20] if self.folder and key else None
         return Journal(folder, case_id, key or "", metrics)
+
+    def dense(self, key: str | None) -> Journal:
+        """The journal of what a dense model answers to one metric, whatever the case."""
+        folder = self.folder / DENSE / key[:20] if self.folder and key else None
+        return Journal(folder, "", key or "")
+
+    def tidy(self) -> None:
+        """At the end of a run: forget the dense models' answers, unless a case is unfinished."""
+        if self.folder is None or not self.folder.is_dir():
+            return
+        if {file.name for file in self.folder.iterdir()} <= {DENSE}:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     def case_ids(self) -> set[str]:
         """The cases that have one, of whatever content; reads only the first line of each."""
@@ -253,13 +270,23 @@ class Journal:
             _SEARCH.reset(token)
 
     @contextmanager
-    def measuring(self, metric: int, models: dict[str, Any]) -> Iterator[None]:
-        """Within the block, *once* keeps the batches that one of *models* runs."""
-        token = _METRIC.set(_Scope(self, metric, models))
+    def measuring(
+        self, metric: int, models: dict[str, Any], dense: Callable[[], Journal] | None = None
+    ) -> Iterator[None]:
+        """Within the block, *once* keeps the batches that one of *models* runs.
+
+        Args:
+            metric: its number in the case.
+            models: name to model; what ``dense`` runs alone goes to the journal that *dense* opens.
+            dense: opens it, when it is first needed.
+        """
+        scope = _Scope(self, metric, models, dense)
+        token = _METRIC.set(scope)
         try:
             yield
         finally:
             _METRIC.reset(token)
+            scope.close()
 
     # ------------------------------------------------------------------ private
 
@@ -298,11 +325,31 @@ class Journal:
 class _Scope:
     """One metric at work."""
 
-    def __init__(self, journal: Journal, metric: int, models: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        journal: Journal,
+        metric: int,
+        models: dict[str, Any],
+        dense: Callable[[], Journal] | None,
+    ) -> None:
         self.journal = journal
         self.metric = metric
         self.models = models
         self.asked: dict[str, int] = {}
+        self._dense = dense
+        self._shared: Journal | None = None
+
+    def place(self, who: str) -> tuple[Journal, int]:
+        """The journal for what *who* runs, and the metric's number there."""
+        if who != DENSE or self._dense is None:
+            return self.journal, self.metric
+        if self._shared is None:
+            self._shared = self._dense()
+        return self._shared, -1
+
+    def close(self) -> None:
+        if self._shared is not None:
+            self._shared.close()
 
     def who(self, models: Sequence[Any]) -> str:
         """The names of *models*; nothing where one of them is a stranger."""
@@ -310,20 +357,20 @@ class _Scope:
         return "+".join(names) if all(names) else ""
 
     def once(self, who: str, given: object, make: Callable[[], T], of: int) -> T:
+        journal, metric = self.place(who)
         digest = hashlib.blake2b(repr(given).encode(), digest_size=16).hexdigest()
-        name = f"{self.metric}/{who}/{digest}"
+        name = f"{metric}/{who}/{digest}"
         # A metric may change a model in place and ask the same again: each time stands for itself.
         self.asked[name] = nth = self.asked.get(name, 0) + 1
         name += f"/{nth}"
-        journal = self.journal
         if (kept := journal.batch(name)) is not None:
-            journal.saved_seconds += kept[1]
+            self.journal.saved_seconds += kept[1]
             found: T = kept[0]
             return found
         start = time.perf_counter()
         found = make()
         seconds = round(time.perf_counter() - start, 6)
-        told = {"metric": self.metric, "who": who, "of": of, "seconds": seconds, "found": found}
+        told = {"metric": metric, "who": who, "of": of, "seconds": seconds, "found": found}
         journal.append({"batch": name, **told})
         return found
 

@@ -15,14 +15,16 @@ from datetime import UTC, datetime
 from functools import partial
 
 import torch
+from msgspec.structs import replace
 
 from . import cache, surgery
 from .api import Method, Metric, Target, tag
 from .calibration import Calibration
-from .case import CalibrationSpec, Case, ModelSpec, Progress, silent, unanswerable
+from .case import CalibrationSpec, Case, ModelSpec, Progress, question, silent, unanswerable
 from .errors import PrunebenchError
 from .loading import available, load_model
 from .machine import PeakMemory
+from .methods.dense import Dense
 from .models import CausalLM
 from .nvml import Gpu
 from .partial import Journal, Partials
@@ -119,7 +121,8 @@ class Worker:
         pruned, dense = models
         start, saved = time.perf_counter(), journal.saved_seconds
         named = {"dense": dense, "pruned": pruned}
-        with watched(partial(self._tell, case, name)), journal.measuring(number, named):
+        shared = partial(self._dense_journal, case, metric)
+        with watched(partial(self._tell, case, name)), journal.measuring(number, named, shared):
             found = list(metric.measure(pruned, dense))
         seconds = time.perf_counter() - start + journal.saved_seconds - saved
         journal.keep_metric(number, found, seconds)
@@ -127,6 +130,15 @@ class Worker:
 
     def _journal(self, case: Case, key: str | None) -> Journal:
         return self.partials.journal(case.id, key, case.families)
+
+    def _dense_journal(self, case: Case, metric: Metric) -> Journal:
+        """Where the dense model's own answers to *metric* are kept: the same for all cases."""
+        method, target = Dense(), Target()
+        asked = question(
+            case.asked["protocol"], case.model, method, target, case.calibration, (metric,)
+        )
+        alone = replace(case, method=method, target=target, metrics=(metric,), asked=asked)
+        return self.partials.dense(cache.key(alone, self.device))
 
     def again(self, case: Case, names: Iterable[str]) -> tuple[Measurement, ...]:
         """Measure timings of *case* a second time.
