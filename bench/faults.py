@@ -1,4 +1,4 @@
-"""kill -9 at random points of a real run, then resume: what is lost, and whether numbers are equal.
+"""Kill -9 at random points of a real run, then resume: what is lost, and whether numbers are equal.
 
     python bench/faults.py [--tries 20] [--seed 0] [--json FILE]
 

@@ -141,8 +141,7 @@ def run(  # one parameter per option of the contract
             session.partials.tidy()
         except KeyboardInterrupt as error:
             stopped = error
-            at_hand = cases[len(results) : len(results) + 1]
-            results += filter(None, map(session.cut_off, at_hand))
+            results += session.cut_off(results)
         finally:
             results = session.settled(results)
             write()

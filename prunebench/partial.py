@@ -102,10 +102,19 @@ class Partials:
 
     def tidy(self) -> None:
         """At the end of a run: forget the dense models' answers, unless a case is unfinished."""
-        if self.folder is None or not self.folder.is_dir():
+        if self.folder is None:
             return
-        if {file.name for file in self.folder.iterdir()} <= {DENSE}:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        with contextlib.suppress(OSError):  # none is there, or another run did it
+            if {file.name for file in self.folder.iterdir()} <= {DENSE}:
+                shutil.rmtree(self.folder, ignore_errors=True)
+
+    def forget(self, key: str) -> None:
+        """The record of this content is saved: remove what led to it."""
+        if self.folder is None or not key:
+            return
+        shutil.rmtree(self.folder / key[:20], ignore_errors=True)
+        with contextlib.suppress(OSError):
+            self.folder.rmdir()  # only where no other case has one
 
     def case_ids(self) -> set[str]:
         """The cases that have one, of whatever content; reads only the first line of each."""
@@ -247,15 +256,6 @@ class Journal:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
-
-    def remove(self) -> None:
-        """The record is saved: forget what led to it."""
-        self.close()
-        if self.folder is None:
-            return
-        shutil.rmtree(self.folder, ignore_errors=True)
-        with contextlib.suppress(OSError):
-            self.folder.parent.rmdir()  # only where no other case has one
 
     # ----------------------------------------------------- work that is watched
 

@@ -135,13 +135,19 @@ class Session:
             return Result(case, failed, record, cached, self.published(record))
         return Result(case, judged, record, cached, self.published(record))
 
-    def cut_off(self, case: Case) -> Result | None:
-        """The result of a case that was interrupted when its record had just been saved."""
-        record = self._stored(case)
-        cached = record is not None and record.created < self._began
-        if record is None or (self.fresh and cached):
-            return None
-        return Result(case, self.judge(case, record), record, cached, self.published(record))
+    def cut_off(self, results: Sequence[Result]) -> list[Result]:
+        """The results of cases that were interrupted when their record had just been saved.
+
+        Args:
+            results: those there are.
+        """
+        told = {result.case.id for result in results}
+        found = [(c, self._stored(c)) for c in self.cases if c.id not in told]
+        return [
+            Result(case, self.judge(case, record), record, False, self.published(record))
+            for case, record in found
+            if record is not None and record.created >= self._began
+        ]
 
     def settled(self, results: Sequence[Result]) -> list[Result]:
         """The results of a run, each test now one of all of them."""
@@ -197,7 +203,7 @@ class Session:
             self.store.save(record)
         except PrunebenchError as error:
             raise _UnsavedError(str(error)) from error
-        self.partials.journal(record.case_id, record.key).remove()
+        self.partials.forget(record.key)
 
     def _record(self, case: Case) -> tuple[Record, bool]:
         if not self.fresh and (stored := self._stored(case)):
@@ -224,10 +230,12 @@ class Session:
         for case in self.cases:
             if case.id not in begun:
                 continue
-            journal = self.partials.journal(case.id, self._key(case), case.families)
+            key = self._key(case)
             if self.fresh or self._stored(case) is not None:
-                journal.remove()
-            elif not journal.empty:
+                self.partials.forget(key or "")
+                continue
+            journal = self.partials.journal(case.id, key, case.families)
+            if not journal.empty:
                 found.append((case, journal.kept))
         return found
 

@@ -290,7 +290,8 @@ def test_what_the_dense_model_answers_is_kept_for_all_cases(tmp_path: Path) -> N
             own = partial.once([pruned], lambda: 1, lambda key=key: [key])
         assert (told, own) == (["a"], [key])
         partials.tidy()  # it is left alone as long as there are others
-        journal.remove()
+        journal.close()
+        partials.forget(key * 64)
     assert (tmp_path / "partial" / "dense").is_dir()
     partials.tidy()
     assert not (tmp_path / "partial").exists()
@@ -303,7 +304,7 @@ def test_outside_of_a_run_nothing_is_kept(tmp_path: Path) -> None:
     with journal.measuring(0, {"pruned": model}):
         assert partial.once([model], lambda: 0, lambda: [1]) == [1]
     partial.keep_step(Step(0, {}, "1"))
-    journal.remove()
+    journal.close()
 
     assert partial.steps() == []
     assert partial.once([model], lambda: 0, lambda: [2]) == [2]
@@ -462,6 +463,23 @@ def test_memory_that_runs_out_in_a_batch_changes_no_kept_score(
     assert str(again.kept) == "at perplexity, 2 of 2 batches kept"
 
 
+@pytest.mark.filterwarnings("default")
+def test_a_damaged_record_is_told_and_the_case_runs_again(
+    short: Path, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    """A line that names the file; the answer is the same again."""
+    cli("run", "cases", "-k", "first", "-q", "--json", "a.json")
+    (file,) = (short / ".prunebench" / "records").rglob("*.json")
+    file.write_bytes(file.read_bytes()[:300])
+    code, out, err = cli("run", "cases", "-k", "first", "-q", "--json", "b.json")
+
+    assert code == 0
+    assert "reused" not in out
+    shown = file.relative_to(short)
+    assert err.count(f"warning: {shown}: damaged: Input data was truncated; the case runs") == 1
+    assert numbers(short / "b.json") == numbers(short / "a.json")
+
+
 def test_what_is_kept_is_told_before_a_run_and_thrown_away_when_asked(
     short: Path, cli: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -509,6 +527,7 @@ def test_a_main_thread_that_does_not_come_back_is_left_behind() -> None:
     process = python(DEEP)
     assert process.stdout is not None
     assert process.stdout.readline() == "deep\n"
+    time.sleep(0.5)  # until it is
     start = time.monotonic()
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=10)
