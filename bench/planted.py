@@ -68,7 +68,7 @@ PLANTED: dict[str, tuple[str, str]] = {
 
 
 def child(spec: Mapping[str, Any]) -> None:
-    """One run; prints its verdict as JSON."""
+    """One run; prints the verdicts of its cases as JSON."""
     import torch
 
     from prunebench import cache, casefile, noise
@@ -79,15 +79,16 @@ def child(spec: Mapping[str, Any]) -> None:
     cache.device_name = lambda device: DEVICE  # type: ignore[assignment]  # noqa: ARG005
     torch.set_num_threads(spec.get("threads", 1))
     root = Path(spec["root"])
-    (case,) = casefile.load([root / "cases" / f"{spec['case']}.yaml"])
-    case = with_batches(case, spec.get("batch"))
+    files = [root / "cases" / f"{name}.yaml" for name in spec["cases"]]
+    cases = [with_batches(case, spec.get("batch")) for case in casefile.load(files)]
     if "order" in spec:
         shuffle_batches(spec["order"])
     if what := spec.get("plant"):
         plant(what)
     store, baselines = Store(root / "store"), Baselines(root / "baselines")
-    session = Session([case], store, baselines, "cpu", fresh=True)
+    session = Session(cases, store, baselines, "cpu", fresh=True)
     if spec.get("calibrate"):
+        (case,) = cases
         timings = [m for m in case.metrics if type(m).__name__ == "Latency"]
         found = noise.effects(session.worker.repeated(case, timings[0], spec["calibrate"]))
         model = case.asked["model"]["id"]
@@ -95,18 +96,21 @@ def child(spec: Mapping[str, Any]) -> None:
         noise.save(store.root, kept)
         print(json.dumps(found))
         return
-    result = session.answer(case)
-    (result,) = session.settled([result])
-    if spec.get("accept") and result.record:
-        baselines.save(result.record, accepted("the baseline of this bench"))
-    verdict = result.verdict
+    results = session.settled([session.answer(case) for case in cases])
+    for result in results if spec.get("accept") else ():
+        if result.record:
+            baselines.save(result.record, accepted("the baseline of this bench"))
+    print(json.dumps([told(result.verdict) for result in results]))
+
+
+def told(verdict: Any) -> dict[str, Any]:
+    """A verdict, with the findings that decide."""
     findings = [
         [f.what, str(f.outcome), f.now, f.was, f.allowed, f.p, f.note]
         for f in verdict.findings
         if not f.diagnostic
     ]
-    answer = {"outcome": verdict.outcome, "error": verdict.error, "findings": findings}
-    print(json.dumps(answer))
+    return {"outcome": verdict.outcome, "error": verdict.error, "findings": findings}
 
 
 def with_batches(case: Any, size: int | None) -> Any:
@@ -249,18 +253,22 @@ def exchange_words(*, shifted: bool) -> None:
 # ------------------------------------------------------------------------------------ the parent
 
 
-def run(root: Path, **spec: Any) -> dict[str, Any]:
-    """A run in a process of its own."""
+def run(root: Path, *cases: str, **spec: Any) -> Any:
+    """A run of some cases in a process of its own: their verdicts, or the noise measured."""
     threads = str(spec.get("threads", 1))
     environment = {**os.environ, "OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1"}
     # Two threads that spin for each other on a busy machine take minutes.
     environment["OMP_WAIT_POLICY"] = "PASSIVE"
-    command = [sys.executable, __file__, "--child", json.dumps({**spec, "root": str(root)})]
+    command = [
+        sys.executable,
+        __file__,
+        "--child",
+        json.dumps({**spec, "root": str(root), "cases": cases}),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise SystemExit(f"{spec}: {done.stderr[-2000:]}")
-    answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return answer
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def unchanged(root: Path, count: int) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
@@ -268,7 +276,7 @@ def unchanged(root: Path, count: int) -> tuple[tuple[str, ...], list[tuple[str, 
     outcomes: dict[str, int] = {}
     for number in range(count):
         spec = {"threads": 1 + number % 2, "batch": (1, 7, 32, 64)[number % 4], "order": number}
-        both = [run(root, case=case, **spec) for case in ("planted", "timed")]
+        both = run(root, "planted", "timed", **spec)
         for answer, kind in zip(both, ("scores and plan", "timings"), strict=True):
             outcome = f"{kind}: {answer['outcome']}"
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
@@ -283,7 +291,7 @@ def planted(root: Path, names: list[str]) -> tuple[tuple[str, ...], list[tuple[s
     rows = []
     for name in names:
         expected, finding = PLANTED[name]
-        answer = run(root, case="timed" if "kernel" in name else "planted", plant=name)
+        (answer,) = run(root, "timed" if "kernel" in name else "planted", plant=name)
         found = next((f for f in answer["findings"] if f[0].endswith(finding)), None)
         rest = [f for f in answer["findings"] if f[1] != "same"]
         told = "; ".join(map(sentence, rest or answer["findings"][1:2]))
@@ -323,9 +331,8 @@ def main() -> None:
         (root / "cases").mkdir()
         (root / "cases" / "planted.yaml").write_text(CASE)
         (root / "cases" / "timed.yaml").write_text(TIMED)
-        for case in ("planted", "timed"):
-            run(root, case=case, accept=True)
-        noise = run(root, case="timed", calibrate=12)
+        run(root, "planted", "timed", accept=True)
+        noise = run(root, "timed", calibrate=12)
         print("noise of this machine:", {k.split("/")[-1]: f"{v:.1%}" for k, v in noise.items()})
         tables = {}
         if given.runs:

@@ -75,9 +75,10 @@ def rates(draw: Callable[[np.random.Generator], Sequence[bool]], draws: int) -> 
     return np.mean([draw(rng) for _ in range(draws)], axis=0).tolist()
 
 
-def told(rate: float) -> str:
-    """A rate in per cent."""
-    return f"{rate:.1%}"
+def told(rate: float, draws: int) -> str:
+    """A rate in per cent, and how far so many draws may be off (95 %)."""
+    off = 1.96 * (max(rate * (1 - rate), 1 / draws) / draws) ** 0.5
+    return f"{rate:.1%} ± {off * 100:.1f}"
 
 
 # ------------------------------------------------------------------------------ right and wrong
@@ -94,15 +95,17 @@ def right_and_wrong(draws: int) -> tuple[Row, list[Row]]:
         ("nothing lost (A/A)", [0.0] * 7, 0.01),
         ("3 points lost in ARC-challenge alone", one, 0.05),
     ):
+        # Whether alarms keep to one in a hundred takes many draws to tell.
+        count = draws if any(drops) else 4 * draws
         found = rates(
             lambda rng, drops=drops, alpha=alpha: [
                 p(tasks) < alpha
                 for tasks in [strata(rng, sizes, 0.05, drops)]
                 for p in (p_ours, p_pooled, p_macro)
             ],
-            draws,
+            count,
         )
-        rows.append((what, f"{alpha:g}", *map(told, found)))
+        rows.append((what, f"{alpha:g}", *(told(rate, count) for rate in found)))
     head = ("20,000 questions, 5 % disagreement", "alpha", "ours", "all alike", "plain mean")
     return head, rows
 
@@ -150,7 +153,7 @@ def margins(draws: int) -> tuple[Row, list[Row]]:
             seen = answers(with_margins(rng, sizes, 0.05, drop, heavy=heavy))
             return [(seen.p_right or 0) < 0.05, seen.p < 0.05]
 
-        rows.append((what, *map(told, rates(draw, draws))))
+        rows.append((what, *(told(rate, draws) for rate in rates(draw, draws))))
     return ("20,000 questions, alpha 0.05", "right and wrong alone", "with margins"), rows
 
 
@@ -178,7 +181,7 @@ def fixed(draws: int) -> tuple[Row, list[Row]]:
         ("2 points lost", 0.02),
     ):
         found = rates(lambda rng, drop=drop: verdict(strata(rng, sizes, 0.05, [drop] * 7)), draws)
-        rows.append((what, *map(told, found)))
+        rows.append((what, *(told(rate, draws) for rate in found)))
     head = (
         "20,000 questions, 5 % disagreement",
         "ours, alpha 0.05",
@@ -219,7 +222,7 @@ def matrix(draws: int) -> tuple[Row, list[Row]]:
         "one test a case at 0.05, each for itself",
         "seven tests a case at 0.05, each for itself",
     )
-    return head, [(name, told(rate)) for name, rate in zip(names, found, strict=True)]
+    return head, [(name, told(rate, draws)) for name, rate in zip(names, found, strict=True)]
 
 
 # --------------------------------------------------------------------------------------- timings
@@ -253,7 +256,7 @@ def timings(draws: int) -> tuple[Row, list[Row]]:
         ("unchanged (A/A), 10 rounds, 3 % noise on each time", 0.0, 10, 0.03),
     ):
         found = rates(lambda rng, s=slower, r=rounds, n=float(noise): draw(rng, s, r, n), draws)
-        rows.append((what, *map(told, found)))
+        rows.append((what, *(told(rate, draws) for rate in found)))
     return ("2.5 % allowed, alpha 0.05", "worse", "worse, and confirmed"), rows
 
 
@@ -284,7 +287,7 @@ def power(draws: int) -> tuple[Row, list[Row]]:
         (found,) = rates(draw, draws)
         size = f"{drop * 100:.2f} points"
         asked = (f"{questions:,}", f"{disagreement:.0%}", f"{alpha:g}")
-        rows.append((*asked, size, "80 %", told(found)))
+        rows.append((*asked, size, "80 %", told(found, draws)))
     head = ("questions", "disagreement", "alpha", "smallest drop", "printed", "simulated")
     return head, rows
 

@@ -11,7 +11,9 @@ import typer
 
 from . import (
     __version__,
+    accepting,
     casefile,
+    cli_baseline,
     cli_calibrate,
     cli_history,
     gates,
@@ -19,6 +21,7 @@ from . import (
     grammar,
     outlook,
     report,
+    shelf,
     signals,
 )
 from .api import Target
@@ -37,6 +40,7 @@ from .options import (
     Because,
     Device,
     FailOn,
+    Force,
     JsonFile,
     Keyword,
     Limit,
@@ -53,7 +57,6 @@ from .options import (
 )
 from .plan import describe
 from .progress import Display
-from .record import Record
 from .session import (
     CRASHED,
     INTERRUPTED,
@@ -61,7 +64,6 @@ from .session import (
     USAGE,
     Result,
     Session,
-    accepted,
     exit_code,
 )
 from .store import Store
@@ -82,6 +84,7 @@ def run(  # one parameter per option of the contract
     settings: Settings = None,
     accept: Annotated[bool, typer.Option("--accept", help="Make the records baselines.")] = False,
     because: Because = "",
+    force: Force = False,
     device: Device = None,
     limit: Limit = None,
     fresh: Annotated[
@@ -104,6 +107,8 @@ def run(  # one parameter per option of the contract
     cases = chosen_cases(paths, keyword, settings, limit)
     if accept and not because.strip():
         raise PrunebenchError("--accept needs --because TEXT: a baseline changes for a reason")
+    if force and not accept:
+        raise PrunebenchError("--force goes with --accept: it overrides what guards a baseline")
     if accept and limit:
         raise PrunebenchError("--accept and --limit exclude each other: that run is partial")
     outcomes, conditions = gating.given(
@@ -146,6 +151,8 @@ def run(  # one parameter per option of the contract
             results = session.settled(results)
             write()
     report.table(results, report.console())
+    if not (keyword or settings) and (behind := shelf.hint(roots, cases)):
+        say(behind)
     if stopped is not None:
         left = len(cases) - len(results)
         asked = isinstance(stopped, signals.StopRequest)
@@ -153,9 +160,22 @@ def run(  # one parameter per option of the contract
         say(f"{how} with {left} of {len(cases)} cases left; run the same command to go on")
         raise typer.Exit(signals.STOPPED if asked else INTERRUPTED)
     if accept:
-        records = [r.record for r in results if r.record and not r.case.for_interval]
-        _accept(records, Baselines(baselines or OWN), because)
         crashed = any(r.verdict.error for r in results)
+        try:
+            taken = accepting.accept(
+                [r.record for r in results if r.record],
+                cases,
+                because,
+                Store(store),
+                Baselines(baselines or OWN),
+                present=roots,
+                failed=accepting.failures(results),
+                force=force,
+            )
+        except accepting.RefusedError as refused:
+            say(str(refused))
+            raise typer.Exit(CRASHED if crashed else USAGE) from None
+        _tell_accepted(taken)
         raise typer.Exit(CRASHED if crashed else OK)
     raise typer.Exit(exit_code([r.verdict for r in results], strict=strict))
 
@@ -196,24 +216,21 @@ def accept(
     paths: Paths = None,
     keyword: Keyword = "",
     because: Because = "",
+    force: Force = False,
     baselines: BaselineDir = None,
     store: StoreDir = DEFAULT_STORE,
 ) -> None:
-    """Make the newest stored records the baselines, with a reason."""
+    """Make the newest stored records the baselines, with a reason: all of them, or none."""
     if not because.strip():
         raise PrunebenchError("accept needs --because TEXT: a baseline changes for a reason")
-    cases = [case for case in chosen_cases(paths, keyword) if not case.for_interval]
+    cases = chosen_cases(paths, keyword)
     kept = Store(store)
-    records = []
-    for case in cases:
-        if record := kept.latest(case.id, case.asked):
-            records.append(record)
-        else:
-            older = kept.latest(case.id) is not None
-            why = "only of an older version of the case" if older else "none"
-            say(f"{case.id}: stored records: {why}; run it first")
-    _accept(records, Baselines(baselines or OWN), because)
-    raise typer.Exit(OK if len(records) == len(cases) else CRASHED)
+    records = accepting.newest(cases, kept)
+    roots = Baselines(baselines or OWN)
+    present = Baselines(baselines or default_baselines())
+    taken = accepting.accept(records, cases, because, kept, roots, present=present, force=force)
+    _tell_accepted(taken)
+    raise typer.Exit(OK if taken.written else CRASHED)
 
 
 @app.command()
@@ -381,6 +398,7 @@ def import_plan(
 
 app.command()(cli_calibrate.calibrate)
 cli_history.register(app)
+app.add_typer(cli_baseline.app, name="baseline")
 
 
 def _version(value: bool) -> None:
@@ -452,8 +470,10 @@ def _list(cases: list[Case], *, as_json: bool) -> None:
         print(case.id)  # noqa: T201
 
 
-def _accept(records: list[Record], baselines: Baselines, because: str) -> None:
-    stamp = accepted(because.strip())
-    for record in records:
-        for path in baselines.save(record, stamp):
-            print(f"accepted {path}")  # noqa: T201
+def _tell_accepted(taken: accepting.Acceptance) -> None:
+    for line in taken.overridden:
+        say(f"overridden: {line.rpartition('; ')[0]}")
+    if not taken.written:
+        say("nothing was accepted: no record of a case that is compared with a baseline")
+    for path in taken.written:
+        print(f"accepted {path}")  # noqa: T201

@@ -13,6 +13,9 @@ from . import stats
 from .record import Measurement, Record
 from .stats import Evidence, Stratum
 
+#: The largest number of half precision.
+MAX_HALF = 65504.0
+
 
 def evidence(
     now: Measurement, was: Measurement, tasks: Sequence[tuple[Measurement, Measurement]] = ()
@@ -74,7 +77,8 @@ def _stratum(now: Measurement, was: Measurement, full: float) -> Stratum:
 
 
 def _half(value: float) -> float:
-    return float(struct.unpack("e", struct.pack("e", value))[0])
+    fitting = max(-MAX_HALF, min(MAX_HALF, value))
+    return float(struct.unpack("e", struct.pack("e", fitting))[0])
 
 
 def _full_mark(ours: array[float], theirs: array[float]) -> float | None:

@@ -44,13 +44,13 @@ def amount(value: float, unit: str, was: float | None = None) -> str:
     return f"{text} ({value / abs(was):.2%})" if was else text
 
 
-def p_text(p: float) -> str:
+def p_text(p: float, name: str = "p = ") -> str:
     """A p-value in words; what is less than any number that can be meant is told as that."""
-    return f"p = {p:.2g}" if p >= NEVER else f"p < {NEVER:g}"
+    return f"{name}{p:.2g}" if p >= NEVER else f"{name.replace('=', '<') or '< '}{NEVER:g}"
 
 
 #: Units of parts of a whole, whose differences are percentage points.
-FRACTIONS = ("acc", "match", "of dense", "of answers")
+FRACTIONS = ("acc", "match", "of dense", "of answers", "of n-grams")
 
 
 def _finding(finding: Finding, record: Record, was: Record | None) -> Iterator[str]:
@@ -131,10 +131,11 @@ def _evidence(finding: Finding, seen: Evidence, unit: str) -> Iterator[str]:
     yield f"lost {told(seen.loss)}: {sure}{allowed}"
     parts = ""
     if seen.p_right is not None and seen.p_margins is not None:
-        parts = f" (right and wrong alone {seen.p_right:.2g}, margins {seen.p_margins:.2g})"
+        right, margins = (p_text(p, "") for p in (seen.p_right, seen.p_margins))
+        parts = f" (right and wrong alone {right}, margins {margins})"
     among = ""
     if seen.adjusted is not None:
-        among = f", among {seen.family} tests {seen.adjusted:.2g}"
+        among = f", among {seen.family} tests {p_text(seen.adjusted, '')}"
     yield f"{p_text(seen.p)}{parts}{among}; {seen.test}, one-sided alpha {seen.alpha:g}"
     if seen.least:
         yield least

@@ -55,6 +55,7 @@ Alpha = Annotated[
     ),
 ]
 Because = Annotated[str, typer.Option(metavar="TEXT", help="Why the new values are right.")]
+Force = Annotated[bool, typer.Option("--force", help="Accept what the guards object to.")]
 
 DEFAULT_STORE = Path(".prunebench")
 

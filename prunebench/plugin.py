@@ -39,6 +39,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     add("--prunebench-set", action="append", default=[], metavar="KEY=VALUE", help="override a key")
     add("--prunebench-accept", action="store_true", help="make the records baselines")
     add("--prunebench-because", default="", metavar="TEXT", help="why, with --prunebench-accept")
+    add("--prunebench-force", action="store_true", help="accept what the guards object to")
     parser.addini("prunebench_cases", "folders whose YAML files are cases", "paths", default=[])
 
 
@@ -49,6 +50,8 @@ def pytest_configure(config: pytest.Config) -> None:
     accept = config.getoption("--prunebench-accept")
     if accept and not config.getoption("--prunebench-because").strip():
         raise pytest.UsageError("--prunebench-accept needs --prunebench-because TEXT")
+    if config.getoption("--prunebench-force") and not accept:
+        raise pytest.UsageError("--prunebench-force goes with --prunebench-accept")
     if accept and config.getoption("--prunebench-limit"):
         raise pytest.UsageError("--prunebench-accept and --prunebench-limit exclude each other")
     limit = config.getoption("--prunebench-limit")
@@ -121,12 +124,18 @@ class CaseItem(pytest.Item):
         if verdict.skipped:
             pytest.skip(verdict.skipped)
         self._properties(result)
-        accepting = self.config.getoption("--prunebench-accept") and not self.case.for_interval
-        if accepting and result.record:
-            from .session import accepted
+        if self.config.getoption("--prunebench-accept") and result.record:
+            from . import accepting
 
-            because = self.config.getoption("--prunebench-because").strip()
-            session.baselines.save(result.record, accepted(because))
+            accepting.accept(
+                [result.record],
+                [self.case],
+                self.config.getoption("--prunebench-because"),
+                session.store,
+                session.baselines,
+                force=self.config.getoption("--prunebench-force"),
+                flag="--prunebench-force",
+            )
         elif not verdict.ok:
             raise CaseFailedError(result)
 

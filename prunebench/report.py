@@ -74,18 +74,20 @@ def table(results: Sequence[Result], console: Console) -> None:
 
 
 def power_lines(verdicts: Sequence[Verdict], results: Sequence[Result]) -> list[str]:
-    """The smallest loss that each kind of gate could have seen, of its weakest one."""
+    """The smallest loss that each kind of gate could have seen, of the weakest that saw none."""
     units = {m.metric: m.unit for r in results if r.record for m in r.record.measurements}
     least: dict[str, tuple[float, str]] = {}
     tests = 0
     for finding in (f for verdict in verdicts for f in verdict.findings if not f.diagnostic):
         seen = finding.evidence
-        if seen is None or not seen.least:
+        if seen is None or not seen.least or finding.outcome == "worse":
             continue
         tests = max(tests, seen.family)
         family = finding.what.split("/")[0]
         unit = units.get(finding.what, "")
         size = seen.least if unit in FRACTIONS else seen.least / abs(finding.was or 1.0)
+        if size < 5e-5:
+            continue  # nothing moved but the last digits
         told = f"{size * 100:.2f} pp" if unit in FRACTIONS else f"{size:.2%}"
         least[family] = max(least.get(family, (0.0, "")), (size, told))
     if not least:
@@ -139,7 +141,8 @@ def sentence(finding: Finding) -> str:
         text += f", {p_text(finding.p)}"
         seen = finding.evidence
         among = seen.adjusted if seen is not None else None
-        text += f" ({among:.2g} among {seen.family} tests)" if seen and among is not None else ""
+        if seen and among is not None:
+            text += f" ({p_text(among, '')} among {seen.family} tests)"
         if seen and seen.least and finding.outcome == "unsure":
             text += f"; {POWER:.0%} of the time it shows a loss of {number(seen.least)}"
     return f"{text}: {finding.note}" if finding.note else text

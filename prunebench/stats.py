@@ -113,10 +113,10 @@ def answers(strata: Sequence[Stratum]) -> Evidence:
     ]
     p, p_better = (sign_flips([sign * s for s in sums]) for sign in (1, -1))
     effective = effective_count(sizes)
-    spread = math.sqrt(sum(s * s for s in sums)) / total
-    independent = math.sqrt(sum(u * u * k for u, k in weighted)) / total
-    if independent and any(s.clusters for s in strata):
-        effective *= min(1.0, (independent / spread) ** 2) if spread else 1.0
+    # Had nothing changed: what clusters add to it is what they take from the questions' worth.
+    clustered, independent = sum(s * s for s in sums), sum(u * u * k for u, k in weighted)
+    effective *= min(1.0, independent / clustered) if clustered else 1.0
+    spread = math.sqrt(sum(map(_squares, units, strata))) / total
     right = {"p": p, "p_better": p_better}
     seen = _margins(strata)
     joined = [_simes(*pair) for pair in zip(right.values(), seen, strict=True)] if seen else None
@@ -128,8 +128,8 @@ def answers(strata: Sequence[Stratum]) -> Evidence:
         worse=sum(d > 0 for d in single),
         better=sum(d < 0 for d in single),
         loss=loss,
-        low=loss - reach,
-        high=loss + reach,
+        low=max(-1.0, loss - reach),
+        high=min(1.0, loss + reach),
         p=joined[0] if joined else p,
         p_better=joined[1] if joined else p_better,
         p_right=p if joined else None,
@@ -138,6 +138,13 @@ def answers(strata: Sequence[Stratum]) -> Evidence:
         effective=effective,
         disagreement=sum(u * k for u, k in weighted) / total,
     )
+
+
+def _squares(unit: int, stratum: Stratum) -> float:
+    """The squared deviations of a task's drops from their mean, by cluster, as weighted."""
+    mean = math.fsum(stratum.worse_by) / len(stratum.worse_by)
+    apart = [d - mean for d in stratum.worse_by]
+    return unit**2 * math.fsum(d * d for d in _together(apart, stratum.clusters))
 
 
 def effective_count(sizes: Sequence[int]) -> float:

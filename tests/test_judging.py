@@ -213,7 +213,7 @@ def test_every_finding_explains_itself() -> None:
 
     for part in (
         "of 400 questions 32 came out worse and 0 better",
-        "lost 8.00 pp: 95% sure it is below 10.33 pp, and above 5.67 pp; allowed 1.00 pp",
+        "lost 8.00 pp: 95% sure it is below 10.16 pp, and above 5.84 pp; allowed 1.00 pp",
         "one-sided alpha 0.05",
         "worse: more was lost than is allowed, and chance does not explain it",
         "of the time a loss of",

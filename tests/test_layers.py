@@ -36,7 +36,8 @@ LAYERS = (
     ("estimate",),
     ("comparing", "explain", "gates", "session", "outlook"),
     ("report", "progress", "options"),
-    ("cli_history",),
+    ("accepting", "shelf"),
+    ("cli_baseline", "cli_history"),
     # ------------------------------------------------- torch below this line
     ("modeling", "tensors"),
     ("families",),

@@ -220,7 +220,7 @@ def test_accept_takes_stored_records(project: Path, cli) -> None:
     case = project / "cases" / "small.yaml"
     case.write_text(case.read_text().replace("limit: 40", "limit: 30"))
     code, _, err = cli("accept", "cases", "--because", "again")
-    assert code == 3
+    assert code == 2
     assert "older version of the case" in err
 
 

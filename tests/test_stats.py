@@ -60,7 +60,7 @@ def test_one_task_is_mcnemars_test() -> None:
     assert seen.p == p_paired(worse_by)
     assert seen.loss == pytest.approx(np.mean(worse_by))
     assert (seen.worse, seen.better) == (worse_by.count(1.0), worse_by.count(-1.0))
-    assert seen.spread == pytest.approx(math.sqrt(seen.worse + seen.better) / 500)
+    assert seen.spread == pytest.approx(np.std(worse_by) / math.sqrt(500))
 
 
 def test_equal_tasks_are_one_large_task() -> None:
@@ -70,7 +70,8 @@ def test_equal_tasks_are_one_large_task() -> None:
     together = list(itertools.chain(*tasks))
     one, many = answers([Stratum(together)]), answers([Stratum(t) for t in tasks])
 
-    assert (many.p, many.loss, many.high) == pytest.approx((one.p, one.loss, one.high))
+    assert (many.p, many.loss) == pytest.approx((one.p, one.loss))
+    assert many.high == pytest.approx(one.high, rel=1e-3)  # each task about its own mean
     assert many.effective == pytest.approx(1200)
 
 
