@@ -109,13 +109,8 @@ def _tried(name: str, part: float, whole: float, expected: Any, begun: tuple[int
     events = _events(name)
     told = Path(f"{name}.err").read_text().splitlines()
     going = [t.removeprefix("going on: ") for t in told if t.startswith("going on: ")]
-    at = (
-        going[0].replace(SPRINT, "sprint")
-        if going
-        else "nothing begun"
-        if not saved
-        else "between cases"
-    )
+    between = "all saved" if saved == CASE.count("- {name: s") else "between cases"
+    at = going[0].replace(SPRINT, "sprint") if going else between if saved else "nothing begun"
     again = events.count("batch") - begun[0], events.count("step") - begun[1]
     return Try(part, at, saved, *again, time.monotonic() - start, _numbers(name) == expected)
 
