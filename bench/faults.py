@@ -4,8 +4,9 @@
 
 Three cases on the shipped model (a stepwise search, one that is not, and a sliced model), with
 every metric that goes batch by batch, a timing and the memory. Every try starts from an empty
-folder, is killed after a random part of the time that an undisturbed run takes, and is run again
-with the same command. A batch is lost if it was begun more often than in the undisturbed run; a
+folder, is killed after a random number of its batches and steps and a random time more (about half
+a second, so that kills fall into searches, timings and saving too), and is run again with the same
+command. A batch is lost if it was begun more often than in the undisturbed run; a
 step likewise. Exits 1 if any number differs or more than one batch is lost.
 """
 
@@ -85,7 +86,7 @@ def main() -> int:
         tries = []
         for number in range(options.tries):
             name = f"try{number}"
-            tries.append(_tried(name, draw.random(), whole, expected, begun))
+            tries.append(_tried(name, draw, expected, begun))
             one = tries[-1]
             print(
                 f"{one.part:>8.0%}   {one.at:<44} {one.saved:>5} {one.batches:>7} {one.steps:>5}  "
@@ -100,8 +101,10 @@ def main() -> int:
     return int(lost > 1 or equal < len(tries))
 
 
-def _tried(name: str, part: float, whole: float, expected: Any, begun: tuple[int, int]) -> Try:
-    _run(name, kill_after=part * whole)
+def _tried(name: str, draw: random.Random, expected: Any, begun: tuple[int, int]) -> Try:
+    after = draw.randrange(sum(begun))
+    _run(name, kill_after=after, and_seconds=draw.expovariate(2))
+    part = after / sum(begun)
     saved = len(list(Path(name, "records").rglob("*.json")))
     start = time.monotonic()
     code = _run(name)
@@ -109,7 +112,7 @@ def _tried(name: str, part: float, whole: float, expected: Any, begun: tuple[int
     events = _events(name)
     told = Path(f"{name}.err").read_text().splitlines()
     going = [t.removeprefix("going on: ") for t in told if t.startswith("going on: ")]
-    between = "all saved" if saved == CASE.count("- {name: s") else "between cases"
+    between = "all saved" if saved == CASE.count("- {name: s") else "a search, or between cases"
     at = going[0].replace(SPRINT, "sprint") if going else between if saved else "nothing begun"
     again = events.count("batch") - begun[0], events.count("step") - begun[1]
     return Try(part, at, saved, *again, time.monotonic() - start, _numbers(name) == expected)
@@ -128,13 +131,17 @@ def _import_once() -> None:
     from prunebench.metrics import _tasks  # noqa: F401
 
 
-def _run(name: str, kill_after: float | None = None) -> int:
+def _run(name: str, kill_after: int | None = None, and_seconds: float = 0.0) -> int:
     """Run the cases into store *name*; a killed run gives the negative number of the signal."""
+    log = Path(f"{name}.log")
+    log.touch()
     child = os.fork()
     if child == 0:
         _child(name)
     if kill_after is not None:
-        time.sleep(kill_after)
+        while len(_events(name)) < kill_after:
+            time.sleep(0.005)
+        time.sleep(and_seconds)
         os.kill(child, signal.SIGKILL)
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
