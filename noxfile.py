@@ -66,6 +66,13 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Kill -9 at random points of a real run, resume, and print what was lost."""
+    session.install(*PINNED, "-e", ".")
+    session.run("python", "bench/faults.py", *session.posargs)
+
+
+@nox.session
 def gpu(session: nox.Session) -> None:
     """Latency of the papers' shapes on a GPU, beside the ideal.
 

@@ -25,6 +25,7 @@ from . import (
     outlook,
     report,
     shelf,
+    signals,
 )
 from .api import Target
 from .baseline import OWN, Baselines
@@ -33,7 +34,7 @@ from .errors import PrunebenchError, SearchError
 from .evidence import p_among
 from .files import write_json
 from .layers import Setting
-from .machine import before_torch
+from .machine import before_torch, has_gpu_files
 from .options import (
     DEFAULT_STORE,
     Alpha,
@@ -96,7 +97,9 @@ def run(  # one parameter per option of the contract
     force: Force = False,
     device: Device = None,
     limit: Limit = None,
-    fresh: Annotated[bool, typer.Option("--fresh", help="Ignore stored results.")] = False,
+    fresh: Annotated[
+        bool, typer.Option("--fresh", help="Ignore stored results, partial ones too.")
+    ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Only tell what would run, from where, and how long.")
     ] = False,
@@ -135,8 +138,13 @@ def run(  # one parameter per option of the contract
     how.check()
     roots = Baselines(baselines or default_baselines())
     results: list[Result] = []
-    interrupted = False
-    with Display(len(cases), quiet=quiet) as display:
+    stopped: KeyboardInterrupt | None = None
+
+    def write() -> None:
+        if json_file:
+            write_json(json_file, report.to_json(results))
+
+    with signals.handled(write), Display(len(cases), quiet=quiet) as display:
         session = Session(
             cases,
             Store(store),
@@ -149,23 +157,29 @@ def run(  # one parameter per option of the contract
             progress=display.step,
         )
         try:
+            if how.here or device == "cpu" or not has_gpu_files():
+                for case, kept in session.going_on():
+                    say(f"going on: {case.label} {kept}")
             with closing(execution.answers(session, device, how, display)) as answers:
                 for result in answers:
                     results.append(result)
                     display.done(result)
-        except KeyboardInterrupt:
-            interrupted = True
+            session.partials.tidy()
+        except KeyboardInterrupt as error:
+            stopped = error
+            results += session.cut_off(results)
         finally:
             results = session.settled(execution.in_order(results, cases))
-            if json_file:
-                write_json(json_file, report.to_json(results))
+            write()
     report.table(results, report.console())
     if not (keyword or settings) and (behind := shelf.hint(roots, cases)):
         say(behind)
-    if interrupted:
+    if stopped is not None:
         left = len(cases) - len(results)
-        say(f"interrupted with {left} of {len(cases)} cases left; run the same command to go on")
-        raise typer.Exit(INTERRUPTED)
+        asked = isinstance(stopped, signals.StopRequest)
+        end = f"stopped by {stopped}" if asked else "interrupted"
+        say(f"{end} with {left} of {len(cases)} cases left; run the same command to go on")
+        raise typer.Exit(signals.STOPPED if asked else INTERRUPTED)
     if accept:
         crashed = any(r.verdict.error for r in results)
         try:

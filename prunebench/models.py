@@ -6,6 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from torch.nn.functional import cross_entropy
 from . import modeling
 from .errors import PrunebenchError
 from .families import Family, family_of, ignored_features
+from .partial import once
 from .watching import say
 
 #: Evaluation batches hold about this many tokens: enough to fill a core, little enough for logits.
@@ -241,16 +243,20 @@ class CausalLM:
             Nats per predicted token, (windows,), float64. Losses are computed in float32 whatever
             the model's dtype, for half precision makes ties of near losses.
         """
-        results: list[Tensor] = []
+        results: list[float] = []
+        parts = batches(windows, batch_size)
         with torch.no_grad():
-            for batch in batches(windows, batch_size):
+            for part in parts:
                 say(f"window {len(results)} of {len(windows)}")
-                results += halving(self._losses, batch)
-        return torch.stack(results)
+                results += once(
+                    [self], part.tolist, partial(halving, self._losses, part), len(parts)
+                )
+        return torch.tensor(results, dtype=torch.float64, device=self.device)
 
-    def _losses(self, windows: Tensor) -> list[Tensor]:
+    def _losses(self, windows: Tensor) -> list[float]:
         ids = windows.to(self.device)
-        return list(nll_of(self.hf(ids, use_cache=False).logits, ids))
+        losses: list[float] = nll_of(self.hf(ids, use_cache=False).logits, ids).tolist()
+        return losses
 
     def nll(self, windows: Tensor) -> float:
         """Mean over *windows* of their mean next-token cross entropy, in nats."""

@@ -19,6 +19,7 @@ from .case import Case, ModelSpec, unanswerable
 from .errors import PrunebenchError
 from .estimate import Parts, memory, rough
 from .machine import default_device, skip_reason
+from .partial import Partials
 from .record import Record
 from .shape import Shape, shape_of
 from .store import Store
@@ -34,7 +35,7 @@ class Outlook(Struct, frozen=True):
     something) or ``fail``; *reason* says why for the last two. *source* is where the model is:
     ``folder``, ``hub cache``, or ``hub`` where it would be downloaded. *basis* is ``measured`` or
     ``rough``; *seconds* and *memory* (bytes on the device) are None where there is nothing to guess
-    from.
+    from. *kept* is how far an interrupted run came.
     """
 
     case_id: str
@@ -50,6 +51,7 @@ class Outlook(Struct, frozen=True):
     parts: Parts | None = None
     basis: str = ""
     memory: int | None = None
+    kept: str = ""
 
     @property
     def seconds(self) -> float | None:
@@ -77,6 +79,8 @@ def look(
     """What would become of each of *cases* if they were run now, with these options."""
     device = device or default_device()
     outlooks = [_look(case, store, device, fresh) for case in cases]
+    if not fresh:
+        outlooks = _begun(cases, outlooks, store, device)
     factor = _off_by(cases, outlooks, device)
     return [
         replace(o, parts=o.parts.times(factor)) if o.parts and o.basis == "rough" else o
@@ -154,6 +158,22 @@ def _look(case: Case, store: Store, device: str, fresh: bool) -> Outlook:
     if shape is None:
         return outlook
     return replace(outlook, parts=rough(case, shape, device), basis="rough")
+
+
+def _begun(
+    cases: Sequence[Case], outlooks: Sequence[Outlook], store: Store, device: str
+) -> list[Outlook]:
+    """*outlooks* with how far an interrupted run came."""
+    partials = Partials(store.root)
+    begun = partials.case_ids()
+    told = []
+    for case, outlook in zip(cases, outlooks, strict=True):
+        kept = ""
+        if case.id in begun and outlook.status == "run":
+            journal = partials.journal(case.id, cache.key(case, device), case.families)
+            kept = "" if journal.empty else str(journal.kept)
+        told.append(replace(outlook, kept=kept))
+    return told
 
 
 def shape_at_hand(case: Case) -> Shape | None:

@@ -77,6 +77,12 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     return CaseFileCollector.from_parent(parent, path=file_path)
 
 
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Leave no partial results behind where nothing is unfinished."""
+    if (own := session.stash.get(_SESSION, None)) is not None:
+        own.partials.tidy()
+
+
 class CaseFileCollector(pytest.File):
     """One case file."""
 

@@ -206,6 +206,7 @@ def outlook_lines(outlooks: Sequence[Outlook], total: Totals) -> list[str]:
         said.append(f"{one.case_id}: {_WOULD[one.status]}{_reason(one)}")
         if one.status == "run":
             said.append(f"  {_reads(one)}")
+            said += [f"  goes on {one.kept}"] if one.kept else []
     counts = ", ".join(f"{total.cases[s]} {_WOULD[s]}" for s in _WOULD if s in total.cases)
     cases = "1 case" if len(outlooks) == 1 else f"{len(outlooks)} cases"
     line = f"{cases}: {counts}"

@@ -1,25 +1,32 @@
-"""Runs a case: load, choose, apply, measure. Compares nothing and writes nothing."""
+"""Runs a case: load, choose, apply, measure. Compares nothing.
+
+What a killed run is to find again goes into the case's journal; nothing else is written.
+"""
 
 from __future__ import annotations
 
 import gc
 import platform
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from functools import partial
 
 import torch
+from msgspec.structs import replace
 
 from . import cache, provenance, surgery, trust
 from .api import Method, Metric, Target, tag
 from .calibration import Calibration
-from .case import CalibrationSpec, Case, ModelSpec, Progress, silent, unanswerable
+from .case import CalibrationSpec, Case, ModelSpec, Progress, question, silent, unanswerable
 from .errors import PrunebenchError
 from .loading import available, load_model
 from .machine import PeakMemory
+from .methods.dense import Dense
 from .models import CausalLM
 from .nvml import Gpu
+from .partial import Journal, Partials
 from .plan import Plan, units
 from .record import Environment, Measurement, Record
 from .watching import watched
@@ -36,6 +43,7 @@ class Worker:
         progress: told of every step.
         upcoming: the cases that will follow, so that a nested method is searched once, for the
             largest amount.
+        partials: where what is finished of a case is kept until its record is; by default nowhere.
 
     Raises:
         PrunebenchError: if there is no such device.
@@ -46,14 +54,17 @@ class Worker:
         device: str | None = None,
         progress: Progress = silent,
         upcoming: Iterable[Case] = (),
+        partials: Partials | None = None,
     ) -> None:
         self.device = available(device)
         self.progress = progress
         self.upcoming = tuple(upcoming)
+        self.partials = partials or Partials()
         self._model: tuple[ModelSpec, str | None, CausalLM] | None = None
         self._load_seconds = 0.0
         self._searches: dict[tuple[ModelSpec, Method, CalibrationSpec, str], _Search] = {}
         self._last: tuple[Question, _Search] | None = None
+        self._answered: set[str] = set()
 
     def run(self, case: Case) -> Record:
         """Answer *case*.
@@ -65,18 +76,21 @@ class Worker:
             raise PrunebenchError(reason)
         self.progress(case, "loading")
         dense = self.dense(case.model)
+        key = cache.key(case, self.device)
         read = cache.inputs(case) or {}
-        search = self._search(case, dense)
-        start = time.perf_counter()
-        self.progress(case, "pruning")
-        pruned = surgery.apply(dense.share(), search.plan) if search.plan.edits else dense
-        measurements: list[Measurement] = []
-        for metric in case.metrics:
-            self.progress(case, name := tag(metric))
-            with watched(partial(self._tell, case, name)):
-                measurements += metric.measure(pruned, dense)
-        # What the case takes when it is run alone, whatever it shared with others in this run.
-        alone = self._load_seconds + search.seconds + time.perf_counter() - start
+        with closing(self._journal(case, key)) as journal:
+            search = self._search(case, dense, journal)
+            start = time.perf_counter()
+            self.progress(case, "pruning")
+            pruned = surgery.apply(dense.share(), search.plan) if search.plan.edits else dense
+            measurements: list[Measurement] = []
+            for number, metric in enumerate(case.metrics):
+                measurements += self._measured(case, number, metric, (pruned, dense), journal)
+        self._answered.add(case.id)
+        # What the case takes when it is run alone, whatever it shared with others in this run and
+        # whatever an earlier one did of it.
+        spent = time.perf_counter() - start + journal.saved_seconds
+        alone = self._load_seconds + search.seconds + spent
         now = cache.inputs(case) or {}
         if any(was not in (None, now.get(what)) for what, was in read.items()):
             raise PrunebenchError("a file it reads was changed while it was measured; run it again")
@@ -92,9 +106,43 @@ class Worker:
             environment=environment(self.device),
             model_hash=cache.model_hash(case.model) or "",
             created=datetime.now(UTC).isoformat(timespec="seconds"),
-            key=cache.key(case, self.device) or "",
+            key=key or "",
             provenance=provenance.of(case, str(dense.hf.dtype).removeprefix("torch.")),
         )
+
+    def _measured(
+        self,
+        case: Case,
+        number: int,
+        metric: Metric,
+        models: tuple[CausalLM, CausalLM],
+        journal: Journal,
+    ) -> Sequence[Measurement]:
+        """What a metric gives, from the journal as far as it is there."""
+        if (kept := journal.finished(number)) is not None:
+            return kept
+        self.progress(case, name := tag(metric))
+        pruned, dense = models
+        start, saved = time.perf_counter(), journal.saved_seconds
+        named = {"dense": dense, "pruned": pruned}
+        shared = partial(self._dense_journal, case, metric)
+        with watched(partial(self._tell, case, name)), journal.measuring(number, named, shared):
+            found = list(metric.measure(pruned, dense))
+        seconds = time.perf_counter() - start + journal.saved_seconds - saved
+        journal.keep_metric(number, found, seconds)
+        return found
+
+    def _journal(self, case: Case, key: str | None) -> Journal:
+        return self.partials.journal(case.id, key, case.families)
+
+    def _dense_journal(self, case: Case, metric: Metric) -> Journal:
+        """Where the dense model's own answers to *metric* are kept: the same for all cases."""
+        method, target = Dense(), Target()
+        asked = question(
+            case.asked["protocol"], case.model, method, target, case.calibration, (metric,)
+        )
+        alone = replace(case, method=method, target=target, metrics=(metric,), asked=asked)
+        return self.partials.dense(cache.key(alone, self.device))
 
     def again(self, case: Case, names: Iterable[str]) -> tuple[Measurement, ...]:
         """Measure timings of *case* a second time.
@@ -108,7 +156,7 @@ class Worker:
         """
         families = {name.split("/")[0] for name in names}
         dense = self.dense(case.model)
-        plan = self._search(case, dense).plan
+        plan = self._search(case, dense, Journal.none()).plan
         pruned = surgery.apply(dense.share(), plan) if plan.edits else dense
         found: list[Measurement] = []
         for metric in case.metrics:
@@ -160,18 +208,50 @@ class Worker:
             self._model = (spec, now, loaded)
         return self._model[2]
 
-    def _search(self, case: Case, dense: CausalLM) -> _Search:
-        method = case.method
+    def _search(self, case: Case, dense: CausalLM, journal: Journal) -> _Search:
         # Cases that differ in what they measure follow each other, and share any search.
-        asked = (case.model, method, case.calibration, case.target)
+        asked = _question(case)
         if self._last is None or self._last[0] != asked:
             self._last = None  # tensors of two plans are too many
-            self._last = (asked, self._searched(case, dense))
+            if (kept := journal.search()) is not None:
+                plan, found = kept
+                search = _Search(plan, found.seconds, found.tokens, found.memory)
+            else:
+                with journal.searching():
+                    search = self._searched(case, dense)
+                search.seconds += journal.steps_seconds
+                self._keep_for_others(case, dense, search)
+            self._last = (asked, search)
+        self._last[1].keep(journal)
         return self._last[1]
+
+    def _keep_for_others(self, case: Case, dense: CausalLM, search: _Search) -> None:
+        """Keep a search for all cases that will follow and need it, should they come another day.
+
+        A sweep over amounts is searched once; killed in its first case, it is not to be searched
+        again in the second.
+        """
+        for other in self.upcoming:
+            if other.id == case.id or other.id in self._answered:
+                continue
+            if _question(other)[:3] != _question(case)[:3]:
+                continue
+            same = other.target == case.target
+            if (shared := search if same else self._known(other, dense)) is not None:
+                with closing(self._journal(other, cache.key(other, self.device))) as journal:
+                    shared.keep(journal)
+
+    def _known(self, case: Case, dense: CausalLM) -> _Search | None:
+        """A search for *case* that was made already, for its amount or a larger one."""
+        if not _shareable(case.method):
+            return None
+        kind, wanted = _amount(case, dense)
+        search = self._searches.get((case.model, case.method, case.calibration, kind))
+        return None if search is None or search.amount < wanted else search.cut(case, dense)
 
     def _searched(self, case: Case, dense: CausalLM) -> _Search:
         method = case.method
-        if not method.nested or method.sized or method.unit not in ("blocks", "sublayers"):
+        if not _shareable(method):
             return self._choose(case, dense, case.target)
         kind, wanted = _amount(case, dense)
         memo = (case.model, method, case.calibration, kind)
@@ -187,11 +267,7 @@ class Worker:
                 search = self._choose(case, dense, Target(**{kind: wanted}))  # type: ignore[arg-type]
             search.amount = largest
             self._searches[memo] = search
-        search = self._searches[memo]
-        if kind == "sparsity":
-            removed = [unit for edit in search.plan for unit in units(edit)]
-            return search.prefix(case.target.nearest(dense.gone(removed)))
-        return search.prefix(int(wanted))
+        return self._searches[memo].cut(case, dense)
 
     def _amounts(self, case: Case, dense: CausalLM, kind: str) -> Iterable[float]:
         yield 0
@@ -215,6 +291,15 @@ class Worker:
         ):
             plan = case.method.choose(dense, calibration, target)
         return _Search(plan, time.perf_counter() - start, calibration.tokens, memory.added)
+
+
+def _question(case: Case) -> Question:
+    return (case.model, case.method, case.calibration, case.target)
+
+
+def _shareable(method: Method) -> bool:
+    """Whether one search serves all amounts."""
+    return method.nested and not method.sized and method.unit in ("blocks", "sublayers")
 
 
 def _amount(case: Case, dense: CausalLM) -> tuple[str, float]:
@@ -251,9 +336,18 @@ class _Search:
             **memory,
         }
 
-    def prefix(self, size: int) -> _Search:
-        """The same search stopped at a smaller amount."""
+    def cut(self, case: Case, dense: CausalLM) -> _Search:
+        """The same search stopped at what *case* asks for."""
+        kind, wanted = _amount(case, dense)
+        size = int(wanted)
+        if kind == "sparsity":
+            removed = [unit for edit in self.plan for unit in units(edit)]
+            size = case.target.nearest(dense.gone(removed))
         return _Search(self.plan.prefix(size), self.seconds, self.tokens, self.memory)
+
+    def keep(self, journal: Journal) -> None:
+        """Write it where a later run of the case finds it."""
+        journal.keep_search(self.plan, self.seconds, self.tokens, self.memory)
 
 
 def environment(device: str) -> Environment:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,6 +22,7 @@ from torch.nn.functional import log_softmax
 from .errors import PrunebenchError, PrunebenchWarning
 from .models import CausalLM, halving
 from .packing import Pack, Request, pack
+from .partial import once
 from .watching import say
 
 #: Tokens per forward, padding included: enough to fill a device, little enough for its cache.
@@ -143,10 +145,13 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
         self._warn_of_cuts(requests)
         rows = override_bs or self.batch_size
         answers: dict[int, tuple[float, bool]] = {}
-        for batch in self._batches(asked, rows if isinstance(rows, int) else 64):
+        batches = list(self._batches(asked, rows if isinstance(rows, int) else 64))
+        for batch in batches:
             say(f"answer {len(answers)} of {len(asked)}")
-            for scores in halving(lambda packs: [self._scores(packs, asked)], batch):
-                answers.update(scores)
+            given = partial(_given, batch, asked)
+            score = partial(halving, partial(self._answers, asked=asked), batch)
+            for i, value, greedy in once([self.lm], given, score, len(batches)):
+                answers[i] = (value, greedy)
         for i, (text, _, _) in enumerate(requests):
             if text is not None:
                 self.cache_hook.add_partial("loglikelihood", text, answers[i])
@@ -195,6 +200,12 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
             reads += new
         if batch:
             yield batch
+
+    def _answers(
+        self, packs: Sequence[Pack], asked: Sequence[Request]
+    ) -> list[tuple[int, float, bool]]:
+        """Request number, log-likelihood and greediness of all requests in *packs*."""
+        return [(i, *answer) for i, answer in self._scores(packs, asked).items()]
 
     def _scores(
         self, packs: Sequence[Pack], asked: Sequence[Request]
@@ -275,18 +286,29 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
         self, context: Tensor, max_length: int, stop: list[str], **options: Any
     ) -> Tensor:
         mask = options.pop("attention_mask")
+        width = context.shape[1]
 
-        def run(rows: Tensor) -> list[Tensor]:
+        def run(rows: Tensor) -> list[list[int]]:
             out = super(Scorer, self)._model_generate(
                 context[rows], max_length, stop, attention_mask=mask[rows], **options
             )
-            return list(out)
+            written: list[list[int]] = out[:, width:].tolist()
+            return written
 
-        return torch.nn.utils.rnn.pad_sequence(
-            halving(run, torch.arange(len(context), device=context.device)),
-            batch_first=True,
-            padding_value=float(self.tokenizer.pad_token_id),
-        )
+        def given() -> object:
+            return (context.tolist(), mask.tolist(), max_length, stop, sorted(options.items()))
+
+        generate = partial(halving, run, torch.arange(len(context), device=context.device))
+        # Drawn at random, an answer depends on all that were drawn before it.
+        rows = generate() if options.get("do_sample") else once([self.lm], given, generate)
+        longest = max(map(len, rows))
+        padded = [row + [self.tokenizer.pad_token_id] * (longest - len(row)) for row in rows]
+        return torch.cat([context, context.new_tensor(padded)], dim=1)
+
+
+def _given(packs: Sequence[Pack], asked: Sequence[Request]) -> object:
+    """All that the scores of *packs* depend on, but for the model."""
+    return [(*p, [asked[i].tokens[-asked[i].scored :] for i, _ in p.reads]) for p in packs]
 
 
 def tree_mask(end: Tensor, dtype: torch.dtype) -> Tensor:

@@ -27,6 +27,7 @@ from .errors import PrunebenchError
 from .evidence import p_among
 from .gputime import Clock
 from .machine import before_torch, default_device, gpu_ids, skip_reason
+from .partial import Kept, Partials
 from .published import Row
 from .record import Record
 from .store import Store
@@ -102,6 +103,7 @@ class Session:
         self._clock = Clock(progress)
         # Read before anything is measured: a mistake in them is not to be found out at the end.
         self._rows = published.rows(baselines.published)
+        self.partials = Partials(store.root)
         self._device = device
         self._worker: Worker | None = None
         if device not in (None, "cpu"):
@@ -115,14 +117,15 @@ class Session:
             from .runner import Worker
 
             upcoming = [c for c in self.cases if not self._answered(c)]
-            self._worker = Worker(self._device, self._clock.step, upcoming)
+            self._worker = Worker(self._device, self._clock.step, upcoming, self.partials)
         return self._worker
 
     def answer(self, case: Case) -> Result:
         """Run or reuse *case*, save its record, and judge it; wait for others who are at it.
 
-        Raises:
-            PrunebenchError: if the record cannot be saved; without it nothing is worth going on.
+        A record that cannot be saved is its case's failure: the next may be saved again, and what
+        was measured stays in the result. A results folder that takes no file is found out before
+        anything is measured.
         """
         with ExitStack() as claim:
             return self._answer(case, claim, wait=True)
@@ -174,16 +177,34 @@ class Session:
             return Result(case, Verdict(case.id, ok=False, error=str(error)))
         except Exception as error:  # a plug-in's bug must not lose the other cases
             return Result(case, Verdict(case.id, ok=False, error=_bug(error)))
-        if not cached:
-            self.store.save(record)
-        judged = self.judge(case, record)
-        if judged.unconfirmed:
-            if cached:
-                self._enter(case, claim, wait=wait)
-                record = self._stored(case) or record
-            record = self._confirmed(case, record, judged.unconfirmed)
+        try:
+            if not cached:
+                self._save(record)
             judged = self.judge(case, record)
+            if judged.unconfirmed:
+                if cached:
+                    self._enter(case, claim, wait=wait)
+                    record = self._stored(case) or record
+                record = self._confirmed(case, record, judged.unconfirmed)
+                judged = self.judge(case, record)
+        except _UnsavedError as error:
+            failed = Verdict(case.id, ok=False, error=f"not saved: {error}")
+            return Result(case, failed, record, cached, self.published(record))
         return Result(case, judged, record, cached, self.published(record))
+
+    def cut_off(self, results: Sequence[Result]) -> list[Result]:
+        """The results of cases that were interrupted when their record had just been saved.
+
+        Args:
+            results: those there are.
+        """
+        told = {result.case.id for result in results}
+        found = [(c, self._stored(c)) for c in self.cases if c.id not in told]
+        return [
+            Result(case, self.judge(case, record), record, False, self.published(record))
+            for case, record in found
+            if record is not None and record.created >= self.since
+        ]
 
     def settled(self, results: Sequence[Result]) -> list[Result]:
         """The results of a run, each test now one of all of them."""
@@ -233,14 +254,22 @@ class Session:
             looked = [record.find(name) for name in names]
             again = tuple(replace(m, value=None, samples=(), note=note) for m in looked if m)
         record = replace(record, again=again)
-        self.store.save(record)
+        self._save(record)
         return record
+
+    def _save(self, record: Record) -> None:
+        try:
+            self.store.save(record)
+        except PrunebenchError as error:
+            raise _UnsavedError(str(error)) from error
+        self.partials.forget(record.key)
 
     def _record(self, case: Case, claim: ExitStack, *, wait: bool) -> tuple[Record, bool]:
         if stored := self._stored(case):
             return stored, True
         if reason := skip_reason(case, self.worker.device):
             raise _SkippedError(reason)
+        self.store.require_writable()
         self._enter(case, claim, wait=wait)
         if stored := self._stored(case):
             return stored, True  # another process was faster
@@ -291,6 +320,25 @@ class Session:
         with watched(partial(self.progress, case)):  # a large model is hashed, once
             return cache.key(case, device)
 
+    def going_on(self) -> list[tuple[Case, Kept]]:
+        """The cases that an earlier run left unfinished, and how far each came.
+
+        With *fresh* there are none: what is kept of these cases is thrown away.
+        """
+        begun = self.partials.case_ids()
+        found = []
+        for case in self.cases:
+            if case.id not in begun:
+                continue
+            key = self._key(case)
+            if self.fresh or self._stored(case) is not None:
+                self.partials.forget(key or "")
+                continue
+            journal = self.partials.journal(case.id, key, case.families)
+            if not journal.empty:
+                found.append((case, journal.kept))
+        return found
+
 
 class _SkippedError(Exception):
     """The machine lacks what a case needs."""
@@ -298,6 +346,10 @@ class _SkippedError(Exception):
 
 def _say(text: str) -> None:
     print(text, file=sys.stderr)  # noqa: T201
+
+
+class _UnsavedError(Exception):
+    """A record was made and cannot be written."""
 
 
 def _bug(error: Exception) -> str:
@@ -326,8 +378,11 @@ def exit_code(verdicts: Iterable[Verdict], *, strict: bool = False) -> int:
 
 def accepted(because: str) -> Accepted:
     """An acceptance by the person at this machine, now."""
-    when = datetime.now(UTC).isoformat(timespec="seconds")
-    return Accepted(by=_person(), when=when, because=because)
+    return Accepted(by=_person(), when=_now(), because=because)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _person() -> str:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ import msgspec
 from msgspec.structs import replace
 
 from . import files
-from .errors import PrunebenchError
+from .errors import PrunebenchError, PrunebenchWarning
 from .record import SCHEMA, Record
 
 
@@ -32,13 +34,14 @@ class Store:
     def find(self, case_id: str, key: str | None) -> Record | None:
         """The record of exactly this content, if it was made and is sound.
 
-        A damaged record counts as absent: the case then simply runs again.
+        A damaged record counts as absent, with a warning: the case then simply runs again.
         """
         if key is None or not (path := self.path(case_id, key)).is_file():
             return None
         try:
             record = files.read_json(path, Record)
-        except PrunebenchError:
+        except PrunebenchError as error:
+            warnings.warn(f"{error}; the case runs again", PrunebenchWarning, stacklevel=1)
             return None
         own = (record.case_id, record.key, record.schema) == (case_id, key, SCHEMA)
         return record if own else None
@@ -55,6 +58,16 @@ class Store:
             _keep(path, *old)
         files.write_json(path, record)
         return path
+
+    def require_writable(self) -> None:
+        """Refuse to measure for a folder that takes no file.
+
+        Raises:
+            PrunebenchError: naming it and what the system says.
+        """
+        probe = self.root / "records" / f".probe-{uuid.uuid4().hex}"
+        files.write(probe, b"")
+        probe.unlink(missing_ok=True)
 
     def latest(self, case_id: str, asked: dict[str, Any] | None = None) -> Record | None:
         """The newest sound record of a case; with *asked*, of exactly that question."""

@@ -14,7 +14,7 @@ PACKAGE = Path(prunebench.__file__).parent
 
 #: Who may import whom at module level: strictly downwards.
 LAYERS = (
-    ("errors", "nvml", "outcomes", "packing", "plan", "stats", "steps", "watching"),
+    ("errors", "nvml", "outcomes", "packing", "plan", "signals", "stats", "steps", "watching"),
     ("record", "schema", "files"),
     ("evidence", "conditions", "hashes", "source"),
     ("api", "verdict", "reach", "select", "texts", "hub", "shape", "trust"),
@@ -29,7 +29,7 @@ LAYERS = (
         "baseline",
         "planfile",
     ),
-    ("case", "claims"),
+    ("case", "claims", "partial"),
     ("grammar", "cache", "gputime", "machine"),
     ("layers", "provenance", "published"),
     ("casefile",),

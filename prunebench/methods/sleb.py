@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
+from .. import partial
 from ..api import Method, Target
 from ..plan import DropBlocks, Plan, Step
 from ..watching import say
@@ -46,11 +47,19 @@ class Sleb(Method, frozen=True, tag="sleb"):
         thinning = Thinning(stream)
         removed: list[int] = []
         trace: list[Step] = []
+        kept = partial.steps()[:count]
         for step in range(count):
             say(f"removal {step + 1} of {count}")
-            before = stream.forwards
-            scores = thinning.losses(candidates)
-            chosen, made = choice(step, scores, noise, stream.forwards - before)
+            if step < len(kept):
+                made, chosen = kept[step], int(kept[step].chosen)
+                if step == len(kept) - 1:
+                    # Run once more for its hidden states, from which the next step goes on.
+                    thinning.losses(candidates)
+            else:
+                before = stream.forwards
+                scores = thinning.losses(candidates)
+                chosen, made = choice(step, scores, noise, stream.forwards - before)
+                partial.keep_step(made)
             trace.append(made)
             removed.append(chosen)
             thinning.remove(chosen)

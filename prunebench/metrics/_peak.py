@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
+import threading
 from pathlib import Path
 
 
 def main() -> None:
     """Arguments: folder, device, dtype, batch, tokens, new tokens. Writes ``peak.json`` there."""
     folder, device, dtype, *shape = sys.argv[1:]
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     from ..timing import out_of_memory
 
     try:
@@ -20,6 +23,12 @@ def main() -> None:
             raise
         used = None
     Path(folder, "peak.json").write_text(json.dumps({"bytes": used}))
+
+
+def _end_with_parent() -> None:
+    """Die when whoever started us does, killed or not: it holds the other end of our input."""
+    sys.stdin.buffer.read()
+    os._exit(1)
 
 
 def _added(folder: str, device: str, dtype: str, batch: int, tokens: int, new: int) -> int | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
 from ..api import Count, Metric
+from ..partial import once
 from ..record import Direction, Measurement, Tolerance
 from ..watching import say
 
@@ -52,9 +54,11 @@ class Divergence(Metric, frozen=True, tag="divergence"):
             self.dataset, lm, self.seqlen, self.nsamples, bos=self.bos, join=self.join
         )
         values: list[float] = []
-        for batch in batches(windows, self.batch_size):
+        parts = batches(windows, self.batch_size)
+        measured = partial(_divergences, dense, lm)
+        for part in parts:
             say(f"window {len(values)} of {len(windows)}")
-            values += halving(lambda part: _divergences(dense, lm, part), batch)
+            values += once([lm, dense], part.tolist, partial(halving, measured, part), len(parts))
         yield self.measured(label(self.dataset), sum(values) / len(values), values)
 
 

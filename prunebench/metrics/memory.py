@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,6 +60,16 @@ class Memory(Metric, frozen=True, tag="memory"):
             yield Measurement("memory/peak", value, self.unit, self.better, note=note)
 
 
+def _finished(program: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run *program* with a pipe from us as its input, whose end tells it that we are gone."""
+    theirs, ours = os.pipe()
+    try:
+        return subprocess.run(program, stdin=theirs, capture_output=True, text=True, check=False)  # noqa: S603
+    finally:
+        os.close(theirs)
+        os.close(ours)
+
+
 def _cache_of(lm: CausalLM) -> list[tuple[int, float]]:
     """Per block with attention: bytes that a token of a sequence takes, how many tokens are kept.
 
@@ -92,7 +103,7 @@ def peak(lm: CausalLM, batch: int, tokens: int, new_tokens: int) -> int | None:
         program = [sys.executable, "-m", "prunebench.metrics._peak", folder]
         program += [str(lm.device), str(lm.hf.dtype).removeprefix("torch.")]
         program += map(str, (batch, tokens, new_tokens))
-        done = subprocess.run(program, capture_output=True, text=True, check=False)  # noqa: S603
+        done = _finished(program)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
             raise PrunebenchError(f"the memory process ended with {done.returncode}: {reason}")

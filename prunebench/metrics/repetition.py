@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
 from ..api import Count, Metric
+from ..partial import once
 from ..record import Direction, Measurement, Tolerance
 from ..watching import say
 
@@ -52,9 +54,11 @@ class Repetition(Metric, frozen=True, tag="repetition"):
         check_ids(windows, lm)
         prompts = windows[:, : windows.shape[1] - self.new_tokens]
         written: list[list[int]] = []
-        for batch in batches(prompts, self.batch_size):
+        parts = batches(prompts, self.batch_size)
+        write = partial(_continuations, lm, new_tokens=self.new_tokens)
+        for part in parts:
             say(f"prompt {len(written)} of {len(prompts)}")
-            written += halving(lambda part: _continuations(lm, part, self.new_tokens), batch)
+            written += once([lm], part.tolist, partial(halving, write, part), len(parts))
         loops = [repeated(ids, self.n) for ids in written]
         empty = [
             float(not lm.tokenizer.decode(ids, skip_special_tokens=True).strip()) for ids in written

@@ -1,0 +1,199 @@
+"""Kill -9 at random points of a real run, then resume: what is lost, and whether numbers are equal.
+
+    python bench/faults.py [--tries 20] [--seed 0] [--json FILE]
+
+Three cases on the shipped model (a stepwise search, one that is not, and a sliced model), with
+every metric that goes batch by batch, a timing and the memory. Every try starts from an empty
+folder, is killed after a random number of its batches and steps and a random time more (about half
+a second, so that kills fall into searches, timings and saving too), and is run again with the same
+command. A batch is lost if it was begun more often than in the undisturbed run; a
+step likewise. Exits 1 if any number differs or more than one batch is lost.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+CASE = """\
+model: {id: prunebench/reference, dtype: float32}
+calibration: {dataset: tinyworld, nsamples: 8, seqlen: 128}
+metrics:
+  - {name: perplexity, dataset: tinyworld, seqlen: 128, nsamples: 24, batch_size: 4}
+  - name: accuracy
+    tasks: [tinyworld_agreement, tinyworld_recall, tinyworld_facts, tinyworld_order]
+    limit: 12
+    batch_size: 4
+  - {name: generation, tasks: [tinyworld_complete], limit: 8, batch_size: 4}
+  - {name: divergence, dataset: tinyworld, seqlen: 128, nsamples: 8, batch_size: 2}
+  - {name: repetition, dataset: tinyworld, prompt_tokens: 16, new_tokens: 16, nsamples: 8,
+     batch_size: 4}
+  - {name: memory}
+  - {name: latency, prompt_tokens: 32, new_tokens: 4, rounds: 3, warmup: 1}
+sparsity: 0.2
+matrix:
+  method:
+    - {name: sleb, calibration_unit: windows}
+    - {name: sprint, attn_latency: 5, mlp_latency: 4}
+    - {name: slicegpt}
+"""
+
+
+SPRINT = "sprint-attn_latency5-mlp_latency4"
+
+
+class Try(NamedTuple):
+    """One kill: after how much of the run, at what, and what had to be done again."""
+
+    part: float
+    at: str
+    saved: int
+    batches: int
+    steps: int
+    seconds: float
+    equal: bool
+
+
+def main() -> int:
+    """Print the table; the exit code says whether it is as promised."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--tries", type=int, default=20)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    _import_once()
+    draw = random.Random(options.seed)  # when to kill is no secret
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        Path("cases").mkdir()
+        Path("cases", "small.yaml").write_text(CASE)
+        start = time.monotonic()
+        code = _run("whole")
+        whole = time.monotonic() - start
+        assert code == 0, code
+        expected, due = _numbers("whole"), _events("whole")
+        begun = due.count("batch"), due.count("step")
+        print(f"undisturbed: {whole:.1f} s, {begun[0]} batches, {begun[1]} steps of a search")
+        print(f"{'killed at':>9}  {'in':<44} {'saved':>5} {'batches':>7} {'steps':>5}  numbers")
+        tries = []
+        for number in range(options.tries):
+            name = f"try{number}"
+            tries.append(_tried(name, draw, expected, begun))
+            one = tries[-1]
+            print(
+                f"{one.part:>8.0%}   {one.at:<44} {one.saved:>5} {one.batches:>7} {one.steps:>5}  "
+                f"{'equal' if one.equal else 'DIFFERENT'}",
+                flush=True,
+            )
+    lost = max(t.batches for t in tries)
+    equal = sum(t.equal for t in tries)
+    print(f"kill -9: {len(tries)} tries, at most {lost} batch lost, {equal} with equal numbers")
+    if options.json:
+        options.json.write_text(json.dumps([t._asdict() for t in tries], indent=2) + "\n")
+    return int(lost > 1 or equal < len(tries))
+
+
+def _tried(name: str, draw: random.Random, expected: Any, begun: tuple[int, int]) -> Try:
+    after = draw.randrange(sum(begun))
+    _run(name, kill_after=after, and_seconds=draw.expovariate(2))
+    part = after / sum(begun)
+    saved = len(list(Path(name, "records").rglob("*.json")))
+    start = time.monotonic()
+    code = _run(name)
+    assert code == 0, code
+    events = _events(name)
+    told = Path(f"{name}.err").read_text().splitlines()
+    going = [t.removeprefix("going on: ") for t in told if t.startswith("going on: ")]
+    between = "all saved" if saved == CASE.count("- {name: s") else "a search, or between cases"
+    at = going[0].replace(SPRINT, "sprint") if going else between if saved else "nothing begun"
+    again = events.count("batch") - begun[0], events.count("step") - begun[1]
+    return Try(part, at, saved, *again, time.monotonic() - start, _numbers(name) == expected)
+
+
+def _import_once() -> None:
+    """All that a run needs, so that a fork starts at once; nothing is computed here."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    import torch
+
+    torch.set_num_threads(1)  # a pool of threads would not survive the fork
+    import datasets  # noqa: F401
+    from transformers import LlamaForCausalLM  # noqa: F401
+
+    from prunebench import cli, runner, scoring, surgery  # noqa: F401
+    from prunebench.metrics import _tasks  # noqa: F401
+
+
+def _run(name: str, kill_after: int | None = None, and_seconds: float = 0.0) -> int:
+    """Run the cases into store *name*; a killed run gives the negative number of the signal."""
+    log = Path(f"{name}.log")
+    log.touch()
+    child = os.fork()
+    if child == 0:
+        _child(name)
+    if kill_after is not None:
+        while len(_events(name)) < kill_after:
+            time.sleep(0.005)
+        time.sleep(and_seconds)
+        os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _child(name: str) -> None:
+    from prunebench import partial
+    from prunebench.cli import main as prunebench
+
+    out = os.open(f"{name}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    os.dup2(out, 1)
+    os.dup2(out, 2)
+    log = os.open(f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    once, keep_step = partial._Scope.once, partial.Journal.keep_step
+
+    def logged(self: Any, who: str, given: object, make: Any, of: int) -> Any:
+        def begun() -> Any:
+            os.write(log, b"batch\n")
+            return make()
+
+        return once(self, who, given, begun, of)
+
+    def step(self: Any, made: Any) -> None:
+        os.write(log, b"step\n")
+        keep_step(self, made)
+
+    partial._Scope.once = logged  # type: ignore[method-assign]
+    partial.Journal.keep_step = step  # type: ignore[method-assign]
+    arguments = ["run", "cases", "-q", "--store", name, "--json", f"{name}.json"]
+    sys.argv = ["prunebench", *arguments]
+    try:
+        prunebench()
+    except SystemExit as stop:
+        os._exit(int(stop.code or 0))
+    finally:
+        os._exit(99)
+
+
+def _events(name: str) -> list[str]:
+    return Path(f"{name}.log").read_text().splitlines()
+
+
+def _numbers(name: str) -> Any:
+    """All of the records that must not vary."""
+    from prunebench.record import VARYING
+
+    found = []
+    for record in json.loads(Path(f"{name}.json").read_text())["records"]:
+        measured = [m for m in record["measurements"] if not any(w in m["metric"] for w in VARYING)]
+        rest = {k: v for k, v in record.items() if k not in ("created", "cost", "measurements")}
+        found.append({**rest, "measurements": measured})
+    return found
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Stopping a run from outside: Ctrl-C, and the signals that schedulers send before they kill.
+
+The first signal becomes an exception in the main thread, so that the batch at hand is abandoned and
+everything on the way out is closed. A second Ctrl-C kills at once. Where a scheduler's signal finds
+the main thread deep in a library, where Python cannot raise, a second thread has the last words
+within the time that schedulers allow (Slurm's KillWait and Kubernetes' grace period are 30 s).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+#: Exit code: stopped by a scheduler, saved, run again (``EX_TEMPFAIL`` of sysexits.h).
+STOPPED = 75
+
+#: Seconds that the main thread is given to come to its end by itself.
+PATIENCE = 20.0
+
+#: What schedulers send.
+NAMES = ("SIGTERM", "SIGUSR1")
+
+
+class StopRequest(KeyboardInterrupt):
+    """A scheduler's signal, by its name."""
+
+
+@contextmanager
+def handled(last_words: Callable[[], None], patience: float = PATIENCE) -> Iterator[None]:
+    """Within the block, SIGINT raises KeyboardInterrupt and a scheduler's signal StopRequest.
+
+    In any other thread than the main one nothing is done. A signal that is ignored, as SIGINT is
+    below ``nohup``, stays so.
+
+    Args:
+        last_words: called from another thread, *patience* seconds after a scheduler's signal, where
+            the block has not ended by then; the process then exits with 75.
+        patience: in seconds.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    stops = _stops()
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, *stops)}
+    ours = [s for s, handler in before.items() if handler is not signal.SIG_IGN]
+    ended = threading.Event()
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    told = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    watch = (reading, set(stops) & set(ours), ended, last_words, patience)
+    threading.Thread(target=_watch, args=watch, daemon=True, name="signals").start()
+    try:
+        for number in ours:
+            signal.signal(number, _interrupt if number == signal.SIGINT else _stop)
+        yield
+    finally:
+        ended.set()
+        for number in ours:
+            signal.signal(number, before[number])
+        signal.set_wakeup_fd(told)
+        os.close(writing)  # ends the thread, which closes the other end
+
+
+def _stops() -> list[signal.Signals]:
+    return [s for s in signal.Signals if s.name in NAMES]  # Windows has only one of them
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    del frame
+    signal.signal(number, signal.SIG_DFL)  # whoever is in a hurry presses it twice
+    raise KeyboardInterrupt
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    del frame
+    for other in _stops():  # some schedulers send theirs several times
+        signal.signal(other, signal.SIG_IGN)
+    raise StopRequest(signal.Signals(number).name)
+
+
+def _watch(
+    reading: int,
+    stops: set[Any],
+    ended: threading.Event,
+    last_words: Callable[[], None],
+    patience: float,
+) -> None:
+    """The C part of Python writes the number of every signal to the pipe, whatever runs."""
+    try:
+        while byte := os.read(reading, 1):
+            if byte[0] in stops and not ended.wait(patience):
+                try:
+                    last_words()
+                finally:
+                    os._exit(STOPPED)
+    finally:
+        os.close(reading)
