@@ -29,6 +29,8 @@ def evidence(
     sign = 1 if now.better == "lower" else -1
     # Baselines keep samples in single precision: what rounds to the same there has not moved.
     ours, theirs = (array("f", m.samples) for m in (now, was))
+    if not all(map(math.isfinite, [*ours, *theirs])):
+        return None  # somebody else's record: what is no number has no test
     if not (now.paired and was.paired and len(ours) == len(theirs)):
         return stats.rounds([sign * s for s in ours], [sign * s for s in theirs])
     if full := _full_mark(ours, theirs):

@@ -213,6 +213,16 @@ def test_a_tie_may_change_how_a_search_goes_on() -> None:
     )
 
 
+@pytest.mark.parametrize("odd", [1e308, -1e308, 1e40, math.inf, math.nan, 5e-324])
+@pytest.mark.parametrize("paired", [True, False])
+def test_samples_of_any_size_are_judged_or_passed_over(odd: float, *, paired: bool) -> None:
+    """A foreign record may hold anything: no number, no test, and size decides."""
+    was = Measurement("perplexity/t", 2.0, "ppl", "lower", (odd, 0.5, 0.7), paired)
+    now = replace(was, value=3.0, samples=(0.5, odd, 0.7))
+
+    assert outcome(now, was, Tolerance(rel=0.1)) in ("worse", "unsure")
+
+
 def test_gone_and_new_metrics_are_told() -> None:
     """A metric that is no longer measured fails; a new one is only new."""
     other = Measurement("accuracy/u", 0.5, "acc", "higher")
