@@ -238,7 +238,11 @@ def _read(path: Path, case_id: str) -> Record:
     if record.case_id != case_id:
         raise PrunebenchError(f"{path}: the record of another case, {record.case_id!r}")
     packed = _samples_of(path)
-    whole = _with_samples(path, packed, record.measurements, data.get("samples"))
+    try:
+        counts = msgspec.convert(data.get("samples"), dict[str, int] | None)
+    except msgspec.ValidationError as error:
+        raise PrunebenchError(f"{path}: damaged: samples: {error}") from None
+    whole = _with_samples(path, packed, record.measurements, counts)
     _check_unedited(path, data, packed)
     return replace(record, measurements=whole)
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -136,6 +138,12 @@ def ids() -> Any:
     import torch
 
     return torch.randint(3, 64, (6, 24), generator=torch.Generator().manual_seed(1))
+
+
+# Where the tests run in the background of a script, Ctrl-C is ignored, by what they start too.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

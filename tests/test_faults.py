@@ -134,11 +134,15 @@ def undisturbed(runs: Runs) -> tuple[list[str], Any]:
     return lines, numbers(runs.folder / "whole.json")
 
 
+#: What a record has of its moment, or is compared below.
+VARIABLE = ("created", "cost", "measurements", "provenance", "environment")
+
+
 def numbers(file: Path) -> Any:
     """All of the records that must not vary."""
     found = []
     for record in read(file)["records"]:
-        rest = {k: v for k, v in record.items() if k not in ("created", "cost", "measurements")}
+        rest = {k: v for k, v in record.items() if k not in VARIABLE}
         measured = [m for m in record["measurements"] if not any(w in m["metric"] for w in VARYING)]
         forwards = float(record["cost"]["block_forwards"])
         found.append({**rest, "measurements": measured, "forwards": forwards})

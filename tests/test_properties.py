@@ -15,6 +15,7 @@ import shutil
 import string
 import struct
 import unicodedata
+import warnings
 from array import array
 from collections.abc import Iterator
 from pathlib import Path
@@ -476,7 +477,11 @@ def test_a_spoiled_record_is_absent_or_one_line(data: st.DataObject, tmp_path_fa
     path.write_bytes(data.draw(spoiled(path.read_bytes())))
 
     assert store.case_ids() == ["a/b"]
-    for found in (store.find("a/b", WHOLE.key), store.latest("a/b")):
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        records = (store.find("a/b", WHOLE.key), store.latest("a/b"))
+    check_inert(*(str(one.message) for one in said))
+    for found in records:
         assert found is None or found.case_id == "a/b"
     try:
         comparing.read(path)

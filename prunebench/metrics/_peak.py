@@ -27,7 +27,9 @@ def main() -> None:
 
 def _end_with_parent() -> None:
     """Die when whoever started us does, killed or not: it holds the other end of our input."""
-    sys.stdin.buffer.read()
+    # Past Python's buffer, whose lock a thread that waits would still hold when we end.
+    while os.read(0, 4096):
+        pass
     os._exit(1)
 
 
