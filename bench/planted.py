@@ -59,7 +59,7 @@ PLANTED: dict[str, tuple[str, str]] = {
     "the worst block chosen last": ("worse", "accuracy/mean"),
     "two words of the tokenizer exchanged": ("worse", "accuracy/mean"),
     "every word of the tokenizer shifted by one": ("worse", "perplexity/tinyworld"),
-    "a kernel slower by a twentieth of a token": ("unsure", "speedup-decode"),
+    "a kernel slower by a fiftieth of a token": ("same or unsure", "speedup-decode"),
     "a kernel slower by a whole token": ("worse", "speedup-decode"),
 }
 
@@ -147,7 +147,7 @@ def plant(what: str) -> None:
     if "noise" in what:
         after_surgery(surgery, noisy(float(what.split()[2]) / 100))
     elif "kernel" in what:
-        after_surgery(surgery, slower(0.05 if "twentieth" in what else 1.0))
+        after_surgery(surgery, slower(0.02 if "fiftieth" in what else 1.0))
     elif "chosen" in what:
         choose_otherwise(worst="worst" in what)
     else:
@@ -199,7 +199,12 @@ def slower(tokens: float) -> Callable[[Any], None]:
             seconds = tokens * sorted(token() for _ in range(21))[10]
 
         def wait(*_: Any) -> None:
-            time.sleep(seconds)
+            if seconds > 1e-3:
+                time.sleep(seconds)
+                return
+            end = time.perf_counter() + seconds  # a sleep this short lasts as long as it likes
+            while time.perf_counter() < end:
+                pass
 
         lm.blocks[0].register_forward_pre_hook(wait)
 
@@ -295,7 +300,7 @@ def planted(root: Path, names: list[str]) -> tuple[tuple[str, ...], list[tuple[s
         found = next((f for f in answer["findings"] if f[0].endswith(finding)), None)
         rest = [f for f in answer["findings"] if f[1] != "same"]
         told = "; ".join(map(sentence, rest or answer["findings"][1:2]))
-        right = found is not None and expected == answer["outcome"] == found[1]
+        right = found and answer["outcome"] == found[1] and found[1] in expected.split(" or ")
         rows.append((name, expected, answer["outcome"], told, "yes" if right else "NO"))
         print(f"  {rows[-1]}", flush=True)
     return ("planted", "must be", "is", "because", "right"), rows
