@@ -18,7 +18,7 @@ def main() -> None:
     session = Session(cases, Store(Path(".prunebench")), Baselines(Path("baselines")), "cpu")
     console = Console(record=True, width=94)
     console.print("$ prunebench run", style="bold")
-    results = [session.answer(case) for case in cases]
+    results = session.settled([session.answer(case) for case in cases])
     for i, result in enumerate(results):
         # A stored record is a real run's; the picture is of the run, not of the reuse.
         results[i] = type(result)(result.case, result.verdict, result.record)

@@ -114,13 +114,13 @@ def power_lines(verdicts: Sequence[Verdict], results: Sequence[Result]) -> list[
         size = seen.least if unit in FRACTIONS else seen.least / abs(finding.was or 1.0)
         if size < 5e-5:
             continue  # nothing moved but the last digits
-        told = f"{size * 100:.2f} pp" if unit in FRACTIONS else f"{size:.2%}"
+        told = f"{size * 100:.3g} {'pp' if unit in FRACTIONS else '%'}"
         least[family] = max(least.get(family, (0.0, "")), (size, told))
     if not least:
         return []
     seen_from = ", ".join(f"{family} {told}" for family, (_, told) in sorted(least.items()))
     count = f"{tests} test{'s' * (tests != 1)}"
-    return [f"a loss found {POWER:.0%} of the time by {count}, from: {seen_from}"]
+    return [f"smallest loss found {POWER:.0%} of the time: {seen_from} ({count})"]
 
 
 def gpu_lines(results: Sequence[Result]) -> list[str]:
