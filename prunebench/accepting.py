@@ -217,7 +217,7 @@ def _of_record(record: Record, was: Record | None, dense: Record | None) -> Iter
     families = _asked_alike(record, dense)
     for now in record.measurements:
         theirs = dense.find(now.metric)
-        if theirs is not None and _family(now) in families and not (now.note or theirs.note):
+        if theirs is not None and now.family in families and not (now.note or theirs.note):
             yield from _against_dense(now, theirs, control=_method(record) in CONTROLS)
 
 
@@ -273,7 +273,7 @@ def _guesses(record: Record) -> dict[str, _Guess]:
     for m in record.measurements:
         answered = m.samples and set(m.samples) <= {0.0, 1.0}
         if m.chance is not None and 0 < m.chance < 1 and answered:
-            families.setdefault(_family(m), []).append(m)
+            families.setdefault(m.family, []).append(m)
     found = {}
     for family, members in families.items():
         tasks = [m for m in members if m.metric != f"{family}/mean"] or members
@@ -448,10 +448,6 @@ def _method(record: Record) -> str:
 
 def _is_dense(record: Record) -> bool:
     return _method(record) == "dense"
-
-
-def _family(measurement: Measurement) -> str:
-    return measurement.metric.split("/")[0]
 
 
 def _asked_alike(one: Record, other: Record) -> set[str]:

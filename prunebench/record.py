@@ -55,6 +55,11 @@ class Measurement(Struct, frozen=True, omit_defaults=True):
     chance: float | None = None
 
     @property
+    def family(self) -> str:
+        """The metric that it is a measurement of."""
+        return self.metric.split("/")[0]
+
+    @property
     def varies(self) -> bool:
         """Whether identical runs give other values (timings, memory)."""
         return any(word in self.metric for word in VARYING)

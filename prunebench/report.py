@@ -92,19 +92,19 @@ def table(results: Sequence[Result], console: Console) -> None:
                 console.print(Text(f"{result.case.label}: {line}"), soft_wrap=True)
     for line in [
         *interval_lines(results),
-        *power_lines([r.verdict for r in results], results),
+        *power_lines(results),
         *gpu_lines(results),
     ]:
         console.print(Text(line), soft_wrap=True)
     console.print(Text(summary(results)), soft_wrap=True)
 
 
-def power_lines(verdicts: Sequence[Verdict], results: Sequence[Result]) -> list[str]:
+def power_lines(results: Sequence[Result]) -> list[str]:
     """The smallest loss that each kind of gate could have seen, of the weakest that saw none."""
     units = {m.metric: m.unit for r in results if r.record for m in r.record.measurements}
     least: dict[str, tuple[float, str]] = {}
     tests = 0
-    for finding in (f for verdict in verdicts for f in verdict.findings if not f.diagnostic):
+    for finding in (f for r in results for f in r.verdict.findings if not f.diagnostic):
         seen = finding.evidence
         if seen is None or not seen.least or finding.outcome == "worse":
             continue

@@ -93,7 +93,7 @@ class Session:
         self.store = store
         self.baselines = baselines
         self.fresh = fresh
-        self.since = since or datetime.now(UTC).isoformat(timespec="seconds")
+        self.since = since or _now()
         self.fail_on = fail_on
         self.conditions = conditions
         self.alpha = alpha
@@ -131,11 +131,7 @@ class Session:
             return self._answer(case, claim, wait=True)
 
     def attempt(self, case: Case) -> Result | None:
-        """Like *answer*, but None at once where another process is answering it now.
-
-        Raises:
-            PrunebenchError: if the record cannot be saved.
-        """
+        """Like *answer*, but None at once where another process is answering it now."""
         try:
             with ExitStack() as claim:
                 return self._answer(case, claim, wait=False)
@@ -153,11 +149,7 @@ class Session:
         return Result(case, judged, record, cached=True, published=self.published(record))
 
     def answers(self, cases: Iterable[Case]) -> Iterator[Result]:
-        """The results of *cases* in turn, those that other processes are answering last.
-
-        Raises:
-            PrunebenchError: if a record cannot be saved.
-        """
+        """The results of *cases* in turn, those that other processes are answering last."""
         later = []
         for case in cases:
             if (result := self.attempt(case)) is None:
@@ -227,12 +219,12 @@ class Session:
             more = published.findings(record, self.published(record), case.published)
         try:
             was = self.baselines.load(case.id, record.environment.device)
+            rules = case.rules(self.alpha, self.family, self._noise(record))
         except PrunebenchError as error:
             damaged = Finding("baseline", Outcome.NOT_COMPARABLE, note=str(error))
             found = (damaged, *gating.findings(record, None, conditions, p_among(record, None)))
             return Verdict(case.id, verdict.passes(found, fail_on), found)
         more = [*more, *gating.findings(record, was, conditions, p_among(record, was))]
-        rules = case.rules(self.alpha, self.family, self._noise(record))
         return verdict.compare(record, was, case.tolerance_for, fail_on, more, rules)
 
     def _fail_on(self, case: Case) -> tuple[Outcome, ...]:
@@ -240,6 +232,8 @@ class Session:
 
     def _noise(self, record: Record) -> dict[str, float]:
         """What two timings of one model differ by here, as `prunebench calibrate` measured it."""
+        if record.environment.device == "cpu":
+            return {}  # where timings are not judged
         known = noise.load(self.store.root, record.environment.device)
         return known.effects.get(record.model_id, {}) if known else {}
 
@@ -249,8 +243,9 @@ class Session:
             return record  # by another process, while this one waited
         try:
             again = self.worker.again(case, names)
-        except PrunebenchError as error:
-            note = f"could not be measured a second time: {error}"
+        except Exception as error:  # nor must a plug-in's bug here
+            why = str(error) if isinstance(error, PrunebenchError) else _bug(error)
+            note = f"could not be measured a second time: {why}"
             looked = [record.find(name) for name in names]
             again = tuple(replace(m, value=None, samples=(), note=note) for m in looked if m)
         record = replace(record, again=again)

@@ -117,9 +117,8 @@ def answers(strata: Sequence[Stratum]) -> Evidence:
     clustered, independent = sum(s * s for s in sums), sum(u * u * k for u, k in weighted)
     effective *= min(1.0, independent / clustered) if clustered else 1.0
     spread = math.sqrt(sum(map(_squares, units, strata))) / total
-    right = {"p": p, "p_better": p_better}
     seen = _margins(strata)
-    joined = [_simes(*pair) for pair in zip(right.values(), seen, strict=True)] if seen else None
+    joined = (_simes(p, seen[0]), _simes(p_better, seen[1])) if seen else None
     loss = sum(sums) / total
     reach = _z(CONFIDENCE) * spread
     return Evidence(

@@ -218,7 +218,7 @@ def _findings(
         return
     yield _judge_plan(now, was)
     # Each metric is a question of its own: one that is added or changed leaves the others standing.
-    families = dict.fromkeys(_family(m) for m in judged)
+    families = dict.fromkeys(m.family for m in judged)
     changed = [f for f in families if f in mine and f in their and mine[f] != their[f]]
     for family in changed:
         what = "; ".join(differences(mine[family], their[family], family))
@@ -226,7 +226,7 @@ def _findings(
         yield Finding(family, Outcome.NOT_COMPARABLE, note=note)
     for measurement in judged:
         old = was.find(measurement.metric)
-        if _family(measurement) in changed:
+        if measurement.family in changed:
             continue
         if old is None:
             found = _new(measurement)
@@ -237,7 +237,7 @@ def _findings(
         yield replace(found, diagnostic=_diagnoses(measurement, now, rules))
     measured = {m.metric for m in now.measurements}
     for old in was.measurements:
-        if old.metric not in measured and _family(old) not in changed:
+        if old.metric not in measured and old.family not in changed:
             diagnostic = _diagnoses(old, was, rules)
             note = "no longer measured"
             yield Finding(
@@ -282,10 +282,6 @@ def split_question(asked: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any
         metrics.setdefault(metric["name"], []).append(metric)
     single = {name: m[0] if len(m) == 1 else m for name, m in metrics.items()}
     return {k: v for k, v in asked.items() if k != "metrics"}, single
-
-
-def _family(measurement: Measurement) -> str:
-    return measurement.metric.split("/")[0]
 
 
 def _new(measurement: Measurement) -> Finding:
