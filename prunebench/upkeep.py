@@ -31,6 +31,7 @@ LEFT = {"partial": 30 * DAY, "lock": DAY, "temporary": DAY, "hash": 90 * DAY}
 
 #: What of a folder's files is what, by its first part.
 _KINDS = {"records": "record", "partial": "partial", "locks": "lock", "noise": "noise"}
+_HEX = re.compile(rb"[0-9a-f]{64}")
 _TENSORS = re.compile(r"[0-9a-f]{64}\.safetensors")
 _AGE = re.compile(r"(\d+(?:\.\d+)?) ?([hdw])")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]i?)?B")
@@ -200,8 +201,9 @@ def removable(
         if (older_than is not None or keep_last is not None) and age > (older_than or 0):
             going[night.item.path] = _removed(night.item, "an old night")
     finished = {night.head.key[:20] for night in known}
+    named = _named(found)
     for item in found:
-        if why := _left_behind(item, store.root, finished, now, older_than):
+        if why := _left_behind(item, store.root, finished, named, now, older_than):
             going[item.path] = _removed(item, why)
     if max_size is not None:
         left = sum(item.size for item in found if item.path not in going)
@@ -229,7 +231,7 @@ def remove(going: Iterable[Removed], root: Path) -> list[Removed]:
     for one in going:
         path = Path(one.path)
         try:
-            if one.kind == "lock" and path.suffix == ".lock" and not _unlock(path):
+            if one.kind == "lock" and _is_held(path):
                 continue
             path.unlink(missing_ok=True)
             _drop_empty(path.parent, root)
@@ -344,7 +346,12 @@ def _exists(case_id: str, cases: Collection[str] | None) -> bool:
 
 
 def _left_behind(
-    item: Item, root: Path, finished: Collection[str], now: float, older_than: float | None
+    item: Item,
+    root: Path,
+    finished: Collection[str],
+    named: Collection[str],
+    now: float,
+    older_than: float | None,
 ) -> str:
     """Why nothing will ask for *item* again, or an empty text."""
     rest = now - item.modified
@@ -359,26 +366,37 @@ def _left_behind(
     if item.kind == "temporary":
         return "never finished" if rest > LEFT["temporary"] else ""
     if item.kind == "tensors":
-        return "" if rest < DAY or _is_cited(item, root) else "no plan names it"
+        return "" if rest < DAY or item.path.stem in named else "no plan names it"
     return ""
 
 
-def _is_cited(item: Item, root: Path) -> bool:
-    """Whether any JSON file of the folder names these tensors."""
-    name = item.path.stem.encode()
-    return any(name in path.read_bytes() for path in root.rglob("*.json"))
+def _named(found: Sequence[Item]) -> set[str]:
+    """The tensors among *found* that any JSON file among them names."""
+    tensors = {item.path.stem for item in found if item.kind == "tensors"}
+    named: set[str] = set()
+    for item in found if tensors else ():
+        if item.path.suffix == ".json":
+            with contextlib.suppress(OSError):  # another process may have moved it
+                named.update(h.decode() for h in _HEX.findall(item.path.read_bytes()))
+    return named & tensors
 
 
-def _unlock(path: Path) -> bool:
-    """Whether nobody holds the lock; its file then goes while it is held here."""
+def _is_held(path: Path) -> bool:
+    """Whether somebody holds the lock that *path* is of; one of nobody's goes while held here.
+
+    It goes before the file that says whose it was, for the two are asked about by name in turn.
+    """
     import filelock
 
+    lock = path.with_suffix(".lock")
+    if path != lock:
+        return lock.exists()
     try:
         with filelock.FileLock(path, timeout=0):
             path.unlink(missing_ok=True)
     except (filelock.Timeout, NotImplementedError, OSError):
-        return False
-    return True
+        return True
+    return False
 
 
 def _drop_empty(folder: Path, root: Path) -> None:

@@ -24,6 +24,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from . import signals
 from .baseline import Baselines
 from .case import Case
 from .conditions import Condition
@@ -405,16 +406,17 @@ def _work(pipe: Connection, recipe: Recipe, cases: Sequence[Case]) -> None:
 
     number = 0
     try:
-        session = recipe.session(cases, progress)
-        while (asked := pipe.recv()) is not None:
-            number, waiting = asked
-            case = cases[number]
-            result = session.answer(case) if waiting else session.attempt(case)
-            pipe.send(("done", number, result))
+        with signals.handled(lambda: None):
+            session = recipe.session(cases, progress)
+            while (asked := pipe.recv()) is not None:
+                number, waiting = asked
+                case = cases[number]
+                result = session.answer(case) if waiting else session.attempt(case)
+                pipe.send(("done", number, result))
     except PrunebenchError as error:
         pipe.send(("failed", number, str(error)))
-    except EOFError:
-        pass
+    except (EOFError, signals.StopRequest):
+        pass  # what the case has so far is kept, and it is claimed no longer
 
 
 def _outlive_nobody() -> None:
