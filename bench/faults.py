@@ -2,12 +2,13 @@
 
     python bench/faults.py [--tries 20] [--seed 0] [--json FILE]
 
-Three cases on the shipped model (a stepwise search, one that is not, and a sliced model), with
-every metric that goes batch by batch, a timing and the memory. Every try starts from an empty
+Three cases on the shipped model (searches that keep steps, states with fits, states with a whole
+stream), with every metric that goes batch by batch, a timing and the memory. Every try starts from an empty
 folder, is killed after a random number of its batches and steps and a random time more (about half
 a second, so that kills fall into searches, timings and saving too), and is run again with the same
-command. A batch is lost if it was begun more often than in the undisturbed run; a
-step likewise. Exits 1 if any number differs or more than one batch is lost.
+command. A batch is lost if it was begun more often than in the undisturbed run, a
+step if it was made more often; tensors are written only as often as a hundredth of a search's time
+allows, so steps of these short searches may be. Exits 1 if any number differs or more than one batch is lost.
 """
 
 from __future__ import annotations
@@ -93,9 +94,11 @@ def main() -> int:
                 f"{'equal' if one.equal else 'DIFFERENT'}",
                 flush=True,
             )
-    lost = max(t.batches for t in tries)
+    lost, steps = max(t.batches for t in tries), max(t.steps for t in tries)
     equal = sum(t.equal for t in tries)
-    print(f"kill -9: {len(tries)} tries, at most {lost} batch lost, {equal} with equal numbers")
+    print(
+        f"kill -9: {len(tries)} tries, at most {lost} batch and {steps} steps lost, {equal} with equal numbers"
+    )
     if options.json:
         options.json.write_text(json.dumps([t._asdict() for t in tries], indent=2) + "\n")
     return int(lost > 1 or equal < len(tries))
@@ -146,15 +149,16 @@ def _run(name: str, kill_after: int | None = None, and_seconds: float = 0.0) -> 
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _child(name: str) -> None:
+def _child(store: str) -> None:
     from prunebench import partial
     from prunebench.cli import main as prunebench
+    from prunebench.journal import Journal
 
-    out = os.open(f"{name}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    out = os.open(f"{store}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    log = os.open(f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    once, keep_step = partial._Scope.once, partial.Journal.keep_step
+    log = os.open(f"{store}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    once = partial._Scope.once
 
     def logged(self: Any, who: str, given: object, make: Any, of: int) -> Any:
         def begun() -> Any:
@@ -163,13 +167,17 @@ def _child(name: str) -> None:
 
         return once(self, who, given, begun, of)
 
-    def step(self: Any, made: Any) -> None:
-        os.write(log, b"step\n")
-        keep_step(self, made)
+    def step(keep: Any) -> Any:
+        def kept(*given: Any) -> None:
+            os.write(log, b"step\n")
+            keep(*given)
+
+        return kept
 
     partial._Scope.once = logged  # type: ignore[method-assign]
-    partial.Journal.keep_step = step  # type: ignore[method-assign]
-    arguments = ["run", "cases", "-q", "--store", name, "--json", f"{name}.json"]
+    for name in ("keep_step", "keep_part", "keep_state"):
+        setattr(Journal, name, step(getattr(Journal, name)))
+    arguments = ["run", "cases", "-q", "--store", store, "--json", f"{store}.json"]
     sys.argv = ["prunebench", *arguments]
     try:
         prunebench()
