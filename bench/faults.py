@@ -3,12 +3,13 @@
     python bench/faults.py [--tries 20] [--seed 0] [--json FILE]
 
 Three cases on the shipped model (searches that keep steps, states with fits, states with a whole
-stream), with every metric that goes batch by batch, a timing and the memory. Every try starts from an empty
-folder, is killed after a random number of its batches and steps and a random time more (about half
-a second, so that kills fall into searches, timings and saving too), and is run again with the same
-command. A batch is lost if it was begun more often than in the undisturbed run, a
-step if it was made more often; tensors are written only as often as a hundredth of a search's time
-allows, so steps of these short searches may be. Exits 1 if any number differs or more than one batch is lost.
+stream), with every metric that goes batch by batch, a timing and the memory. Every try starts from
+an empty folder, is killed after a random number of its batches and steps and a random time more
+(about half a second, so that kills fall into searches, timings and saving too), and is run again
+with the same command. A batch is lost if it was begun more often than in the undisturbed run, a
+step if it was made more often: tensors are written only as often as a hundredth of a search's time
+allows, which in searches as short as these is seldom. Exits 1 if any number differs or more than
+one batch is lost.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ matrix:
     - {name: slicegpt}
 """
 
+
+#: What a record has of its moment, or is compared in parts.
+OF_THE_MOMENT = ("created", "cost", "measurements", "provenance", "environment")
 
 SPRINT = "sprint-attn_latency5-mlp_latency4"
 
@@ -96,9 +100,8 @@ def main() -> int:
             )
     lost, steps = max(t.batches for t in tries), max(t.steps for t in tries)
     equal = sum(t.equal for t in tries)
-    print(
-        f"kill -9: {len(tries)} tries, at most {lost} batch and {steps} steps lost, {equal} with equal numbers"
-    )
+    what = f"at most {lost} batch and {steps} steps lost"
+    print(f"kill -9: {len(tries)} tries, {what}, {equal} with equal numbers")
     if options.json:
         options.json.write_text(json.dumps([t._asdict() for t in tries], indent=2) + "\n")
     return int(lost > 1 or equal < len(tries))
@@ -198,8 +201,9 @@ def _numbers(name: str) -> Any:
     found = []
     for record in json.loads(Path(f"{name}.json").read_text())["records"]:
         measured = [m for m in record["measurements"] if not any(w in m["metric"] for w in VARYING)]
-        rest = {k: v for k, v in record.items() if k not in ("created", "cost", "measurements")}
-        found.append({**rest, "measurements": measured})
+        rest = {k: v for k, v in record.items() if k not in OF_THE_MOMENT}
+        forwards = record["cost"]["block_forwards"]
+        found.append({**rest, "measurements": measured, "block_forwards": forwards})
     return found
 
 
