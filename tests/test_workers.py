@@ -5,10 +5,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,10 +42,10 @@ SEVERAL = SMALLER.replace("windows}]", "windows}, {name: first}, {name: last}]")
 FOUR = SEVERAL.replace(", {name: last}", "")
 
 
-def other(program: str, *arguments: object) -> subprocess.Popen[str]:
+def other(program: str, *arguments: object, before: Sequence[str] = ()) -> subprocess.Popen[str]:
     """Another Python, which has imported what claims need; its first line says it is there."""
     head = "import sys, time\nfrom pathlib import Path\nfrom prunebench.claims import *\n"
-    command = [sys.executable, "-u", "-c", head + program, *map(str, arguments)]
+    command = [*before, sys.executable, "-u", "-c", head + program, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
@@ -79,6 +81,37 @@ def test_a_claim_is_held_by_one_and_the_dead_ones_is_taken_over(
     assert mine.holder(KEY) == ""
     with mine.hold(KEY, "a/b", None):
         assert len(said) == 1
+
+
+ELSEWHERE = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh"]
+
+
+def test_a_claim_from_another_host_is_free_once_nobody_renews_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that believes to be on another host: alive it keeps its claim, however long."""
+    if shutil.which("unshare") is None or subprocess.run([*ELSEWHERE, "true"]).returncode:
+        pytest.skip("no second host name here: unshare --uts needs Linux and root")
+    monkeypatch.setenv(claims.KIND, "soft")
+    monkeypatch.setattr(claims, "LEASE", 1.0)
+    said: list[str] = []
+    mine = Claims(tmp_path, said.append)
+    program = f"import prunebench.claims as c\nc.LEASE = 1.0\n{HOLD}"
+    with other(program, tmp_path, KEY, before=ELSEWHERE) as holder:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "held\n"
+        for _ in range(5):  # two leases and a half
+            time.sleep(0.5)
+            with pytest.raises(HeldError, match=" on elsewhere "):
+                mine.hold(KEY, "a/b", None).__enter__()
+        holder.kill()
+    with pytest.raises(HeldError):
+        mine.hold(KEY, "a/b", None).__enter__()  # nothing here tells that it is dead
+    start = time.monotonic()
+    with mine.hold(KEY, "a/b", lambda _: None):
+        assert time.monotonic() - start < 10
+    (line,) = said
+    assert " on elsewhere " in line
 
 
 COUNT = """
