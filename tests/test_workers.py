@@ -20,14 +20,15 @@ from msgspec.structs import replace
 from test_verdict import accuracy
 from test_verdict import record as made
 
-from prunebench import casefile, claims, gputime, report, slurm, workers
+from prunebench import casefile, claims, gputime, places, report, slurm, workers
 from prunebench.case import Case
 from prunebench.claims import Claims, HeldError
 from prunebench.errors import PrunebenchError
+from prunebench.places import Slot
 from prunebench.session import Result
 from prunebench.store import Store
 from prunebench.verdict import Verdict
-from prunebench.workers import Pool, Slot
+from prunebench.workers import Pool
 
 KEY = "0123456789abcdef0123456789abcdef"
 KINDS = pytest.mark.parametrize("kind", ["native", "soft"])
@@ -353,16 +354,16 @@ def test_latency_comes_last_and_is_timed(tmp_path: Path) -> None:
 def test_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Threads are shared out; a GPU each, more with --per-gpu; nonsense is one line."""
     monkeypatch.setenv("OMP_NUM_THREADS", "8")
-    assert workers.slots("auto", "cpu") == [Slot(None, 2)] * 4
-    assert workers.slots("3", "cpu") == [Slot(None, 2)] * 3
-    monkeypatch.setattr(workers, "visible_gpus", lambda _: ["0", "1"])
-    assert workers.slots("auto", None) == [Slot("0", 4), Slot("1", 4)]
-    assert [s.gpus for s in workers.slots("auto", None, 2)] == ["0", "1", "0", "1"]
+    assert places.slots("auto", "cpu") == [Slot(None, 2)] * 4
+    assert places.slots("3", "cpu") == [Slot(None, 2)] * 3
+    monkeypatch.setattr(places, "visible_gpus", lambda _: ["0", "1"])
+    assert places.slots("auto", None) == [Slot("0", 4), Slot("1", 4)]
+    assert [s.gpus for s in places.slots("auto", None, 2)] == ["0", "1", "0", "1"]
     with pytest.raises(PrunebenchError, match="-n 3: there are 2 GPUs for 1 workers each"):
-        workers.slots("3", None)
+        places.slots("3", None)
     for text in ("0", "many", "-1"):
         with pytest.raises(PrunebenchError, match=f"-n {text}: expected a number from 1, or auto"):
-            workers.slots(text, "cpu")
+            places.slots(text, "cpu")
 
 
 # ------------------------------------------------------------------ real runs on the shipped model
@@ -412,7 +413,9 @@ def test_interrupted_workers_go_on_with_equal_numbers(project: Path, cli: Any) -
     (project / "cases" / "small.yaml").write_text(FOUR)
     process = start("prunebench", "run", "cases", "-n", "2", cwd=project)
     assert process.stderr is not None
-    assert "new" in process.stderr.readline()
+    assert any(
+        ": new" in line for line in process.stderr
+    )  # some may wait for others' timings first
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
