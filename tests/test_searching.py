@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 import msgspec
 import pytest
 import torch
+from conftest import read
 
 import prunebench
 from prunebench import journal, models, partial, stream, tensors
@@ -20,6 +21,14 @@ from prunebench.methods import _slicing, _sliding, _sprint, _sprint_scores, shor
 from prunebench.partial import Partials, searching
 from prunebench.plan import Plan
 from prunebench.stream import Batch
+
+CASE = """\
+model: {{id: prunebench/reference, dtype: float32}}
+calibration: {{dataset: tinyworld, nsamples: 4, seqlen: 64}}
+metrics: [{{name: perplexity, dataset: tinyworld, seqlen: 64, nsamples: 6}}]
+method: {method}
+{amount}
+"""
 
 KINDS = ("step", "part", "state")
 
@@ -276,6 +285,36 @@ def test_how_far_it_came_is_told(search: Any, label: str, tmp_path: Path) -> Non
         search(kept)
 
     assert str(opened(tmp_path).kept) == f"at its search, {label} kept"
+
+
+@pytest.mark.parametrize(
+    ("method", "amount", "of"),
+    [
+        ("{name: sprint, attn_latency: 5, mlp_latency: 4}", "sublayers: 3", 3),
+        ("{name: slicegpt}", "slicing: 0.2", 12),
+    ],
+)
+def test_a_run_says_where_its_search_goes_on(
+    project: Path, cli: Callable[..., tuple[int, str, str]], method: str, amount: str, of: int
+) -> None:
+    """Before and at the start of a run; the record is that of a run that nothing disturbed."""
+    (project / "cases" / "small.yaml").write_text(CASE.format(method=method, amount=amount))
+    with cut_off(2):
+        assert cli("run", "cases", "-q")[0] == 130
+    _, out, _ = cli("run", "cases", "--dry-run")
+    assert f"  goes on at its search, 2 of {of} steps kept\n" in out
+    code, _, err = cli("run", "cases", "-q", "--json", "resumed.json")
+    assert code == 0
+    assert f" at its search, 2 of {of} steps kept\n" in err
+    assert cli("run", "cases", "-q", "--store", "other", "--json", "whole.json")[0] == 0
+    assert not list(project.rglob("partial"))
+    found, expected = (
+        read(project / name)["records"][0] for name in ("resumed.json", "whole.json")
+    )
+    for same in ("plan", "trace", "measurements", "parameters"):
+        assert found[same] == expected[same]
+    for same in ("block_forwards", "calibration_tokens"):
+        assert found["cost"][same] == expected["cost"][same] > 0
 
 
 def flipped(file: Path) -> None:
