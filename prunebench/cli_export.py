@@ -147,4 +147,4 @@ def _folder(records: list[Record], output: Path | None) -> None:
     layout = lm_eval.layout(records)
     for name, data in layout.items():
         files.write_json(output / name, data)
-    tell(f"{output}: {len(layout)} results files")
+    tell(f"{output}: {len(layout)} results file{'s' * (len(layout) != 1)}")

@@ -19,7 +19,7 @@ class Item(Struct, frozen=True):
     """A case as it came out.
 
     *file* and *line* are where it is defined, *reproduce* the command that runs it alone. *seconds*
-    are those that this run took for it: none where a stored record was reused.
+    are what it took, counted as if it had run alone: none where a stored record was reused.
     """
 
     verdict: Verdict
@@ -58,6 +58,16 @@ class Judged(Struct, frozen=True):
     def failed(self, item: Item) -> bool:
         """Whether a case fails the run."""
         return not item.verdict.ok or (self.strict and item.verdict.has(*STRICT))
+
+    @property
+    def file(self) -> str:
+        """The part of the case ids before their last, where all share it; else empty."""
+        files = {item.case_id.rpartition("/")[0] for item in self.items}
+        return files.pop() if len(files) == 1 else ""
+
+    def name(self, item: Item) -> str:
+        """The case's id without what all share."""
+        return item.case_id.removeprefix(f"{self.file}/") if self.file else item.case_id
 
     @property
     def summary(self) -> str:

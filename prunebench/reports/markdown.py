@@ -10,6 +10,8 @@ from msgspec import Struct
 
 from ..errors import inert
 from ..explain import FRACTIONS
+from ..nights import first_of_each
+from ..report import COLUMNS
 from ..verdict import Finding
 from . import words
 from .grid import Cell, Column, Grid, Line, grid
@@ -23,7 +25,7 @@ SUMMARY = 1_048_576
 MOST = 400
 
 CRASHED = ("case", "error")
-CHANGED = ("case", "metric", "outcome", "was", "now", "change", "allowed", "p", "note")
+CHANGED = ("case", "metric", "outcome", "was", "now", "change", "allowed", "p")
 BAD = ("worse", "gone")
 
 
@@ -122,20 +124,21 @@ def _opening(run: Judged) -> str:
     bad = sum(map(run.failed, run.items))
     total = len(run.items)
     cases = f"{total} case{'s' * (total != 1)}"
-    title = f"{bad} of {cases} failed" if bad else f"nothing got worse in {cases}"
+    title = f"{bad} of {cases} failed" if bad else f"nothing failed in {cases}"
     places = {
         (r.model_id, r.asked.get("protocol") or "", r.environment.device)
         for r in (item.record for item in run.items)
         if r is not None
     }
-    where = ""
-    if len(places) == 1:
-        where = " on " + ", ".join(code(part, cell=False) for part in places.pop() if part)
+    about = [run.file, *(places.pop() if len(places) == 1 else ())]
+    told = ", ".join(code(part, cell=False) for part in about if part)
+    where = f" ({told})" if told else ""
     return f"### prunebench: {title}\n\n{run.summary}{where}."
 
 
 def _crashed(run: Judged) -> Block:
-    rows = [_row([code(i.case_id), code(i.verdict.error)]) for i in run.items if i.verdict.error]
+    crashed = [i for i in run.items if i.verdict.error]
+    rows = [_row([code(run.name(i)), code(i.verdict.error)]) for i in crashed]
     return Block(_headed("Crashed", CRASHED), tuple(rows), what="crashed cases")
 
 
@@ -143,47 +146,68 @@ def _judged(run: Judged) -> Iterator[Block]:
     bad: list[tuple[Item, Finding]] = []
     other: list[tuple[Item, Finding]] = []
     for item in run.items:
-        for finding in item.decisive:
-            if finding.outcome in BAD or finding.fails:
-                bad.append((item, finding))
-            elif finding.outcome not in ("same", "new"):
-                other.append((item, finding))
-    yield _findings("Got worse", bad)
-    yield _findings("Unsure, changed or better", other)
+        told = [f for f in item.decisive if f.outcome != "same"]
+        worse = [f for f in told if f.outcome in BAD or f.fails]
+        if run.failed(item) and not worse:
+            worse = [f for f in told if f.outcome != "better"]
+        bad += [(item, finding) for finding in worse]
+        rest = [f for f in told if f not in worse and f.outcome != "new"]
+        other += [(item, finding) for finding in rest]
+    only = all(finding.outcome in BAD for _, finding in bad)
+    yield from _findings(run, "Got worse" if only else "Failed", bad)
+    yield from _findings(run, "Unsure, changed or better", other)
 
 
-def _findings(title: str, found: Sequence[tuple[Item, Finding]]) -> Block:
-    filled = [_cells(item, finding) for item, finding in found]
+def _findings(run: Judged, title: str, found: Sequence[tuple[Item, Finding]]) -> Iterator[Block]:
+    """A table of what has numbers, and a list of what is said in words."""
+    numbers = [pair for pair in found if (pair[1].now, pair[1].was) != (None, None)]
+    filled = [_cells(run.name(item), item, finding) for item, finding in numbers]
     # A column that says nothing takes room from those that do.
     used = [i for i in range(len(CHANGED)) if i < 3 or any(cells[i] for cells in filled)]
     rows = [_row([cells[i] for i in used]) for cells in filled]
-    numeric = [CHANGED[i] in ("was", "now", "change", "allowed", "p") for i in used]
-    head = _headed(title, [CHANGED[i] for i in used], numeric)
-    return Block(head, tuple(rows), what="findings")
+    head = _headed(title, [CHANGED[i] for i in used], [i > 2 for i in used])
+    yield Block(head, tuple(rows), what="findings")
+    said = tuple(
+        f"- {code(run.name(item), cell=False)} {str(finding.outcome).replace('_', ' ')} "
+        f"{code(finding.what, cell=False)}{': ' if finding.note else ''}"
+        f"{code(finding.note, cell=False)}"
+        for item, finding in found
+        if finding.note or (item, finding) not in numbers
+    )
+    yield Block("" if rows else f"#### {title}\n", said, what="remarks")
 
 
-def _cells(item: Item, finding: Finding) -> list[str]:
+def _cells(name: str, item: Item, finding: Finding) -> list[str]:
     unit = item.unit(finding.what)
     change = ""
     if finding.now is not None and finding.was is not None:
         change = words.difference(finding.now - finding.was, unit)
     outcome = str(finding.outcome).replace("_", " ")
-    return [
-        code(item.case_id),
-        code(finding.what),
-        f"**{outcome}**" if finding.outcome in BAD else outcome,
+    cells = [
         words.value(finding.was, unit),
         words.value(finding.now, unit),
         change,
         words.room(finding.allowed, unit),
         words.chance(finding),
-        code(finding.note),
     ]
+    return [
+        code(name),
+        code(finding.what),
+        f"**{outcome}**" if finding.outcome in BAD else outcome,
+        *map(_unbroken, cells),
+    ]
+
+
+def _unbroken(text: str) -> str:
+    """A number that stays on one line."""
+    return text.replace(" ", "\u00a0").replace("-", "\u2212")
 
 
 def _everything(run: Judged) -> Block:
     records = {i.record.case_id: i.record for i in run.items if i.record}
-    shown = grid(records.values())
+    names = dict.fromkeys(m.metric for r in records.values() for m in r.measurements)
+    wanted = first_of_each(list(names), [patterns for _, patterns in COLUMNS])
+    shown = grid(records.values(), wanted)
     cells = {line.record.case_id: line.cells for line in shown.lines}
     heads = ["case", "sparsity", *map(_heading, shown.columns), "verdict"]
     rows = []
@@ -192,7 +216,7 @@ def _everything(run: Judged) -> Block:
         gone = f"{item.record.sparsity:.1%}" if item.record else ""
         values = (_value(own, column, errors=False) for column in shown.columns)
         outcome = item.verdict.outcome.replace("_", " ")
-        rows.append(_row([code(item.case_id), gone, *values, outcome]))
+        rows.append(_row([code(run.name(item)), gone, *values, outcome]))
     head = f"<details><summary>All {len(rows)} cases</summary>\n\n{_row(heads)}\n"
     head += _rule([False, *[True] * (len(heads) - 2), False])
     return Block(head, tuple(rows), "\n\n</details>", what="cases")
@@ -217,8 +241,8 @@ def _rule(numeric: Iterable[bool]) -> str:
 
 
 def _heading(column: Column) -> str:
-    unit = "%" if column.unit in FRACTIONS else column.unit
-    about = f" ({inert(unit, 40)})" if unit not in ("", "ppl", "x") else ""
+    unit = "%" if column.unit in FRACTIONS else code(column.unit, 40)
+    about = f" ({unit})" if column.unit not in ("", "ppl", "x") else ""
     return f"{code(column.metric)} {'↓' if column.better == 'lower' else '↑'}{about}"
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from ..explain import FRACTIONS, p_text
+from ..explain import FRACTIONS
 from ..report import number
 from ..verdict import Finding
+
+#: The smallest p-value that is told: nobody's decision hangs on a smaller one.
+LEAST = 0.0001
 
 
 def value(amount: float | None, unit: str) -> str:
@@ -39,11 +42,13 @@ def room(amount: float | None, unit: str) -> str:
     """How much may be lost."""
     if amount is None:
         return ""
-    return f"{amount * 100:.2g} pp" if unit in FRACTIONS else number(amount)
+    return f"{amount * 100:.2g} pp" if unit in FRACTIONS else f"{amount:.3g}"
 
 
 def chance(finding: Finding) -> str:
     """The p-value that decides: among all tests of the run where there were several."""
     seen = finding.evidence
     p = finding.p if seen is None or seen.adjusted is None else seen.adjusted
-    return "" if p is None else p_text(p, "")
+    if p is None:
+        return ""
+    return f"{p:.2g}" if p >= LEAST else f"< {LEAST:f}".rstrip("0")
