@@ -55,7 +55,7 @@ class Accepted(Struct, frozen=True, omit_defaults=True):
     """Who took a record as the baseline, when, and why.
 
     *sha256* is of everything else in the file, and of its samples; older files have none. *forced*
-    says that a guard had refused it (see ``accepting``).
+    says that a guard had refused it (see ``guards``).
     """
 
     by: str

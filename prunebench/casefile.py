@@ -329,13 +329,15 @@ class CaseReader:
             method = _method(raw["method"])
             own = _method(paths["method"])
             target = Target(**{k: raw[k] for k in amounts})
+            metrics = self._metrics(raw["metrics"])
+            alike = paths["metrics"] == raw["metrics"]
             asked = question(
                 raw.get("protocol"),
                 msgspec.convert(raw["model"], ModelSpec),
                 method,
                 target,
                 msgspec.convert(raw.get("calibration") or {}, CalibrationSpec),
-                self._metrics(raw["metrics"]),
+                metrics,
             )
             name = "-".join(p for p in (method_label(method, target), cell.label) if p)
             return Case(
@@ -347,7 +349,7 @@ class CaseReader:
                 method=own,
                 target=target,
                 calibration=msgspec.convert(paths.get("calibration") or {}, CalibrationSpec),
-                metrics=self._metrics(paths["metrics"]),
+                metrics=metrics if alike else self._metrics(paths["metrics"]),
                 tolerance=msgspec.convert(raw.get("tolerance") or {}, dict[str, Tolerance]),
                 fail_on=outcomes,
                 conditions=conditions,
@@ -405,11 +407,13 @@ class CaseReader:
 
     def _metrics(self, items: list[Data]) -> tuple[Metric, ...]:
         metrics = tuple(_metric(item) for item in items)
+        seen = set()
         for i, metric in enumerate(metrics):
-            if any((tag(m), m.names()) == (tag(metric), metric.names()) for m in metrics[:i]):
+            if (named := (tag(metric), metric.names())) in seen:
                 raise PrunebenchError(
                     f"metrics[{i}]: another {tag(metric)!r} has measurements of the same names"
                 )
+            seen.add(named)
         return metrics if self.limit is None else tuple(m.limited(self.limit) for m in metrics)
 
 

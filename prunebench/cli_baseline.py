@@ -14,7 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from . import accepting, casefile, explain, report, select, shelf
+from . import accepting, casefile, explain, guards, report, select, shelf
 from .baseline import OWN, Baselines, shipped
 from .errors import PrunebenchError, did_you_mean
 from .options import (
@@ -109,7 +109,7 @@ def review(
     left = shelf.orphans(roots, [*casefile.load(all_case_paths()), *cases])
     orphans = [o for o in left if _below(o, files) and wanted(o) and _knows_all(roots)]
     changes = shelf.review(cases, records, roots, orphans)
-    problems = accepting.problems(records, roots, kept, cases)
+    problems = guards.problems(records, roots, kept, cases)
     command = _command(paths, keyword, baselines, store)
     if as_json:
         print_json({"changes": changes, "problems": problems, "command": command})

@@ -13,13 +13,14 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import casefile, gating, lm_results, verdict
+from . import casefile, gating, lm_pairing, lm_results, verdict
 from .baseline import Baselines
 from .case import Case
 from .conditions import Condition
 from .errors import PrunebenchError
 from .evidence import p_among
-from .lm_results import Results, Score, Unpaired
+from .lm_pairing import Unpaired
+from .lm_results import Results, Score
 from .record import SCHEMA, Measurement, Record, Tolerance
 from .select import Matcher
 from .stats import CONFIDENCE, Evidence
@@ -298,7 +299,7 @@ def _lm_eval(
     conditions: tuple[Condition, ...],
 ) -> tuple[Verdict, Iterator[str]]:
     """The verdict over two runs of lm-eval, and what else to tell of them."""
-    found = lm_results.align(b, a, LM_EVAL)
+    found = lm_pairing.align(b, a, LM_EVAL)
     more = [Finding(task, Outcome.NOT_COMPARABLE, note=why) for task, why in found.apart.items()]
     more += [_unpaired(one, casefile.default_tolerance(one.metric)) for one in found.unpaired]
     p_of = p_among(found.now, found.was)
@@ -309,7 +310,7 @@ def _lm_eval(
     return replace(judged, findings=findings), _told(a, b, found)
 
 
-def _told(a: Results, b: Results, found: lm_results.Aligned) -> Iterator[str]:
+def _told(a: Results, b: Results, found: lm_pairing.Aligned) -> Iterator[str]:
     for name, side in (("A", a), ("B", b)):
         older = f", the newest of {side.older + 1} results files" if side.older else ""
         yield f"{name}: {side.model}, {side.path.name}{older}"

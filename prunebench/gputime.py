@@ -59,6 +59,11 @@ class Clock:
         self._kind, self._since = kind, now
 
 
+def added(cost: dict[str, float], held: dict[str, float]) -> dict[str, float]:
+    """*cost* of a record with what a second look at its timings held the GPU for."""
+    return {**cost, **{kind: cost.get(kind, 0.0) + held[kind] for kind in held}}
+
+
 def total(records: Iterable[Record]) -> dict[str, float]:
     """The sum over *records*, by kind; empty where none held a GPU."""
     held = [record.cost for record in records if record.cost.get(TOTAL)]

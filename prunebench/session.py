@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import cache, gating, noise, published, verdict
+from . import cache, gating, gputime, noise, published, verdict
 from .baseline import Accepted, Baselines
 from .case import Case, Progress, silent
 from .claims import Claims, HeldError, turn
@@ -241,6 +241,7 @@ class Session:
         """*record* with timings that look worse measured a second time, and saved so."""
         if record.again:
             return record  # by another process, while this one waited
+        self._clock.restart()
         try:
             again = self.worker.again(case, names)
         except Exception as error:  # nor must a plug-in's bug here
@@ -248,9 +249,14 @@ class Session:
             note = f"could not be measured a second time: {why}"
             looked = [record.find(name) for name in names]
             again = tuple(replace(m, value=None, samples=(), note=note) for m in looked if m)
-        record = replace(record, again=again)
+        record = replace(record, again=again, cost=gputime.added(record.cost, self._held(case)))
         self._save(record)
         return record
+
+    def _held(self, case: Case) -> dict[str, float]:
+        """The GPU time since the clock was set to zero for *case*."""
+        spread = case.model.device_map is not None
+        return self._clock.cost(len(gpu_ids(self.worker.device, spread=spread)))
 
     def _save(self, record: Record) -> None:
         try:
@@ -270,8 +276,7 @@ class Session:
             return stored, True  # another process was faster
         self._clock.restart()
         record = self.worker.run(case)
-        gpus = len(gpu_ids(self.worker.device, spread=case.model.device_map is not None))
-        return replace(record, cost={**record.cost, **self._clock.cost(gpus)}), False
+        return replace(record, cost={**record.cost, **self._held(case)}), False
 
     def _enter(self, case: Case, claim: ExitStack, *, wait: bool) -> None:
         """Claim *case*, and then wait for its turn on the device, until *claim* is left.

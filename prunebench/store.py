@@ -117,7 +117,7 @@ def _sound(path: Path) -> tuple[bytes, Record] | None:
 
 def _one_night(old: Record, new: Record) -> bool:
     """Whether the two are one run's, but for timings that were measured again, and for names."""
-    bare = (files.as_json(replace(record, again=(), asked={})) for record in (old, new))
+    bare = (files.as_json(replace(record, again=(), asked={}, cost={})) for record in (old, new))
     return old.created == new.created and next(bare) == next(bare)
 
 

@@ -18,7 +18,7 @@ from conftest import read
 from msgspec.structs import replace
 from test_verdict import CPU, accuracy, record
 
-from prunebench import Measurement, PrunebenchError, Record, accepting, casefile, shelf
+from prunebench import Measurement, PrunebenchError, Record, casefile, guards, shelf
 from prunebench.baseline import Accepted, Baselines
 from prunebench.case import Case
 from prunebench.plan import DropBlocks
@@ -103,7 +103,7 @@ class Shelf:
         """Why these may not become baselines of their cases."""
         by_id = {case.id: case for case in cases.values()}
         wanted = [by_id[r.case_id] for r in records]
-        return accepting.problems(records, self.baselines, self.store, wanted)
+        return guards.problems(records, self.baselines, self.store, wanted)
 
 
 @pytest.fixture
@@ -327,8 +327,8 @@ def test_the_shipped_baselines_pass_every_guard() -> None:
     nowhere = Path("nowhere")
 
     assert len(records) >= 60
-    assert accepting.problems(records, Baselines(nowhere), Store(nowhere), cases) == []
-    assert accepting.problems(records, baselines, Store(nowhere), cases) == []
+    assert guards.problems(records, Baselines(nowhere), Store(nowhere), cases) == []
+    assert guards.problems(records, baselines, Store(nowhere), cases) == []
 
 
 def test_a_sound_night_is_accepted_without_a_word(cases, here: Shelf) -> None:

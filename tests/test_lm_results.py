@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from prunebench import PrunebenchError, comparing, lm_results, reference
-from prunebench.lm_results import Answer, Results, align, load, newest
+from prunebench import PrunebenchError, comparing, lm_pairing, reference
+from prunebench.lm_pairing import align
+from prunebench.lm_results import Answer, Results, load, newest
 
 TASKS = ["tinyworld_recall", "tinyworld_order", "tinyworld_complete"]
 LIMIT = 40
@@ -299,7 +300,7 @@ def test_repeated_questions_are_paired_in_their_order() -> None:
     """Three of one hash against two: two pairs, one left over."""
     mine = [Answer("q", "p", right, None) for right in (1.0, 0.0, 1.0)]
     old = [Answer("r", "p", 1.0, None), *(Answer("q", "p", right, None) for right in (0.0, 1.0))]
-    pairs, only = lm_results._pairs(mine, old)
+    pairs, only = lm_pairing._pairs(mine, old)
 
     assert [(a.right, b.right) for a, b in pairs] == [(1.0, 0.0), (0.0, 1.0)]
     assert only == (1, 1)
