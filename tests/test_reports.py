@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from test_verdict import CPU, accuracy, record
 
 import prunebench
-from prunebench import Measurement, Record, files, lm_results, published
+from prunebench import Measurement, Record, comparing, files, lm_results, published
 from prunebench.baseline import Baselines, shipped
 from prunebench.errors import inert
 from prunebench.record import Provenance
@@ -102,7 +102,8 @@ def test_the_shipped_schema_is_the_current_one() -> None:
     shipped_file = Path(prunebench.__file__).with_name("record.schema.json")
     current = schema.json_schema()
 
-    assert json.loads(shipped_file.read_text()) == current
+    again = "prunebench export --schema > prunebench/record.schema.json"
+    assert json.loads(shipped_file.read_text()) == current, f"write it again: {again}"
     jsonschema.Draft202012Validator.check_schema(current)
 
 
@@ -118,7 +119,7 @@ def test_every_baseline_is_as_the_schema_says() -> None:
             assert next(validator.iter_errors(data), None) is None, path
 
 
-def test_what_is_not_finite_is_null_and_valid() -> None:
+def test_what_is_not_finite_is_null_and_valid(tmp_path: Path) -> None:
     """A broken model's record, and the interval without an end of its verdict."""
     was = record(Measurement("perplexity/t", 2.0, "ppl", "lower", (0.5, 0.7, 0.9), True))
     now = record(Measurement("perplexity/t", 1e300, "ppl", "lower", (800.0, 900.0, 1e3), True))
@@ -129,6 +130,9 @@ def test_what_is_not_finite_is_null_and_valid() -> None:
     assert data["verdicts"][0]["findings"][1]["evidence"]["high"] is None
     assert data["records"][1]["measurements"][0]["value"] is None
     assert list(of_kind("Run").iter_errors(data)) == []
+    path = tmp_path / "run.json"
+    files.write_json(path, data)
+    assert comparing.read(path).record("a/b", "cpu") == none
 
 
 @pytest.mark.parametrize(

@@ -57,5 +57,7 @@ def json_schema() -> dict[str, Any]:
         "anyOf": tops[: len(kinds)],
         "$defs": parts,
     }
+    for part in parts.values():
+        part["description"] = " ".join(part["description"].split())
     plain: dict[str, Any] = json.loads(msgspec.json.encode(whole))
     return plain
