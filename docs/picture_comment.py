@@ -1,8 +1,8 @@
 """Draws docs/img/pull-request.png: the comment on a pull request after a planted regression.
 
-The records are those of a real `prunebench run` (the stored ones are reused). What is planted is
-what they are compared with: copies of three baselines, in which sleb-0.3 had removed only half as
-many blocks, shortened_llama-0.3 another last block, and slicegpt-0.3 answered six more questions.
+The records are those that a `prunebench run` stored. What is planted is what they are compared
+with: copies of three baselines, in which sleb-0.3 had removed only half as many blocks,
+shortened_llama-0.3 another last block, and slicegpt-0.3 answered six more questions.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from prunebench.baseline import Baselines
 from prunebench.plan import DropBlocks
 from prunebench.record import Measurement, Record
 from prunebench.reports import items, markdown
-from prunebench.session import Session, accepted
+from prunebench.session import Result, Session, accepted
 from prunebench.store import Store
 
 FILE = "smoke/tinyworld"
@@ -47,15 +47,18 @@ pre code { background: none; padding: 0; }
 
 
 def main() -> None:
-    """Run the main job (or reuse its stored records) against planted baselines, and draw it."""
+    """Judge the main job's stored records by planted baselines, and draw the comment."""
     cases = casefile.load([Path("cases/smoke")])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree("baselines", folder / "baselines")
         baselines = Baselines(folder / "baselines")
         plant(baselines)
-        session = Session(cases, Store(Path(".prunebench")), baselines, "cpu")
-        results = session.settled([session.answer(case) for case in cases])
+        store = Store(Path(".prunebench"))
+        session = Session(cases, store, baselines, "cpu")
+        found = [(case, store.latest(case.id, case.asked)) for case in cases]
+        judged = [Result(c, session.judge(c, record), record) for c, record in found if record]
+        results = session.settled(judged)
         text = markdown.comment(items.judged(results))
         page = folder / "page.html"
         page.write_text(as_page(text))

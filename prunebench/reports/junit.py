@@ -84,8 +84,9 @@ def _case(run: Judged, item: Item) -> ET.Element:
     elif verdict.error:
         _told(case, "error", verdict.error, "crashed", item)
     elif run.failed(item):
-        decisive = [f for f in item.decisive if f.outcome not in ("same", "better")]
-        message = sentence(decisive[0]) if decisive else verdict.outcome
+        bad = [f for f in item.decisive if f.outcome not in ("same", "better")]
+        worst = [f for f in bad if f.outcome == verdict.outcome or f.fails] or bad
+        message = sentence(worst[0]) if worst else verdict.outcome
         _told(case, "failure", message, verdict.outcome, item)
     return case
 
