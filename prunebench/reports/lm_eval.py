@@ -60,7 +60,7 @@ def results(record: Record) -> dict[str, Any]:
         "task_hashes": {},
         "model_source": "prunebench",
         "model_name": name,
-        "model_name_sanitized": re.sub(r"[\"<>:/|\\?*\[\]]+", "__", name),
+        "model_name_sanitized": _folder(name),
         "system_instruction": None,
         "system_instruction_sha": None,
         "fewshot_as_multiturn": False,
@@ -81,7 +81,8 @@ def _tasks(record: Record) -> Iterator[tuple[str, str, Measurement, dict[str, An
             continue
         metric: dict[str, Any] = next((m for m in metrics if m.get("name") == family), {})
         if family == "accuracy":
-            key = "acc_norm" if task in metric.get("acc_norm", ()) else "acc"
+            normed = metric.get("acc_norm")
+            key = "acc_norm" if isinstance(normed, list) and task in normed else "acc"
             yield task, f"{key},none", measured, metric
         else:
             key = metric.get("metric", "exact_match")
@@ -157,6 +158,12 @@ def _model_name(record: Record) -> str:
     label = record.case_id.rpartition("/")[2]
     model = record.model_id or "model"
     return model if dense else f"{model}-{label}"
+
+
+def _folder(name: str) -> str:
+    """As lm-eval makes a folder's name of a model's; never one that leads out of its place."""
+    plain = re.sub(r"[\"<>:/|\\?*\[\]]+", "__", name)
+    return plain if plain.strip(".") else f"model{plain}"
 
 
 def _created(record: Record) -> datetime:

@@ -116,6 +116,7 @@ def _common(record: Record) -> dict[str, Any]:
     unit, amount = next(iter(amounts.items()), ("", None))
     calibration = asked.get("calibration") or {}
     own = options(asked)
+    seed = calibration.get("seed", _USUAL.seed) if calibration else None
     return {
         "case_id": record.case_id,
         "model": record.model_id,
@@ -128,7 +129,7 @@ def _common(record: Record) -> dict[str, Any]:
         "parameters": record.parameters,
         "dense_parameters": record.dense_parameters,
         "calibration": str(calibration.get("dataset", _USUAL.dataset)) if calibration else "",
-        "seed": calibration.get("seed", _USUAL.seed) if calibration else None,
+        "seed": seed if isinstance(seed, int) else None,
         "device": record.environment.device,
         "dtype": record.provenance.dtype or str((asked.get("model") or {}).get("dtype", "auto")),
         "created": record.created,
