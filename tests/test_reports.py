@@ -37,6 +37,7 @@ from prunebench.reports import (
     trackers,
 )
 from prunebench.reports.items import Item, Judged
+from prunebench.store import Store
 from prunebench.verdict import Finding, Outcome, Verdict, compare
 
 ANY = st.text(st.characters(codec=None, exclude_categories=()), max_size=40)
@@ -643,6 +644,17 @@ def test_no_cell_is_a_formula(text: str) -> None:
 
     assert not re.match(r" *[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]", cell)
     assert cell.removeprefix("'") in (inert(text), inert(text).removeprefix("'"))
+
+
+def test_a_frame_of_a_folder_without_records_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its columns; what there is by default is read."""
+    monkeypatch.chdir(tmp_path)
+    assert len(prunebench.frame()) == 0
+    assert "metric" in prunebench.frame()
+    Store(tmp_path / ".prunebench").save(record(accuracy(90)))
+    assert list(prunebench.frame()["value"]) == [0.9]
 
 
 def test_a_frame_is_the_csv(accepted: list[Record], tmp_path: Path) -> None:

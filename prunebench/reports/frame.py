@@ -15,23 +15,27 @@ from .rows import Row, rows
 if TYPE_CHECKING:
     import pandas as pd  # type: ignore[import-untyped]
 
+#: Where a project has records.
+PLACES = (Path("baselines"), Path(".prunebench"))
+
 Source = str | Path | Record
 
 
-def frame(
-    source: Source | Iterable[Source] = (Path("baselines"), Path(".prunebench")),
-) -> pd.DataFrame:
+def frame(source: Source | Iterable[Source] | None = None) -> pd.DataFrame:
     """A row per measurement: case, model, method, sparsity, metric, value, standard error, ...
 
     Args:
         source: records, or results folders, baselines folders, records and files of ``run --json``,
-            of which the newest record of each case is taken; one or several.
+            of which the newest record of each case is taken; one or several. By default baselines/
+            and .prunebench/, as far as they are there.
 
     Raises:
         PrunebenchError: if a path is none of these.
     """
     import pandas as pd
 
+    if source is None:
+        source = [place for place in PLACES if place.is_dir()]
     given = [source] if isinstance(source, Source) else list(source)
     records = [one for one in given if isinstance(one, Record)]
     records += gathering.newest(Path(one) for one in given if not isinstance(one, Record))
