@@ -17,6 +17,7 @@ from . import (
     cli_cache,
     cli_calibrate,
     cli_doctor,
+    cli_export,
     cli_history,
     execution,
     gates,
@@ -427,6 +428,7 @@ cli_history.register(app)
 app.add_typer(cli_baseline.app, name="baseline")
 app.add_typer(cli_cache.app, name="cache")
 app.command()(cli_doctor.doctor)
+cli_export.register(app)
 
 
 def _version(value: bool) -> None:
