@@ -36,7 +36,7 @@ LAYERS = (
     ("estimate",),
     ("comparing", "explain", "gates", "session", "outlook"),
     ("report", "options"),
-    ("progress", "card"),
+    ("progress", "card", "notices", "webhook"),
     ("card_data", "dense_card"),
     ("card_text",),
     ("guards", "workers"),
@@ -44,7 +44,7 @@ LAYERS = (
     ("upkeep",),
     ("doctor", "slurm"),
     ("execution",),
-    ("cli_baseline", "cli_cache", "cli_doctor", "cli_export", "cli_history"),
+    ("cli_baseline", "cli_cache", "cli_doctor", "cli_export", "cli_history", "cli_notify"),
     # ------------------------------------------------- torch below this line
     ("modeling", "tensors"),
     ("families",),
