@@ -19,6 +19,7 @@ from . import (
     cli_doctor,
     cli_export,
     cli_history,
+    cli_init,
     cli_notify,
     execution,
     gates,
@@ -431,6 +432,7 @@ app.add_typer(cli_cache.app, name="cache")
 app.command()(cli_doctor.doctor)
 cli_export.register(app)
 cli_notify.register(app)
+cli_init.register(app)
 
 
 def _version(value: bool) -> None:
