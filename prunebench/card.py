@@ -178,12 +178,18 @@ def _about(record: Record, dense: Record | None, dtype: str) -> Iterator[str]:
     yield f"Measured on {record.environment.device}{weights}."
     if any(half_width(m, record) for m in record.measurements):
         yield "± is half of a 95 % interval over the questions or windows of the same kind."
+    if any(_alike(m) for m in record.measurements):
+        yield "Where every answer is the same, these cannot tell how far others would differ."
     if dense is None:
         yield "No record of the dense model by the same protocol was at hand."
     elif dense.environment.device != record.environment.device:
         yield f"The dense model was measured on {dense.environment.device}."
     if any(m.varies for m in record.measurements):
         yield "Times and memory are this device's; a speedup is dense time / pruned time."
+
+
+def _alike(measurement: Measurement) -> bool:
+    return len(set(measurement.samples)) == 1 and not measurement.varies
 
 
 def _facts(record: Record) -> Iterator[str]:

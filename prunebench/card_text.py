@@ -77,7 +77,7 @@ def render(card: Card) -> str:
         "## How to reload it",
         *_reload(card),
         "## How to make it again",
-        "The question, as a case file:",
+        "The question, as a case file asks it:",
         fence(case, "yaml"),
         fence(f"pip install prunebench\n{inert(card.command)}", "sh"),
     ]

@@ -62,7 +62,7 @@ class Known(Struct, omit_defaults=True):
     steps: dict[str, list[str]] = {}
 
 
-class State(Struct, omit_defaults=True):
+class State(Struct):
     """What was told, by case id."""
 
     cases: dict[str, Known] = field(default_factory=dict)

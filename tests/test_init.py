@@ -223,7 +223,8 @@ class Cron:
         self.command.write_text(
             "#!/bin/sh\n"
             'echo "$*" >>"$CALLS"\n'
-            'case $1 in run) [ -z "${SLOW:-}" ] || { sleep 20 & trap "kill $!; exit 75" TERM; wait; }\n'
+            'slow() { sleep 20 & trap "kill $!; exit 75" TERM; wait; }\n'
+            'case $1 in run) [ -z "${SLOW:-}" ] || slow\n'
             'echo "{}" >logs/nightly.json; exit "${CODE:-0}";; esac\n'
             'exit "${LATER:-0}"\n'
         )
