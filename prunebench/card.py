@@ -81,9 +81,9 @@ class Card(Struct, frozen=True):
 def case_file(asked: Mapping[str, Any]) -> dict[str, Any]:
     """A question as a case file asks it."""
     amount = asked.get("amount") or {}
-    parts: dict[str, Any] = {key: asked[key] for key in ("protocol", "model", "method")}
+    parts: dict[str, Any] = {key: asked.get(key) for key in ("protocol", "model", "method")}
     parts |= {key: amount[key] for key in AMOUNTS if amount.get(key) is not None}
-    parts |= {key: asked[key] for key in ("calibration", "metrics")}
+    parts |= {key: asked.get(key) for key in ("calibration", "metrics")}
     return {key: value for key, value in parts.items() if value is not None}
 
 
@@ -112,7 +112,7 @@ def of_record(
         case["model"] = {**model, "id": base.shown}  # a folder's name, not where it lies
     return Card(
         base=base,
-        method=str(asked["method"]["name"]),
+        method=str((asked.get("method") or {}).get("name", "")),
         plan=record.plan,
         parameters=record.parameters,
         dense_parameters=record.dense_parameters,

@@ -155,7 +155,7 @@ def _search(record: Record, lm: CausalLM, case: Case | None) -> Plan:
     if case is not None:
         method, target, spec = case.method, case.target, case.calibration
     else:
-        name = str(record.asked["method"]["name"])
+        name = str((record.asked.get("method") or {}).get("name", ""))
         if name not in registry.names("methods"):
             raise PrunebenchError(f"{record.case_id}: there is no method {name!r} here")
         kind: type[Method] = registry.method(name)

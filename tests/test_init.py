@@ -157,7 +157,8 @@ def test_workflows_are_as_github_reads_them(made: Path) -> None:
         assert measuring["permissions"] == {"contents": "read"}
         assert measuring["runs-on"] == ["self-hosted", "gpu"]
         for other in found[name]["jobs"].values():
-            assert not any("prunebench " in step.get("run", "") for step in other["steps"])
+            lines = [line for s in other["steps"] for line in s.get("run", "").splitlines()]
+            assert not any(line.startswith("prunebench ") for line in lines)
             assert not any("checkout" in step.get("uses", "") for step in other["steps"])
 
 
@@ -175,6 +176,29 @@ def test_what_was_told_is_kept_after_it_was_told(made: Path) -> None:
     restored, saved = steps[places[0]]["with"], steps[places[-1]]["with"]
     assert restored["path"] == saved["path"] == ".prunebench"
     assert saved["key"].startswith(restored["restore-keys"].strip())
+
+
+def test_there_is_one_comment_which_is_rewritten(made: Path) -> None:
+    """The job's own shell text, with a stand-in for gh: it posts, or else edits."""
+    (step,) = (
+        s for s in workflows(made)["prunebench.yml"]["jobs"]["comment"]["steps"] if "run" in s
+    )
+    (made / "gh").write_text(
+        '#!/bin/sh\necho "$*" >>calls\ncase $* in *--jq*) printf "%s" "$FOUND";; esac\n'
+    )
+    (made / "gh").chmod(0o755)
+    (made / "prunebench.md").write_text("## a | b\n$(touch evil)\n")
+    path = f"{made}:{os.environ['PATH']}"
+    for found, asked in (("", "POST repos/o/r/issues/7/"), ("41\n42", "PATCH repos/o/r/issues/")):
+        env = {"PATH": path, "NUMBER": "7", "REPOSITORY": "o/r", "FOUND": found}
+        subprocess.run(["bash", "-e", "-c", step["run"]], env=env, cwd=made, check=True)
+        sent = (made / "calls").read_text().splitlines()[-1]
+        assert f"--method {asked}comments" in sent
+        assert sent.endswith("-F body=@comment.md")
+    assert "comments/41 " in sent
+    body = (made / "comment.md").read_text()
+    assert body == "<!-- prunebench -->\n## a | b\n$(touch evil)\n"
+    assert not (made / "evil").exists()
 
 
 def commands(folder: Path) -> Iterator[list[str]]:
