@@ -343,3 +343,30 @@ def test_prune_writes_a_card_with_what_it_measured(
     bare = cli("prune", "./model", "--method", "random", "--blocks", 1, "--output", "bare")
     assert bare[0] == 0
     assert "Nothing was measured" in Path("bare/README.md").read_text()
+
+
+def test_a_card_is_fetched_where_the_hub_may_be_asked(
+    hub_cache: HubCache,  # noqa: F811
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """At the revision asked for; a hub that fails costs the licence and nothing else."""
+    import huggingface_hub
+    from huggingface_hub import constants
+
+    asked = []
+
+    def fetch(repository: str, name: str, revision: str | None) -> str:
+        asked.append((repository, name, revision))
+        if len(asked) > 1:
+            raise OSError("no route to host")
+        (tmp_path / "card.md").write_text("---\nlicense: gemma\n---\n")
+        return str(tmp_path / "card.md")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
+    assert dense_card.read("org/model", "v2").licence == {}
+    assert asked == []  # offline
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    assert dense_card.read("org/model", "v2").licence == {"license": "gemma"}
+    assert dense_card.read("org/model", "v2").licence == {}
+    assert asked == [("org/model", "README.md", "v2")] * 2
