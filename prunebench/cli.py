@@ -19,6 +19,8 @@ from . import (
     cli_doctor,
     cli_export,
     cli_history,
+    cli_init,
+    cli_notify,
     execution,
     gates,
     gating,
@@ -434,10 +436,12 @@ def import_plan(
 
 app.command()(cli_calibrate.calibrate)
 cli_history.register(app)
-cli_export.register(app)
 app.add_typer(cli_baseline.app, name="baseline")
 app.add_typer(cli_cache.app, name="cache")
 app.command()(cli_doctor.doctor)
+cli_export.register(app)
+cli_notify.register(app)
+cli_init.register(app)
 
 
 def _version(value: bool) -> None:

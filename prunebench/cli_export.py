@@ -1,4 +1,4 @@
-"""``prunebench export``: records in the formats that other tools read."""
+"""``prunebench export``: what was measured, as files for other places."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import typer
 
 from . import files, gathering, published
 from .baseline import Baselines
+from .cli_checkpoint import save_checkpoint
 from .errors import PrunebenchError
 from .options import (
     DEFAULT_STORE,
@@ -27,6 +28,7 @@ from .record import Record
 from .reports import grid, items, junit, latex, lm_eval, markdown, schema, tabular, trackers
 from .select import matcher
 from .session import NOTHING
+from .store import Store
 
 Format = Literal[
     "markdown",
@@ -51,8 +53,9 @@ def export(
     paths: Annotated[
         list[Path] | None,
         typer.Argument(
+            metavar="PATHS | CASE",
             help="Results or baselines folders, records, files of run --json; default baselines/ "
-            "and .prunebench/.",
+            "and .prunebench/. With --checkpoint a case id, or the end of one.",
             show_default=False,
         ),
     ] = None,
@@ -76,12 +79,33 @@ def export(
     json_schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON Schema of records instead.")
     ] = False,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--checkpoint", metavar="DIR", help="Save the pruned model of CASE here."),
+    ] = None,
+    search_again: Annotated[
+        bool,
+        typer.Option("--search-again", help="Where the plan's tensors are gone, make them anew."),
+    ] = False,
+    device: Annotated[
+        str, typer.Option(metavar="D", help="With --checkpoint: cpu, cuda, ...")
+    ] = "cpu",
     baselines: BaselineDir = None,
     store: StoreDir = DEFAULT_STORE,
 ) -> None:
-    """Write the newest record of each case for other tools: tables, CSV, JUnit, lm-eval, ..."""
+    """Write the newest record of each case for other tools: tables, CSV, JUnit, lm-eval, ...
+
+    With --checkpoint DIR it saves the pruned model of CASE with its model card, ready for the hub:
+    the plan of the newest stored record is applied, or else that of the baseline. Nothing is
+    uploaded.
+    """
     if json_schema:
         print_json(schema.json_schema())
+        return
+    if checkpoint is not None:
+        case_id = _one_case(paths)
+        here = Baselines(baselines or default_baselines()), Store(store)
+        save_checkpoint(case_id, checkpoint, *here, search_again=search_again, device=device)
         return
     if wide and form != "csv":
         raise PrunebenchError("--wide goes with --format csv")
@@ -103,6 +127,14 @@ def export(
         output = output / f"prunebench{SUFFIXES.get(form, '.json')}"
     files.write(output, text.encode())
     tell(f"{output}: {len(found)} record{'s' * (len(found) != 1)}")
+
+
+def _one_case(given: list[Path] | None) -> str:
+    if not given or len(given) != 1:
+        raise PrunebenchError(
+            "--checkpoint goes with one CASE: prunebench export CASE --checkpoint D"
+        )
+    return given[0].as_posix()
 
 
 def _writers(

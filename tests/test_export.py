@@ -291,6 +291,7 @@ def test_lm_eval_folders_are_read_by_compare(here: Path, cli: Cli) -> None:
     ("arguments", "code", "said"),
     [
         (["--format", "lm-eval"], 2, "--format lm-eval needs --output DIR"),
+        (["--checkpoint", "x"], 2, "--checkpoint goes with one CASE"),
         (["--wide"], 2, "--wide goes with --format csv"),
         (["nowhere"], 2, "nowhere: no such file or folder"),
         (["-k", "nothing"], 5, "no records in"),

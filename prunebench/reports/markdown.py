@@ -17,8 +17,8 @@ from . import words
 from .grid import Cell, Column, Grid, Line, grid
 from .items import Item, Judged
 
-#: Letters of a comment on a pull request or issue, as GitHub takes them.
-COMMENT = 65_536
+#: Letters of a comment: GitHub takes 65,536, and a workflow may put a mark of its own before it.
+COMMENT = 65_000
 #: Bytes that the steps of a job may each add to its summary.
 SUMMARY = 1_048_576
 #: Letters of one cell.
