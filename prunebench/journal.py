@@ -7,12 +7,9 @@ by their hash.
 
 from __future__ import annotations
 
-import contextlib
 import os
-import re
 import time
 import uuid
-import weakref
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,6 +21,7 @@ from . import loglines
 from .errors import PrunebenchError
 from .plan import AnyEdit, Plan, Step
 from .record import Measurement
+from .standing import File, Standing, is_hash, remove
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -33,16 +31,6 @@ SCHEMA = 1
 #: Seconds between two times that the disk is waited for. A killed process loses nothing that was
 #: written before; a power cut may lose so much.
 SYNC_EVERY = 2.0
-
-#: At most this part of a search's time goes into keeping its tensors.
-SHARE = 0.01
-
-#: Bytes a second that a disk is thought to take until it was written to.
-SPEED = 5e8
-
-_SHA256 = re.compile(r"[0-9a-f]{64}")
-
-File = tuple[str, tuple[int, ...]]
 
 
 class Found(Struct, frozen=True):
@@ -123,9 +111,8 @@ class Journal:
         self._handle: int | None = None
         self._synced = 0.0
         self._sound = True
+        self._standing = Standing(folder)
         self.begin_search()
-        #: Tensors of the last state, and where each lies.
-        self._filed: dict[str, tuple[weakref.ref[Tensor], File]] = {}
         #: Seconds that went into what was taken from here instead of being computed.
         self.saved_seconds = 0.0
         for file in sorted(folder.glob("*.jsonl")) if folder else ():
@@ -176,17 +163,12 @@ class Journal:
         """Where a search that was cut off stood: its data and its tensors, on the CPU."""
         if self._state is None or self.folder is None:
             return None
-        from . import tensors
-
         try:
-            files = self._state.tensors.items()
-            found = {name: tensors.kept(self.folder, *file) for name, file in files}
+            return self._state.data, self._standing.read(self._state.tensors)
         except PrunebenchError as error:
             self._search_is_lost(error, [sha256 for sha256, _ in self._state.tensors.values()])
             self._state, self.search_seconds = None, 0.0
             return None
-        self._filed = {name: (weakref.ref(found[name]), file) for name, file in files}
-        return self._state.data, found
 
     def finished(self, metric: int) -> tuple[Measurement, ...] | None:
         """What metric number *metric* gave, if it was finished."""
@@ -203,8 +185,8 @@ class Journal:
 
     def begin_search(self) -> None:
         """A search goes on from here: from now on its time is counted."""
-        self._search_start = self._state_end = time.perf_counter()
-        self._state_took = 0.0
+        self._search_start = time.perf_counter()
+        self._standing.restart()
 
     def keep_search(self, plan: Plan, seconds: float, tokens: int, memory: int | None) -> None:
         """Keep a plan; its tensors go beside the journal, under their hash."""
@@ -217,9 +199,9 @@ class Journal:
         except PrunebenchError as error:
             loglines.warn(f"{error}; the search is not kept")
             return
-        self.append({"search": msgspec.to_builtins(found)}, at_once=bool(self._filed))
-        if self._filed:
-            self._clear({})
+        self.append({"search": msgspec.to_builtins(found)}, at_once=self._state is not None)
+        if self._sound:
+            self._standing.end()
 
     def keep_step(self, step: Step, of: int = 0) -> None:
         """Keep a step of a search that goes on, the next of *of*."""
@@ -233,7 +215,7 @@ class Journal:
     def keep_state(self, data: Any, tensors: dict[str, Tensor], done: int, of: int = 0) -> None:
         """Keep where a search stands, in place of where it stood before.
 
-        Unless that was kept so shortly ago that writing would take more than ``SHARE`` of the time.
+        Unless that was kept so shortly ago that it is not worth it.
 
         Args:
             data: plain JSON data, numbers that are not finite included.
@@ -242,29 +224,18 @@ class Journal:
             done: how many steps led there.
             of: how many there will be, 0 where that is not known.
         """
-        if self.folder is None or not self._sound:
+        if self.folder is None or not self._sound or not self._standing.worth(tensors):
             return
-        start = time.perf_counter()
-        new = [name for name, tensor in tensors.items() if not self._has(name, tensor)]
-        due = max(self._state_took, sum(tensors[n].nbytes for n in new) / SPEED)
-        if (start - self._state_end) * SHARE < due:
-            return
-        from .tensors import keep
-
         try:
-            files = {n: keep(self.folder, tensors[n]) for n in new}
+            state = State(data, self._standing.write(tensors), done, of)
         except PrunebenchError as error:
             self._stop(str(error))
             return
-        filed = {name: self._filed[name] for name in tensors if name not in files}
-        filed |= {name: (weakref.ref(tensors[name]), file) for name, file in files.items()}
-        state = State(data, {name: filed[name][1] for name in tensors}, done, of)
         entry = {"state": msgspec.to_builtins(state), "seconds": self._spent()}
         self.append(entry, at_once=bool(tensors))
-        self._state = state
-        self._clear(filed)
-        self._state_end = time.perf_counter()
-        self._state_took = self._state_end - start
+        if self._sound:
+            self._state = state
+            self._standing.settle()
 
     def keep_metric(self, metric: int, found: Sequence[Measurement], seconds: float) -> None:
         """Keep the measurements of a finished metric."""
@@ -313,7 +284,7 @@ class Journal:
         seconds, of = float(entry["seconds"]), int(entry.get("of", 0))
         if "state" in entry:
             state = msgspec.convert(entry["state"], State)
-            if not all(_SHA256.fullmatch(sha256) for sha256, _ in state.tensors.values()):
+            if not all(is_hash(sha256) for sha256, _ in state.tensors.values()):
                 raise ValueError("a tensor without a hash")
             if self._state is not None and state.done < self._state.done:
                 return
@@ -338,27 +309,10 @@ class Journal:
     def _spent(self) -> float:
         return self.search_seconds + time.perf_counter() - self._search_start
 
-    def _has(self, name: str, tensor: Tensor) -> bool:
-        return name in self._filed and self._filed[name][0]() is tensor
-
-    def _clear(self, filed: dict[str, tuple[weakref.ref[Tensor], File]]) -> None:
-        """The tensors in *filed* take the place of those before, whose files go."""
-        needed = {sha256 for _, (sha256, _) in filed.values()}
-        self._remove({sha256 for _, (sha256, _) in self._filed.values()} - needed)
-        self._filed = filed
-
     def _search_is_lost(self, error: PrunebenchError, hashes: Iterable[str]) -> None:
         """Its files go too: one of a wrong content must not pass for the one that is made again."""
         loglines.warn(f"{error}; the search is made again")
-        self._remove(hashes)
-
-    def _remove(self, hashes: Iterable[str]) -> None:
-        from .tensors import path_of
-
-        for sha256 in hashes:
-            if _SHA256.fullmatch(sha256) and self.folder is not None:
-                with contextlib.suppress(OSError):
-                    path_of(self.folder, sha256).unlink(missing_ok=True)
+        remove(self.folder, hashes)
 
     def _stop(self, why: str) -> None:
         self._sound = False

@@ -14,8 +14,8 @@ import torch
 from conftest import read
 
 import prunebench
-from prunebench import journal, models, partial, stream, tensors
-from prunebench.errors import PrunebenchWarning
+from prunebench import models, partial, standing, stream, tensors
+from prunebench.errors import PrunebenchError, PrunebenchWarning
 from prunebench.journal import Journal
 from prunebench.methods import _slicing, _sliding, _sprint, _sprint_scores, shortened_llama
 from prunebench.partial import Partials, searching
@@ -59,7 +59,7 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.fixture(autouse=True)
 def _always_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every state is kept, though the tiny searches take less than writing it."""
-    monkeypatch.setattr(journal, "SHARE", float("inf"))
+    monkeypatch.setattr(standing, "SHARE", 1e9)
     cut = models.batches
     monkeypatch.setattr(stream, "batches", lambda windows, size=None: cut(windows, size or 2))
     monkeypatch.setattr(_sprint, "measure", lambda _: (Work.count("latency") and 2.0, 3.0))
@@ -420,9 +420,9 @@ def test_writing_tensors_takes_its_share_of_the_time_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hundredth: not before the search is a hundred times as old as the writing will take."""
-    monkeypatch.setattr(journal, "SHARE", 0.01)
+    monkeypatch.setattr(standing, "SHARE", 0.01)
     clock = [0.0]
-    monkeypatch.setattr(journal.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(standing.time, "perf_counter", lambda: clock[0])
     kept = opened(tmp_path)
     large = torch.zeros(250_000)  # 1 MB: 2 ms at the speed that is thought of before any writing
     states = []
@@ -454,6 +454,44 @@ def test_a_disk_without_room_for_tensors_costs_no_number(
     assert len(seen) == 1
     assert "No space left on device; a killed run would start over" in str(seen[0].message)
     assert told(found) == expected
+
+
+@pytest.mark.parametrize("what", ["a tensor", "the line"])
+def test_a_disk_that_fills_up_leaves_the_last_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """The files of the state before are there, and nothing of the one that found no room."""
+    from prunebench import loglines
+
+    kept = opened(tmp_path)
+
+    def full(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    write, count = tensors.files.write, 0
+
+    def second_is_full(path: Path, data: bytes) -> None:
+        nonlocal count
+        count += 1
+        if count == 2:
+            raise PrunebenchError(f"{path}: cannot be written: No space left on device")
+        write(path, data)
+
+    with searching(kept):
+        partial.keep_state([1], {"a": torch.zeros(2), "b": torch.ones(2)}, 1)
+        if what == "a tensor":
+            monkeypatch.setattr(tensors.files, "write", second_is_full)
+        else:
+            monkeypatch.setattr(loglines, "write", full)
+        with pytest.warns(PrunebenchWarning, match="No space left on device; a killed run"):
+            partial.keep_state([2], {"a": torch.full((2,), 2.0), "b": torch.full((2,), 3.0)}, 2)
+    with searching(opened(tmp_path)):
+        before = partial.state()
+
+    assert before is not None
+    assert before[0] == [1]
+    assert before[1]["b"].tolist() == [1, 1]
+    assert len(list(tmp_path.rglob("*.safetensors"))) == (2 if what == "a tensor" else 4)
 
 
 def test_a_journal_from_before_states_still_reads(tmp_path: Path) -> None:
