@@ -26,6 +26,7 @@ from . import (
     report,
     shelf,
     signals,
+    tables,
 )
 from .api import Target
 from .baseline import OWN, Baselines
@@ -171,7 +172,7 @@ def run(  # one parameter per option of the contract
         finally:
             results = session.settled(execution.in_order(results, cases))
             write()
-    report.table(results, report.console())
+    tables.table(results, report.console())
     if not (keyword or settings) and (behind := shelf.hint(roots, cases)):
         say(behind)
     if stopped is not None:
@@ -268,7 +269,7 @@ def show(
     store: StoreDir = DEFAULT_STORE,
 ) -> None:
     """Show the newest record of a case beside its baseline."""
-    from . import explain, provenance, published, verdict
+    from . import explain, provenance, published, showing, verdict
 
     records = Store(store)
     found = stored_case(case_id, records)
@@ -277,7 +278,8 @@ def show(
         raise PrunebenchError(f"the records of {found!r} are damaged; run it again")
     roots = Baselines(baselines or default_baselines())
     was = roots.load(record.case_id, record.environment.device)
-    case = defined([record.case_id]).get(record.case_id)
+    cases = defined([record.case_id])
+    case = cases.get(record.case_id)
     tolerance = case.tolerance_for if case else casefile.default_tolerance
     rows = published.matching(record, published.rows(roots.published))
     more = published.findings(record, rows, case.published) if case and case.published else ()
@@ -288,7 +290,8 @@ def show(
     if as_json:
         print_json({"record": record, "baseline": was, "verdict": judged, "published": rows})
     else:
-        report.record_table(record, judged, report.console(), rows)
+        shown = showing.gathered(record, judged, records, roots, rows, list(cases.values()))
+        showing.show(shown, report.console(), trace=why)
         for line in explain.explanation(record, was, judged) if why else ():
             tell(line)
         for line in provenance.told(record) if origin else ():
@@ -329,7 +332,7 @@ def power(
     if as_json:
         print_json(found)
     else:
-        report.gates_table(found, report.console())
+        tables.gates_table(found, report.console())
 
 
 @app.command()

@@ -15,8 +15,8 @@ PACKAGE = Path(prunebench.__file__).parent
 #: Who may import whom at module level: strictly downwards.
 LAYERS = (
     ("errors", "nvml", "outcomes", "packing", "plan", "signals", "stats", "steps", "watching"),
-    ("record", "schema", "files"),
-    ("evidence", "conditions", "hashes", "source"),
+    ("record", "schema", "screen", "strips", "files"),
+    ("evidence", "conditions", "drawing", "hashes", "source"),
     ("api", "verdict", "reach", "select", "texts", "hub", "shape", "trust"),
     (
         "registry",
@@ -29,14 +29,14 @@ LAYERS = (
         "baseline",
         "planfile",
     ),
-    ("case", "claims", "lm_pairing", "partial"),
+    ("case", "claims", "figures", "lm_pairing", "partial"),
     ("grammar", "cache", "gputime", "machine"),
     ("layers", "places", "provenance", "published"),
     ("casefile",),
     ("estimate",),
     ("comparing", "explain", "gates", "session", "outlook"),
     ("report", "options"),
-    ("progress",),
+    ("progress", "showing", "tables"),
     ("guards", "workers"),
     ("accepting", "shelf"),
     ("upkeep",),
