@@ -161,6 +161,9 @@ def run(  # one parameter per option of the contract
             if how.here or device == "cpu" or not has_gpu_files():
                 for case, kept in session.going_on():
                     say(f"going on: {case.label} {kept}")
+                display.expect(
+                    lambda: (cases, outlook.look(cases, session.store, device, fresh=fresh))
+                )
             with closing(execution.answers(session, device, how, display)) as answers:
                 for result in answers:
                     results.append(result)

@@ -284,6 +284,7 @@ def _fitted(
     for name in columns:
         grid.add_column(name, justify="right", no_wrap=True)
     grid.add_column("verdict", no_wrap=True)
+    parted = any(len(block) > 1 for block in blocks)  # rows that all stand alone need no lines
     for block in blocks:
         for rows in block:
             for line in rows:
@@ -292,7 +293,8 @@ def _fitted(
                 first += [Text(line.sparsity, style=line.style)] if sparsity else []
                 word = screen.outcome(line.outcome, signs) if line.outcome else Text()
                 grid.add_row(*first, *cells, word)
-        grid.add_section()
+        if parted:
+            grid.add_section()
     shown = errors.intersection(columns)
     sure = any(cell.error for line in lines for c, cell in line.cells.items() if c in shown)
     return grid, [c for c in present if c not in columns], sure

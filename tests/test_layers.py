@@ -35,7 +35,7 @@ LAYERS = (
     ("casefile",),
     ("estimate",),
     ("comparing", "explain", "gates", "session", "outlook"),
-    ("report", "options"),
+    ("report", "options", "timeleft"),
     ("progress", "showing", "tables"),
     ("guards", "workers"),
     ("accepting", "shelf"),
