@@ -18,6 +18,7 @@ from . import (
     cli_calibrate,
     cli_doctor,
     cli_history,
+    completing,
     execution,
     gates,
     gating,
@@ -260,7 +261,12 @@ def accept(
 
 @app.command()
 def show(
-    case_id: Annotated[str, typer.Argument(help="A case id, or the end of one.")],
+    case_id: Annotated[
+        str,
+        typer.Argument(
+            help="A case id, or the end of one.", autocompletion=completing.stored_cases
+        ),
+    ],
     why: Annotated[
         bool, typer.Option("--explain", help="Tell every finding with the numbers behind it.")
     ] = False,
@@ -341,7 +347,10 @@ def power(
 @app.command()
 def prune(
     model: Annotated[str, typer.Argument(help="A folder or hub id.", show_default=False)],
-    method: Annotated[str, typer.Option(metavar="NAME", help="The pruning method.")],
+    method: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="The pruning method.", autocompletion=completing.methods),
+    ],
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A method option.")
     ] = None,

@@ -34,7 +34,7 @@ LAYERS = (
     ("layers", "places", "provenance", "published"),
     ("casefile",),
     ("estimate",),
-    ("comparing", "explain", "gates", "session", "outlook"),
+    ("comparing", "completing", "explain", "gates", "session", "outlook"),
     ("report", "options", "timeleft"),
     ("progress", "showing", "tables"),
     ("guards", "workers"),
