@@ -78,6 +78,6 @@ def _starting(begun: str, found: Callable[[], Iterable[str]]) -> list[str]:
         warnings.simplefilter("ignore")
         try:
             words = dict.fromkeys(word for word in found() if word.startswith(begun))
-        except Exception:  # noqa: BLE001  # a shell has no use for a traceback between two keys
+        except Exception:  # a shell has no use for a traceback between two keys
             return []
     return [word for word in words if word.isprintable()]

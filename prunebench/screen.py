@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
 from msgspec import Struct
@@ -78,7 +78,7 @@ UNICODE = Signs(
     branch="└",
     ellipsis="…",
     kept="■",
-    gone="·",
+    gone="□",
     joined="◂",
     cut="▬",
     refit="◆",
@@ -187,12 +187,28 @@ def outcome(word: str, signs: Signs) -> Text:
     return Text(text, style=COLOURS.get(word, "dim"))
 
 
-def say(console: Console, text: str, style: str = "") -> None:
+def say(console: Console, text: str | Text, style: str = "", hang: int = 4) -> None:
     """A line: broken at words for a person's terminal, whole for whatever else reads it."""
+    line = Text(text, style=style) if isinstance(text, str) else text
     if not watched(console.file):
-        console.print(Text(text, style=style), soft_wrap=True)
+        console.print(line, soft_wrap=True)
         return
-    lines = Text(text, style=style).wrap(console, max(20, console.width - 4))
-    for i, line in enumerate(lines):
-        line.rstrip()
-        console.print(Text("    ") + line if i else line, soft_wrap=True)
+    for i, part in enumerate(line.wrap(console, max(20, console.width - hang))):
+        part.rstrip()
+        console.print(Text(" " * hang).append_text(part) if i else part, soft_wrap=True)
+
+
+def findings(console: Console, case_id: str, lines: Sequence[str]) -> None:
+    """Lines that begin with a case's id: below it for a person, as they are for other readers."""
+    if not watched(console.file):
+        for line in lines:
+            console.print(Text(line), soft_wrap=True)
+        return
+    if lines:
+        console.print(Text(inert(case_id), style="bold"), soft_wrap=True)
+    for line in lines:
+        told = line.removeprefix(f"{inert(case_id)}:")
+        word = told.split()[0].rstrip(":") if told.split() else ""
+        text = Text(f" {told}", style="dim" if told.startswith("   ") else "")
+        text.highlight_words([word], COLOURS.get(word, "")) if word in COLOURS else None
+        say(console, text, hang=6)

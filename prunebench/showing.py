@@ -32,7 +32,8 @@ class Shown(Struct, frozen=True):
     """What `show` has of a case.
 
     *blocks* is how many the dense model has, where its config is at hand. *nights* counts the
-    stored records, *intervals* are over the calibration seeds of the case.
+    stored records, *intervals* are over the calibration seeds of the case, *reproduce* is the command
+    that runs it again.
     """
 
     record: Record
@@ -42,6 +43,7 @@ class Shown(Struct, frozen=True):
     blocks: int | None = None
     nights: int = 1
     intervals: Sequence[seeds.Interval] = ()
+    reproduce: str = ""
 
 
 def gathered(
@@ -77,6 +79,7 @@ def gathered(
         _blocks(case.model.id if case else record.model_id, record.asked.get("model") or {}),
         len(store.answers(record.case_id)),
         seeds.intervals({case.seed_of: found}) if case and len(found) > 1 else (),
+        case.reproduce if case else "",
     )
 
 
@@ -107,11 +110,11 @@ def show(shown: Shown, console: Console, *, trace: bool = False) -> None:
         console.print(_trace(record, console.width, signs))
     console.print()
     console.print(_measurements(record, verdict, console.width, signs))
-    said = [*report.lines(verdict), *report.published_lines(record, shown.rows)]
-    for line in said:
+    screen.findings(console, record.case_id, report.lines(verdict))
+    for line in report.published_lines(record, shown.rows):
         screen.say(console, line)
     for line in _elsewhere(shown):
-        screen.say(console, line, "dim")
+        console.print(Text(line, style="dim"), soft_wrap=True)
 
 
 def _facts(shown: Shown, signs: Signs) -> Iterator[tuple[str, str]]:
@@ -125,15 +128,20 @@ def _facts(shown: Shown, signs: Signs) -> Iterator[tuple[str, str]]:
     wanted = ", ".join(f"{k} {v}" for k, v in amount.items() if v is not None)
     gone = record.dense_parameters - record.parameters
     achieved = f"{gone:,} of {record.dense_parameters:,} parameters gone"
-    wished = f"asked for {wanted}: " if wanted else ""
-    yield "amount", f"{wished}sparsity {record.sparsity:.2%}, {achieved}"
+    wished = f" (asked for {wanted})" if wanted else ""
+    yield "amount", f"sparsity {record.sparsity:.2%}{wished}, {achieved}"
     yield "plan", describe(record.plan)
     yield "protocol", asked.get("protocol") or "settings of its own"
-    yield "measured", f"{record.created} on {record.environment.device}"
+    yield "measured", f"{_moment(record.created)} on {record.environment.device}"
     if record.cost:
         yield "cost", _cost(record.cost)
     if (accepted := shown.accepted) is not None:
         yield "baseline", f"accepted {accepted.when[:10]} by {accepted.by}: {accepted.because}"
+
+
+def _moment(created: str) -> str:
+    utc = created.endswith("+00:00")
+    return f"{created[:16].replace('T', ' ')} UTC" if utc else created
 
 
 def _method(asked: dict[str, Any], signs: Signs) -> str:
@@ -275,6 +283,7 @@ def _fitting(
         padding=(0, 1, 0, 0),
         safe_box=False,
         header_style="bold",
+        border_style="dim",
     )
     for column in columns:
         kind: Any = {
@@ -292,6 +301,8 @@ def _elsewhere(shown: Shown) -> Iterator[str]:
         yield report.interval_line(one)
     record = shown.record
     nights = f"{shown.nights} night{'s' * (shown.nights != 1)}"
-    yield f"{nights} in the results folder: prunebench history {record.case_id}"
-    if record.asked.get("calibration") and not shown.intervals:
-        yield "one calibration seed; an interval takes several: --set calibration.seed=[0,1,2]"
+    yield f"{nights} in the results folder:"
+    yield f"  prunebench history {record.case_id}"
+    if record.asked.get("calibration") and not shown.intervals and shown.reproduce:
+        yield "one calibration seed; an interval takes several:"
+        yield f"  {shown.reproduce} --set 'calibration.seed=[0,1,2]'"

@@ -67,8 +67,7 @@ def table(results: Sequence[Result], console: Console) -> None:
     for (model, protocol), own in _sections(results).items():
         _print_section(model, protocol, own, console)
     for result in _by_weight(results):
-        for line in report.lines(result.verdict):
-            screen.say(console, line, COLOURS.get(result.verdict.outcome, ""))
+        screen.findings(console, result.verdict.case_id, report.lines(result.verdict))
         if not result.verdict.ok:
             # Whole on any screen: it is to be copied.
             console.print(Text(f"  run it again: {result.case.reproduce}"), soft_wrap=True)
@@ -173,7 +172,7 @@ def _print_section(model: str, protocol: str, results: list[Result], console: Co
     if sure:
         notes.append(f"{signs.plus_minus} one standard error, over questions or rounds")
     if left_out:
-        notes.append(f"not in {console.width} columns, but in show: {', '.join(left_out)}")
+        notes.append(f"in a wider window: {', '.join(left_out)}")
     if notes:
         console.print(Text("; ".join(notes), style="dim"))
     console.print()
@@ -276,13 +275,15 @@ def _fitted(
         padding=(0, 1, 0, 0),
         safe_box=False,
         header_style="bold",
+        border_style="dim",
     )
     names = max(8, min(longest, room()))
     grid.add_column("case", overflow="fold", width=names)
     if sparsity:
         grid.add_column("sparsity", justify="right", no_wrap=True)
     for name in columns:
-        grid.add_column(name, justify="right", no_wrap=True)
+        values, _ = _widths(name, lines, signs, errors=name in errors)
+        grid.add_column(Text(name.rjust(values)), no_wrap=True)
     grid.add_column("verdict", no_wrap=True)
     parted = any(len(block) > 1 for block in blocks)  # rows that all stand alone need no lines
     for block in blocks:
@@ -305,15 +306,19 @@ def _widths(column: str, lines: list[Line], signs: Signs, *, errors: bool) -> tu
     cells = [line.cells[column] for line in lines if column in line.cells]
     values = max((cell_len(cell.value) for cell in cells), default=0)
     behind = max((len(cell.error) for cell in cells), default=0) if errors else 0
-    return values, behind + len(signs.plus_minus) + 1 if behind else 0
+    if not behind:
+        return max(values, len(column)), 0
+    return values, len(signs.plus_minus) + 1 + behind
 
 
 def _text(column: str, line: Line, lines: list[Line], signs: Signs, *, errors: bool) -> Text:
     cell = line.cells.get(column, Cell())
     values, behind = _widths(column, lines, signs, errors=errors)
+    # Filled up on the left by hand, so that values stand below each other whatever follows them.
     text = Text(cell.value.rjust(values), style=cell.style or line.style)
-    error = f" {signs.plus_minus}{cell.error}" if errors and cell.error else ""
-    return text.append(error.ljust(behind), style="dim")
+    if behind and cell.error:
+        text.append(f" {signs.plus_minus}{cell.error}", style="dim")
+    return text
 
 
 def _name_style(line: Line) -> str:
