@@ -205,10 +205,10 @@ def findings(console: Console, case_id: str, lines: Sequence[str]) -> None:
             console.print(Text(line), soft_wrap=True)
         return
     if lines:
-        console.print(Text(inert(case_id), style="bold"), soft_wrap=True)
+        say(console, inert(case_id), "bold")
     for line in lines:
         told = line.removeprefix(f"{inert(case_id)}:")
         word = told.split()[0].rstrip(":") if told.split() else ""
         text = Text(f" {told}", style="dim" if told.startswith("   ") else "")
-        text.highlight_words([word], COLOURS.get(word, "")) if word in COLOURS else None
+        text.highlight_words([word] if word in COLOURS else [], COLOURS.get(word, ""))
         say(console, text, hang=6)

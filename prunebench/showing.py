@@ -32,8 +32,8 @@ class Shown(Struct, frozen=True):
     """What `show` has of a case.
 
     *blocks* is how many the dense model has, where its config is at hand. *nights* counts the
-    stored records, *intervals* are over the calibration seeds of the case, *reproduce* is the command
-    that runs it again.
+    stored records, *intervals* are over the calibration seeds of the case, and *reproduce* runs it
+    again.
     """
 
     record: Record

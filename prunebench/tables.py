@@ -38,7 +38,7 @@ LEAST = (
     *(("error", name) for name in ("end to end", "prefill", "decode", "match")),
     *(("column", name) for name in ("prefill", "match")),
     *(("error", name) for name in ("acc", "ppl")),
-    *(("column", name) for name in ("decode", "acc", "ppl", "sparsity")),
+    *(("column", name) for name in ("decode", "acc", "sparsity", "ppl")),
 )
 
 _SEVERITY = ("crashed", "worse", "gone", "changed_plan", "not_comparable", "unsure")
@@ -265,7 +265,7 @@ def _fitted(
         if kind == "error":
             errors.discard(name)
         elif name == "sparsity":
-            sparsity = room() >= 12
+            sparsity = False
         elif name in columns and (name != columns[0] or room() < 12):
             columns.remove(name)
     grid = Table(
@@ -289,6 +289,8 @@ def _fitted(
     for block in blocks:
         for rows in block:
             for line in rows:
+                if not line.outcome and not set(columns) & set(line.cells):
+                    continue  # what it is about is not shown
                 cells = [_text(c, line, lines, signs, errors=c in errors) for c in columns]
                 first = [Text(_broken(line.name, names), style=_name_style(line))]
                 first += [Text(line.sparsity, style=line.style)] if sparsity else []
@@ -298,7 +300,8 @@ def _fitted(
             grid.add_section()
     shown = errors.intersection(columns)
     sure = any(cell.error for line in lines for c, cell in line.cells.items() if c in shown)
-    return grid, [c for c in present if c not in columns], sure
+    left_out = [] if sparsity else ["sparsity"]
+    return grid, left_out + [c for c in present if c not in columns], sure
 
 
 def _widths(column: str, lines: list[Line], signs: Signs, *, errors: bool) -> tuple[int, int]:
