@@ -27,11 +27,12 @@ class TimeLeft:
         self._pending: list[str] = []
         self._begun: dict[str, float] = {}
         self._took: dict[str, float] = {}
+        self._finished: set[str] = set()
 
     def expect(self, case_ids: Sequence[str], expected: Mapping[str, float]) -> None:
         """Take *case_ids* as the run's, and how long those take of which it is known."""
         self._expected = dict(expected)
-        self._pending = [i for i in case_ids if i not in self._took]
+        self._pending = [i for i in case_ids if i not in self._finished]
 
     def begin(self, case_id: str, *, anew: bool = False) -> None:
         """A case has begun, if it was not known to have; *anew* begins in earnest only now."""
@@ -40,6 +41,7 @@ class TimeLeft:
 
     def finish(self, case_id: str, *, reused: bool = False) -> float | None:
         """A case is finished; returns how long it took, where that was seen."""
+        self._finished.add(case_id)
         if case_id in self._pending:
             self._pending.remove(case_id)
         began = self._begun.pop(case_id, None)
