@@ -58,7 +58,7 @@ def main() -> None:
     for name, number in (("sleb-0.3", 0), ("sprint", 1)):
         case = [c for c in CASES if c.label.startswith(name)][number]
         picture = images / f"show-{name.split('-')[0]}.svg"
-        draw(picture, f"show {case.label} --explain", 100, case=case, store=store)
+        draw(picture, f"show {case.label} --explain", 132, case=case, store=store)
 
 
 def judged(store: Store, baselines: Baselines, ending: str = "") -> list[Result]:
