@@ -15,8 +15,8 @@ PACKAGE = Path(prunebench.__file__).parent
 #: Who may import whom at module level: strictly downwards.
 LAYERS = (
     ("errors", "nvml", "outcomes", "packing", "plan", "signals", "stats", "steps", "watching"),
-    ("record", "schema", "screen", "strips", "files"),
-    ("evidence", "conditions", "drawing", "hashes", "source"),
+    ("record", "schema", "screen", "strips", "files", "loglines", "standing"),
+    ("evidence", "conditions", "drawing", "journal", "hashes", "source"),
     ("api", "verdict", "reach", "select", "texts", "hub", "shape", "trust"),
     (
         "registry",
