@@ -6,10 +6,9 @@ from typing import Annotated
 
 import typer
 
-from . import casefile, completing, gates, gating, report, tables
+from . import completing, gates, report, tables
 from .baseline import Baselines
 from .errors import PrunebenchError
-from .evidence import p_among
 from .options import (
     DEFAULT_STORE,
     Alpha,
@@ -53,7 +52,7 @@ def show(
     store: StoreDir = DEFAULT_STORE,
 ) -> None:
     """Show the newest record of a case beside its baseline."""
-    from . import explain, provenance, published, showing, verdict
+    from . import explain, gathering, provenance, published, showing
 
     records = Store(store)
     found = stored_case(case_id, records)
@@ -64,13 +63,8 @@ def show(
     was = roots.load(record.case_id, record.environment.device)
     cases = defined([record.case_id])
     case = cases.get(record.case_id)
-    tolerance = case.tolerance_for if case else casefile.default_tolerance
     rows = published.matching(record, published.rows(roots.published))
-    more = published.findings(record, rows, case.published) if case and case.published else ()
-    rules = case.rules() if case else None
-    conditions = case.conditions if case else ()
-    more = [*more, *gating.findings(record, was, conditions, p_among(record, was))]
-    judged = verdict.compare(record, was, tolerance, more=more, rules=rules)
+    judged = gathering.judged(record, roots, case)
     if as_json:
         print_json({"record": record, "baseline": was, "verdict": judged, "published": rows})
     else:
