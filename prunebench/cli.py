@@ -17,7 +17,10 @@ from . import (
     cli_cache,
     cli_calibrate,
     cli_doctor,
+    cli_export,
     cli_history,
+    cli_init,
+    cli_notify,
     execution,
     gates,
     gating,
@@ -427,6 +430,9 @@ cli_history.register(app)
 app.add_typer(cli_baseline.app, name="baseline")
 app.add_typer(cli_cache.app, name="cache")
 app.command()(cli_doctor.doctor)
+cli_export.register(app)
+cli_notify.register(app)
+cli_init.register(app)
 
 
 def _version(value: bool) -> None:

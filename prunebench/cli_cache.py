@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 from msgspec.structs import replace
 
-from . import cache, casefile, upkeep
+from . import cache, casefile, removal, upkeep
 from .baseline import Baselines
 from .case import Case
 from .errors import PrunebenchError
@@ -26,9 +26,10 @@ from .options import (
     print_json,
     say,
 )
+from .removal import Removed
 from .session import CRASHED, OK
 from .store import Store
-from .upkeep import Content, Removed
+from .upkeep import Content
 
 app = typer.Typer(
     help="Stored results: what there is, whether it is sound, what can go.",
@@ -99,10 +100,10 @@ def gc(
 
     What a baseline was accepted from stays, and so does the newest answer of every case.
     """
-    age = upkeep.seconds_of(older_than, "--older-than") if older_than else None
-    limit = upkeep.bytes_of(max_size, "--max-size") if max_size else None
+    age = removal.seconds_of(older_than, "--older-than") if older_than else None
+    limit = removal.bytes_of(max_size, "--max-size") if max_size else None
     cases = _cases() if Path("cases").is_dir() else None
-    going = upkeep.removable(
+    going = removal.removable(
         Store(store),
         Baselines(baselines or default_baselines()),
         None if cases is None else {case.id for case in cases},
@@ -110,7 +111,7 @@ def gc(
         keep_last=keep_last,
         max_size=limit,
     )
-    gone = going if dry_run else upkeep.remove(going, store)
+    gone = going if dry_run else removal.remove(going, store)
     if as_json:
         print_json({"dry_run": dry_run, "removed": gone})
         return

@@ -10,9 +10,10 @@ from . import slurm
 from .case import Case
 from .errors import PrunebenchError
 from .machine import has_gpu_files
+from .places import slots
 from .progress import Display
 from .session import Result, Session
-from .workers import Pool, Recipe, slots
+from .workers import Pool, Recipe
 
 
 class How(Struct, frozen=True):

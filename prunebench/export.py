@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,16 @@ from .models import CausalLM
 CODE = "modeling_prunebench.py"
 
 
-def save(lm: CausalLM, folder: Path, about: Any = None) -> None:
+def save(
+    lm: CausalLM, folder: Path, about: Any = None, beside: Mapping[str, bytes] | None = None
+) -> None:
     """Write *lm* as a folder that transformers reloads; the tokenizer goes with it.
 
     Args:
         lm: the pruned model.
         folder: where to; it must not be there yet, or be empty.
         about: what was done to it, as data for ``pruning.json`` beside the weights.
+        beside: more files, by their names in the folder: its model card.
 
     Plain transformers reload it where plain classes can express it; else the folder carries the
     small model file that does, and ``trust_remote_code=True`` is needed. The checkpoint is written
@@ -35,18 +39,19 @@ def save(lm: CausalLM, folder: Path, about: Any = None) -> None:
     Raises:
         PrunebenchError: if the place is taken or cannot be written, or the reloaded model differs.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PrunebenchError(f"--output {folder}: is there already and not an empty folder")
+    require_free(folder)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         draft = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     except OSError as error:
-        message = f"--output {folder}: cannot be written: {error.strerror}"
+        message = f"{folder}: cannot be written: {error.strerror}"
         raise PrunebenchError(message) from error
     try:
         write(lm, draft)
         if about is not None:
             files.write_json(draft / "pruning.json", about)
+        for name, content in (beside or {}).items():
+            files.write(draft / name, content)
         _prove(lm, draft)
         if folder.exists():
             folder.rmdir()
@@ -54,6 +59,16 @@ def save(lm: CausalLM, folder: Path, about: Any = None) -> None:
         draft.rename(folder)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def require_free(folder: Path) -> None:
+    """Refuse a place that is taken.
+
+    Raises:
+        PrunebenchError: if there is a file, or a folder that is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise PrunebenchError(f"{folder}: is there already and not an empty folder")
 
 
 def write(lm: CausalLM, folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,16 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import export, files, reference, tools
+from . import card_text, dense_card, export, files, modeling, reference, tools
 from .api import Method, Target
 from .calibration import Calibration, check_ids
+from .card import Card, Score
 from .case import CalibrationSpec
 from .errors import PrunebenchError
 from .loading import load_model
 from .models import CausalLM
 from .plan import AnyEdit, Plan, Step
+from .report import number
 from .surgery import apply
 
 #: No vocabulary has as many tokens.
@@ -104,7 +108,10 @@ def prune(
     )
     if output is not None:
         told = to_json(result)
-        export.save(pruned, output, {k: v for k, v in told.items() if k != "trace"})
+        about = {k: v for k, v in told.items() if k != "trace"}
+        windows = None if evaluated is None else (len(evaluated), len(evaluated[0]))
+        card = _card(result, pruned, target, calibration.spec if given is None else None, windows)
+        export.save(pruned, output, about, {"README.md": card_text.render(card).encode()})
     return result
 
 
@@ -115,6 +122,50 @@ def to_json(pruned: Pruned) -> dict[str, Any]:
     if data["perplexity"] and data["perplexity"]["after_each_step"] is None:
         del data["perplexity"]["after_each_step"]
     return data
+
+
+def _card(
+    result: Pruned,
+    pruned: CausalLM,
+    target: Target,
+    calibration: CalibrationSpec | None,
+    windows: tuple[int, int] | None,
+) -> Card:
+    """The model card of what was pruned; *calibration* is None where token ids were given."""
+    base = dense_card.read(result.model)
+    dtype = str(pruned.hf.dtype).removeprefix("torch.")
+    amount = msgspec.to_builtins(target)
+    method = msgspec.to_builtins(result.method)
+    name = str(method["name"])
+    case: dict[str, Any] = {"model": {"id": base.shown, "dtype": dtype}, "method": method, **amount}
+    words = ["prunebench", "prune", base.shown, "--method", name]
+    options = {k: v if isinstance(v, str) else json.dumps(v) for k, v in method.items()}
+    words += [w for k, v in options.items() if k != "name" for w in ("--option", f"{k}={v}")]
+    words += [w for key, value in amount.items() for w in (f"--{key}", str(value))]
+    words += ["--dtype", dtype, "--output", "DIR"]
+    if result.method.calibrated and calibration is not None:
+        case["calibration"] = msgspec.to_builtins(calibration)
+    elif result.method.calibrated:
+        words += ["--calibration-ids", "FILE.json"]
+    scores, about = [], []
+    if windows is not None and (ppl := result.perplexity) is not None:
+        count, length = windows
+        over = f"{count:,} windows of {length:,} tokens"
+        scores.append(Score("perplexity", number(ppl.dense), number(ppl.pruned), over=over))
+        about.append("On token ids of the author's own, in float32; no named protocol.")
+    return Card(
+        base=base,
+        method=name,
+        plan=result.plan,
+        parameters=result.parameters,
+        dense_parameters=result.dense_parameters,
+        case=case,
+        command=shlex.join(words),
+        code=bool(modeling.spec_of(pruned.hf)),
+        dtype=dtype,
+        scores=scores,
+        about=about,
+    )
 
 
 def _after_each(lm: CausalLM, plan: Plan, ids: Any) -> list[float]:

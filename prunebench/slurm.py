@@ -28,10 +28,11 @@ from .case import Case
 from .errors import PrunebenchError
 from .machine import before_torch
 from .options import say
+from .places import cores, visible_gpus
 from .record import Record
 from .session import Result, Session
 from .verdict import Verdict
-from .workers import Recipe, cores, groups, visible_gpus
+from .workers import Recipe, groups
 
 EXECUTORS = ("slurm", "local", "debug")
 

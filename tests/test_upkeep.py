@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 from test_verdict import CPU, accuracy, record
 
-from prunebench import PrunebenchError, Record, files, hashes, noise, upkeep
+from prunebench import PrunebenchError, Record, files, hashes, noise, removal, upkeep
 from prunebench.baseline import Accepted, Baselines
 from prunebench.store import Store
 
@@ -45,8 +45,8 @@ def left(store: Store) -> list[str]:
 
 
 def collect(store: Store, baselines: Baselines, **limits: object) -> list[str]:
-    going = upkeep.removable(store, baselines, **limits)  # type: ignore[arg-type]
-    return [one.why for one in upkeep.remove(going, store.root)]
+    going = removal.removable(store, baselines, **limits)  # type: ignore[arg-type]
+    return [one.why for one in removal.remove(going, store.root)]
 
 
 def accept(baselines: Baselines, made: Record) -> None:
@@ -112,7 +112,7 @@ def test_a_night_goes_only_if_every_limit_lets_it(store: Store, baselines: Basel
         store.save(night(day))
     import time
 
-    age = time.time() - upkeep._seconds("2026-01-05T03:00:00+00:00")
+    age = time.time() - removal._seconds("2026-01-05T03:00:00+00:00")
     assert len(collect(store, baselines, older_than=age, keep_last=7)) == 2
     assert left(store)[-1] == "03"
     collect(store, baselines, keep_last=5)
@@ -248,14 +248,14 @@ def test_verify_reads_nights_tensors_noise_and_baselines(
 @pytest.mark.parametrize("text", ["90", "d", "-1d", "1y", ""])
 def test_ages_and_sizes_are_read_or_refused_in_one_line(text: str) -> None:
     """What is allowed stands in the message."""
-    assert upkeep.seconds_of("90d", "-") == 90 * 86_400
-    assert upkeep.seconds_of("1.5h", "-") == 5400
-    assert upkeep.bytes_of("5GB", "-") == 5e9
-    assert upkeep.bytes_of("2 MiB", "-") == 2 * 2**20
+    assert removal.seconds_of("90d", "-") == 90 * 86_400
+    assert removal.seconds_of("1.5h", "-") == 5400
+    assert removal.bytes_of("5GB", "-") == 5e9
+    assert removal.bytes_of("2 MiB", "-") == 2 * 2**20
     with pytest.raises(PrunebenchError, match=r"--older-than .*expected a number and h, d or w"):
-        upkeep.seconds_of(text, "--older-than")
+        removal.seconds_of(text, "--older-than")
     with pytest.raises(PrunebenchError, match=r"--max-size .*expected a number and a unit"):
-        upkeep.bytes_of(text, "--max-size")
+        removal.bytes_of(text, "--max-size")
 
 
 def test_the_commands(project: Path, cli, monkeypatch: pytest.MonkeyPatch) -> None:
