@@ -21,6 +21,7 @@ from .record import Measurement, Record, Tolerance
 if TYPE_CHECKING:
     from .loading import load_model
     from .models import CausalLM
+    from .reports.frame import frame
     from .tools import apply, choose, lm_eval_model, perplexity
 
 __version__ = "0.1.0"
@@ -46,12 +47,13 @@ __all__ = [
     "__version__",
     "apply",
     "choose",
+    "frame",
     "lm_eval_model",
     "load_model",
     "perplexity",
 ]
 
-# These need torch, which takes seconds to import; they arrive when first asked for.
+# These need torch or pandas, which take seconds to import; they arrive when first asked for.
 _LATE = {
     "CausalLM": "models",
     "load_model": "loading",
@@ -59,6 +61,7 @@ _LATE = {
     "choose": "tools",
     "lm_eval_model": "tools",
     "perplexity": "tools",
+    "frame": "reports.frame",
 }
 
 

@@ -50,8 +50,11 @@ from .options import (
     FailOn,
     Force,
     JsonFile,
+    JunitFile,
     Keyword,
     Limit,
+    MarkdownFile,
+    OnGithub,
     Paths,
     PerGpu,
     Settings,
@@ -68,6 +71,7 @@ from .options import (
     stored_case,
     tell,
 )
+from .outputs import Outputs
 from .plan import describe
 from .progress import Display
 from .session import (
@@ -110,6 +114,9 @@ def run(  # one parameter per option of the contract
         bool, typer.Option("--strict", help="Unsure, new and not comparable fail too.")
     ] = False,
     json_file: JsonFile = None,
+    junit_file: JunitFile = None,
+    markdown_file: MarkdownFile = None,
+    on_github: OnGithub = None,
     fail_on: FailOn = "",
     alpha: Alpha = None,
     baselines: BaselineDir = None,
@@ -143,9 +150,10 @@ def run(  # one parameter per option of the contract
     results: list[Result] = []
     stopped: KeyboardInterrupt | None = None
 
+    outputs = Outputs(json_file, junit_file, markdown_file, on_github, strict=strict)
+
     def write() -> None:
-        if json_file:
-            write_json(json_file, report.to_json(results))
+        outputs.write(results, len(cases) - len(results))
 
     with signals.handled(write), Display(len(cases), quiet=quiet) as display:
         session = Session(
@@ -175,6 +183,7 @@ def run(  # one parameter per option of the contract
             results = session.settled(execution.in_order(results, cases))
             write()
     report.table(results, report.console())
+    outputs.tell(results, len(cases) - len(results))
     if not (keyword or settings) and (behind := shelf.hint(roots, cases)):
         say(behind)
     if stopped is not None:
@@ -200,8 +209,8 @@ def run(  # one parameter per option of the contract
             say(str(refused))
             raise typer.Exit(CRASHED if crashed else USAGE) from None
         _tell_accepted(taken)
-        raise typer.Exit(CRASHED if crashed else OK)
-    raise typer.Exit(exit_code([r.verdict for r in results], strict=strict))
+        raise typer.Exit(outputs.code(CRASHED if crashed else OK))
+    raise typer.Exit(outputs.code(exit_code([r.verdict for r in results], strict=strict)))
 
 
 @app.command(name="list")

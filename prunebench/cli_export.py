@@ -2,27 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from . import published
+from . import files, gathering, published
 from .baseline import Baselines
-from .errors import PrunebenchError, did_you_mean
-from .machine import before_torch
+from .cli_checkpoint import save_checkpoint
+from .errors import PrunebenchError
 from .options import (
     DEFAULT_STORE,
     BaselineDir,
+    Keyword,
     StoreDir,
     default_baselines,
     defined,
+    print_json,
+    say,
     tell,
 )
 from .record import Record
+from .reports import grid, items, junit, latex, lm_eval, markdown, schema, tabular, trackers
+from .select import matcher
+from .session import NOTHING
 from .store import Store
+
+Format = Literal[
+    "markdown",
+    "csv",
+    "latex",
+    "json",
+    "junit",
+    "lm-eval",
+    "smaller-is-better",
+    "bigger-is-better",
+    "bencher",
+]
+SUFFIXES = {"markdown": ".md", "csv": ".csv", "latex": ".tex", "junit": ".xml"}
 
 
 def register(app: typer.Typer) -> None:
@@ -31,90 +50,133 @@ def register(app: typer.Typer) -> None:
 
 
 def export(
-    case_id: Annotated[str, typer.Argument(metavar="CASE", help="A case id, or the end of one.")],
+    paths: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="PATHS | CASE",
+            help="Results or baselines folders, records, files of run --json; default baselines/ "
+            "and .prunebench/. With --checkpoint a case id, or the end of one.",
+            show_default=False,
+        ),
+    ] = None,
+    form: Annotated[
+        Format, typer.Option("--format", help="For a paper, CI, a spreadsheet, another tool.")
+    ] = "markdown",
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", "-o", metavar="PATH", help="A file or folder; else print it."),
+    ] = None,
+    keyword: Keyword = "",
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="Columns of tables: metrics, or patterns such as 'acc*'."
+        ),
+    ] = None,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="csv: a line per case, not per measurement.")
+    ] = False,
+    json_schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON Schema of records instead.")
+    ] = False,
     checkpoint: Annotated[
-        Path, typer.Option("--checkpoint", metavar="DIR", help="Save the pruned model here.")
-    ],
+        Path | None,
+        typer.Option("--checkpoint", metavar="DIR", help="Save the pruned model of CASE here."),
+    ] = None,
     search_again: Annotated[
         bool,
         typer.Option("--search-again", help="Where the plan's tensors are gone, make them anew."),
     ] = False,
-    device: Annotated[str, typer.Option(metavar="D", help="cpu, cuda, ...")] = "cpu",
+    device: Annotated[
+        str, typer.Option(metavar="D", help="With --checkpoint: cpu, cuda, ...")
+    ] = "cpu",
     baselines: BaselineDir = None,
     store: StoreDir = DEFAULT_STORE,
 ) -> None:
-    """Save the pruned model of a case as a checkpoint with its model card, ready for the hub.
+    """Write the newest record of each case for other tools: tables, CSV, JUnit, lm-eval, ...
 
-    The plan of the newest stored record is applied, or else that of the baseline. Nothing is
+    With --checkpoint DIR it saves the pruned model of CASE with its model card, ready for the hub:
+    the plan of the newest stored record is applied, or else that of the baseline. Nothing is
     uploaded.
     """
-    save_checkpoint(
-        case_id,
-        checkpoint,
-        Baselines(baselines or default_baselines()),
-        Store(store),
-        search_again=search_again,
-        device=device,
-    )
+    if json_schema:
+        print_json(schema.json_schema())
+        return
+    if checkpoint is not None:
+        case_id = _one_case(paths)
+        here = Baselines(baselines or default_baselines()), Store(store)
+        save_checkpoint(case_id, checkpoint, *here, search_again=search_again, device=device)
+        return
+    if wide and form != "csv":
+        raise PrunebenchError("--wide goes with --format csv")
+    roots = Baselines(baselines or default_baselines())
+    select = matcher(keyword)
+    places = paths or [p for p in (roots.root, store) if p.is_dir()]
+    found = [r for r in gathering.newest(places) if select(r.case_id)]
+    if not found:
+        say(f"no records in {', '.join(map(str, places)) or 'baselines/ and .prunebench/'}")
+        raise typer.Exit(NOTHING)
+    if form == "lm-eval":
+        _folder(found, output)
+        return
+    text = _writers(roots, metric or (), wide=wide)[form](found)
+    if output is None:
+        print(text, end="")  # noqa: T201
+        return
+    if output.is_dir():
+        output = output / f"prunebench{SUFFIXES.get(form, '.json')}"
+    files.write(output, text.encode())
+    tell(f"{output}: {len(found)} record{'s' * (len(found) != 1)}")
 
 
-def save_checkpoint(
-    case_id: str,
-    folder: Path,
-    baselines: Baselines,
-    store: Store,
-    *,
-    search_again: bool,
-    device: str,
-) -> None:
-    """Save what the case *case_id* measured to *folder*, and say where and how to share it.
-
-    Raises:
-        PrunebenchError: if there is no such record, or its checkpoint cannot be made.
-    """
-    found = _case_id(case_id, [*store.case_ids(), *baselines.all_case_ids()])
-    record = store.latest(found) or baselines.load(found, "cpu")
-    if record is None:
-        raise PrunebenchError(f"the records of {found!r} are damaged; run it again")
-    case = defined([found]).get(found)
-    before_torch()
-    from . import publishing
-
-    beside = [store.path(found, record.key or "x").parent, baselines.quality(found).parent]
-    rows = published.matching(record, published.rows(baselines.published))
-    dense = publishing.dense_record(
-        record, _dense(found, baselines, store, record.environment.device)
-    )
-    card = publishing.checkpoint(
-        record,
-        folder,
-        case=case,
-        dense=dense,
-        rows=rows,
-        beside=beside,
-        search_again=search_again,
-        device=device,
-    )
-    tell(f"{folder}: {card.title}")
-    tell(f"not uploaded; read {folder / 'README.md'}, then: hf upload ORGANISATION/NAME {folder}")
+def _one_case(given: list[Path] | None) -> str:
+    if not given or len(given) != 1:
+        raise PrunebenchError(
+            "--checkpoint goes with one CASE: prunebench export CASE --checkpoint D"
+        )
+    return given[0].as_posix()
 
 
-def _case_id(text: str, ids: list[str]) -> str:
-    known = sorted(set(ids))
-    matches = [i for i in known if i == text] or [i for i in known if i.endswith(text)]
-    if not matches:
-        raise PrunebenchError(f"no record or baseline of {text!r}; {did_you_mean(text, known)}")
-    if len(matches) > 1:
-        raise PrunebenchError(f"{len(matches)} cases end in {text!r}: {', '.join(matches)}")
-    return matches[0]
+def _writers(
+    roots: Baselines, metrics: Sequence[str], *, wide: bool
+) -> dict[str, Callable[[list[Record]], str]]:
+    """What makes the text of each format that is one file."""
+
+    def table(records: list[Record]) -> grid.Grid:
+        rows = published.rows(roots.published)
+        return grid.grid(records, metrics, lambda record: published.matching(record, rows))
+
+    return {
+        "markdown": lambda records: markdown.table(table(records)),
+        "latex": lambda records: latex.text(table(records)),
+        "csv": partial(tabular.wide, patterns=metrics or ("*",)) if wide else tabular.long,
+        "json": lambda records: _json(schema.Run(tuple(records), ())),
+        "junit": partial(_junit, roots),
+        "smaller-is-better": lambda r: _json(trackers.action_benchmark(r, "lower")),
+        "bigger-is-better": lambda r: _json(trackers.action_benchmark(r, "higher")),
+        "bencher": lambda records: _json(trackers.bencher(records)),
+    }
 
 
-def _dense(case_id: str, baselines: Baselines, store: Store, device: str) -> Iterator[Record]:
-    """Records that may be the dense model's: of the same case file first."""
-    mine = case_id.rpartition("/")[0]
-    known = {*store.case_ids(), *baselines.case_ids()}
-    dense = [i for i in known if i.rpartition("/")[2].startswith("dense")]
-    for one in sorted(dense, key=lambda i: (i.rpartition("/")[0] != mine, i)):
-        with suppress(PrunebenchError):  # a damaged one is none; nothing here rests on it
-            if found := store.latest(one) or baselines.load(one, device):
-                yield found
+def _json(data: object) -> str:
+    return files.as_json(data).decode()
+
+
+def _junit(roots: Baselines, records: list[Record]) -> str:
+    cases = defined(record.case_id for record in records)
+    told = []
+    for record in records:
+        case = cases.get(record.case_id)
+        verdict = gathering.judged(record, roots, case)
+        again = case.reproduce if case else ""
+        told.append(items.Item(verdict, record, reproduce=again))
+    return junit.text(items.Judged(tuple(told)))
+
+
+def _folder(records: list[Record], output: Path | None) -> None:
+    if output is None:
+        raise PrunebenchError("--format lm-eval needs --output DIR: lm-eval has a file per run")
+    layout = lm_eval.layout(records)
+    for name, data in layout.items():
+        files.write_json(output / name, data)
+    tell(f"{output}: {len(layout)} results file{'s' * (len(layout) != 1)}")

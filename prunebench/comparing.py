@@ -74,6 +74,14 @@ class Side(Struct, frozen=True):
         return found.environment.device if found else "cpu"
 
 
+class Absent(Struct, frozen=True):
+    """What is read of a verdict in a run's file: why there is no record, where there is none."""
+
+    case_id: str
+    error: str = ""
+    skipped: str = ""
+
+
 class Compared(Struct, frozen=True):
     """How *b* compares with *a*; *notes* are lines that belong to no finding."""
 
@@ -127,7 +135,7 @@ def _run(path: Path, data: dict[str, Any]) -> Side:
     records = [_record(path, one) for one in data["records"]]
     absent = {}
     for judged in data.get("verdicts") or ():
-        one = _converted(path, judged, Verdict)
+        one = _converted(path, judged, Absent)
         if one.error or one.skipped:
             absent[one.case_id] = f"it crashed: {one.error}" if one.error else one.skipped
     return Side(path, "run", {r.case_id: r for r in records}, absent)

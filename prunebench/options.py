@@ -38,6 +38,21 @@ BaselineDir = Annotated[
 ]
 Device = Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, ...")]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON too.")]
+JunitFile = Annotated[
+    Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML, with the numbers.")
+]
+MarkdownFile = Annotated[
+    Path | None,
+    typer.Option("--markdown", metavar="FILE", help="Write a comment for a pull request."),
+]
+OnGithub = Annotated[
+    bool | None,
+    typer.Option(
+        "--github/--no-github",
+        help="Annotate the pull request; by default in GitHub Actions.",
+        show_default=False,
+    ),
+]
 FailOn = Annotated[
     str,
     typer.Option(

@@ -154,8 +154,11 @@ class CaseItem(pytest.Item):
         return self.path, self.case.line - 1, self.case.id
 
     def _properties(self, result: Result) -> None:
-        for measurement in result.record.measurements if result.record else ():
-            self.user_properties.append((measurement.metric, measurement.value))
+        """Every number, for reports such as ``--junitxml``."""
+        from .reports import items, junit
+
+        for item in items.judged([result]).items:
+            self.user_properties.extend(junit.properties(item))
 
 
 class CaseFailedError(Exception):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from .plan import AnyEdit, Step, implausible
 
@@ -63,6 +65,14 @@ class Measurement(Struct, frozen=True, omit_defaults=True):
     def varies(self) -> bool:
         """Whether identical runs give other values (timings, memory)."""
         return any(word in self.metric for word in VARYING)
+
+
+def storable(measurement: Measurement) -> Measurement:
+    """*measurement*, without samples where one is not finite: JSON has no room for it."""
+    numbers = (*measurement.samples, *measurement.margins)
+    if all(map(math.isfinite, numbers)):
+        return measurement
+    return replace(measurement, samples=(), margins=(), clusters=(), paired=False)
 
 
 class Environment(Struct, frozen=True, omit_defaults=True):

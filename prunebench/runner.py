@@ -28,7 +28,7 @@ from .models import CausalLM
 from .nvml import Gpu
 from .partial import Journal, Partials
 from .plan import Plan, units
-from .record import Environment, Measurement, Record
+from .record import Environment, Measurement, Record, storable
 from .watching import watched
 
 #: What a plan depends on.
@@ -101,7 +101,7 @@ class Worker:
             trace=search.plan.trace,
             parameters=pruned.num_parameters,
             dense_parameters=dense.num_parameters,
-            measurements=tuple(measurements),
+            measurements=tuple(map(storable, measurements)),
             cost={**search.cost, "load_time": self._load_seconds, "case_time": alone},
             environment=environment(self.device),
             model_hash=cache.model_hash(case.model) or "",
@@ -164,7 +164,7 @@ class Worker:
                 self.progress(case, f"{name}, to confirm")
                 with watched(partial(self._tell, case, f"{name}, to confirm")):
                     found += metric.measure(pruned, dense)
-        return tuple(found)
+        return tuple(map(storable, found))
 
     def repeated(self, case: Case, metric: Metric, times: int) -> Iterator[dict[str, float]]:
         """What *metric* gives of the dense model beside itself, *times* over: name to value.

@@ -15,6 +15,9 @@ import pytest
 pytest_plugins = ["pytester"]
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Tests of runs annotate nobody's pull request.
+for name in ("GITHUB_ACTIONS", "GITHUB_STEP_SUMMARY"):
+    os.environ.pop(name, None)
 # One thread each: tests are many and small, and may run side by side.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 

@@ -3,6 +3,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 from conftest import SMALL_CASE
@@ -35,7 +36,16 @@ def test_a_case_passes_and_a_regression_fails_with_its_findings(user: pytest.Pyt
     """Accept, pass, then a baseline that was better: metric, both values, allowed, command."""
     accept = ["--prunebench-accept", "--prunebench-because", "first"]
     user.runpytest_subprocess("cases", *accept).assert_outcomes(passed=1)
-    user.runpytest_subprocess("cases").assert_outcomes(passed=1)
+    user.runpytest_subprocess("cases", "--junitxml=a.xml").assert_outcomes(passed=1)
+    told = {
+        p.get("name"): p.get("value")
+        for p in ElementTree.parse(user.path / "a.xml").iter("property")  # noqa: S314
+    }
+    assert told["outcome"] == "same"
+    assert float(told["perplexity/tinyworld"] or "") == float(
+        told["perplexity/tinyworld.was"] or ""
+    )
+    assert float(told["sparsity"] or "") > 0
 
     path = user.path / "baselines/quality/small/sleb-windows-2blocks.json"
     import json

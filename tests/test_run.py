@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 import torch
 from conftest import read
 
 from prunebench import reference
+from prunebench.reports import schema
 
 ACCEPT = ("--accept", "--because", "first run")
 
@@ -110,6 +112,33 @@ def test_a_broken_model_fails_the_run(project: Path, cli) -> None:
     assert found["plan"] == "same"
     assert found["perplexity/tinyworld"] == "worse"
     assert "reused" not in out
+
+
+def test_the_record_of_a_model_that_gives_no_numbers_can_be_read_again(project: Path, cli) -> None:
+    """Null values, no samples, which JSON cannot hold: stored, valid, reused, shown."""
+    shutil.copytree(reference.MODEL, project / "model")
+    case = project / "cases" / "small.yaml"
+    text = case.read_text().replace("id: prunebench/reference", "id: ../model")
+    text = text.replace("[{name: sleb, calibration_unit: windows}]", "[{name: first}]")
+    case.write_text("".join(x for x in text.splitlines(True) if "accuracy" not in x))
+    from safetensors.torch import load_file, save_file
+
+    file = project / "model" / "model.safetensors"
+    weights = load_file(file)
+    weights["model.norm.weight"] = weights["model.norm.weight"].float() * 1e38
+    save_file(weights, file, metadata={"format": "pt"})
+    code, *_ = cli("run", "cases", "--json", "a.json", "-q")
+    (record,) = read(project / "a.json")["records"]
+    values = {m["metric"]: m["value"] for m in record["measurements"]}
+
+    assert code == 1
+    assert values["perplexity/tinyworld"] is None
+    whole = {**schema.json_schema(), "anyOf": [{"$ref": "#/$defs/Run"}]}
+    assert list(jsonschema.Draft202012Validator(whole).iter_errors(read(project / "a.json"))) == []
+    code, out, err = cli("run", "cases", "-q")
+    assert (code, err) == (1, "")
+    assert "1 reused" in out
+    assert "first-2blocks" in cli("show", "first-2blocks")[1]
 
 
 def test_a_crash_is_its_own_cases_and_the_rest_goes_on(project: Path, cli) -> None:

@@ -1,0 +1,77 @@
+"""``prunebench export CASE --checkpoint DIR``: the pruned model of a case, ready for the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from . import published
+from .baseline import Baselines
+from .errors import PrunebenchError, did_you_mean
+from .machine import before_torch
+from .options import defined, tell
+from .record import Record
+from .store import Store
+
+
+def save_checkpoint(
+    case_id: str,
+    folder: Path,
+    baselines: Baselines,
+    store: Store,
+    *,
+    search_again: bool,
+    device: str,
+) -> None:
+    """Save what the case *case_id* measured to *folder*, and say where and how to share it.
+
+    Raises:
+        PrunebenchError: if there is no such record, or its checkpoint cannot be made.
+    """
+    found = _case_id(case_id, [*store.case_ids(), *baselines.all_case_ids()])
+    record = store.latest(found) or baselines.load(found, "cpu")
+    if record is None:
+        raise PrunebenchError(f"the records of {found!r} are damaged; run it again")
+    case = defined([found]).get(found)
+    before_torch()
+    from . import publishing
+
+    beside = [store.path(found, record.key or "x").parent, baselines.quality(found).parent]
+    rows = published.matching(record, published.rows(baselines.published))
+    dense = publishing.dense_record(
+        record, _dense(found, baselines, store, record.environment.device)
+    )
+    card = publishing.checkpoint(
+        record,
+        folder,
+        case=case,
+        dense=dense,
+        rows=rows,
+        beside=beside,
+        search_again=search_again,
+        device=device,
+    )
+    tell(f"{folder}: {card.title}")
+    tell(f"not uploaded; read {folder / 'README.md'}, then: hf upload ORGANISATION/NAME {folder}")
+
+
+def _case_id(text: str, ids: list[str]) -> str:
+    known = sorted(set(ids))
+    matches = [i for i in known if i == text] or [i for i in known if i.endswith(text)]
+    if not matches:
+        raise PrunebenchError(f"no record or baseline of {text!r}; {did_you_mean(text, known)}")
+    if len(matches) > 1:
+        raise PrunebenchError(f"{len(matches)} cases end in {text!r}: {', '.join(matches)}")
+    return matches[0]
+
+
+def _dense(case_id: str, baselines: Baselines, store: Store, device: str) -> Iterator[Record]:
+    """Records that may be the dense model's: of the same case file first."""
+    mine = case_id.rpartition("/")[0]
+    known = {*store.case_ids(), *baselines.case_ids()}
+    dense = [i for i in known if i.rpartition("/")[2].startswith("dense")]
+    for one in sorted(dense, key=lambda i: (i.rpartition("/")[0] != mine, i)):
+        with suppress(PrunebenchError):  # a damaged one is none; nothing here rests on it
+            if found := store.latest(one) or baselines.load(one, device):
+                yield found

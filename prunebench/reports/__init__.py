@@ -1,0 +1,1 @@
+"""Records and verdicts in the formats that other tools read: a module per format, all pure."""
