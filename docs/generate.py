@@ -21,14 +21,15 @@ import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
+# mkdocs finds what lies beside a hook.
+from wording import cell, default, fields, prose, table, words
+
 import prunebench
 from prunebench import baseline, grammar, outcomes, plan, plugin, record, registry, session, signals
 from prunebench.api import Method, Metric
 from prunebench.cli import app
 
 PACKAGE = Path(prunebench.__file__).parent
-
-Schema = Mapping[str, Any]
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -49,8 +50,8 @@ def pages() -> dict[str, str]:
         "files.md": files_page(),
         "exit-codes.md": exit_codes(),
         "python.md": python(),
-        "case.schema.json": json.dumps(grammar.json_schema(), indent=1),
-        "record.schema.json": json.dumps(msgspec.json.schema(record.Record), indent=1),
+        "case.schema.json": (PACKAGE / "case.schema.json").read_text(),
+        "record.schema.json": (PACKAGE / "record.schema.json").read_text(),
     }
 
 
@@ -68,7 +69,7 @@ def commands() -> str:
     ]
     for name, command in _walk(root, "prunebench"):
         text += [f"## {name}", command.help or "", f"```text\n{_usage(command, name)}\n```"]
-        text.append(table(("", "meaning"), _options(command, name)))
+        text.append(table(("argument or option", "meaning"), _options(command, name)))
     text += ["## Options of pytest", "With the plugin, every case is a test item."]
     text.append(table(("option", "meaning"), _pytest_options()))
     markers = [marker.split(": ", 1) for marker in plugin.MARKERS]
@@ -135,10 +136,14 @@ def keys() -> str:
     rows = []
     for key, value in top.items():
         takes = {"method": "`name` and the options of a [method](methods.md)"}.get(key)
-        takes = takes or {"metrics": "list of `name` and the options of a [metric](metrics.md)"}.get(key)
+        takes = takes or {
+            "metrics": "list of `name` and the options of a [metric](metrics.md)"
+        }.get(key)
         rows.append((f"`{key}`", takes or words(value, parts), default(value)))
     text.append(table(("key", "takes", "default"), rows))
-    for name in dict.fromkeys(_mentioned(v for k, v in top.items() if k not in ("method", "metrics"))):
+    for name in dict.fromkeys(
+        _mentioned(v for k, v in top.items() if k not in ("method", "metrics"))
+    ):
         part = parts[name]
         users = ", ".join(f"`{k}`" for k, v in top.items() if name in _mentioned([v]))
         text += [f"## {name}", f"{prose(part.get('description', ''))}\n\nStands in {users}."]
@@ -147,55 +152,7 @@ def keys() -> str:
 
 
 def _mentioned(schemas: Any) -> Iterator[str]:
-    for found in re.findall(r'"#/\$defs/(\w+)"', json.dumps(list(schemas))):
-        yield found
-
-
-def fields(part: Schema, parts: Schema) -> str:
-    """A table of what a mapping takes."""
-    required = part.get("required", ())
-    rows = [
-        (f"`{k}`", words(v, parts), "required" if k in required else default(v))
-        for k, v in part["properties"].items()
-        if k not in ("name", "edit") or "enum" not in v
-    ]
-    return table(("key", "takes", "default"), rows) if rows else "No options."
-
-
-def default(schema: Schema) -> str:
-    """What holds where nothing is given."""
-    given = schema.get("default")
-    return "none" if given is None or given in ({}, []) else f"`{json.dumps(given)}`"
-
-
-def words(schema: Schema, parts: Schema) -> str:
-    """A JSON Schema in a few words."""
-    if "$ref" in schema:
-        name = schema["$ref"].rpartition("/")[2]
-        part = parts[name]
-        if "enum" in part:
-            return words(part, parts)
-        return f"mapping, see [{name}](#{name.lower()})"
-    if "anyOf" in schema:
-        known = [words(s, parts) for s in schema["anyOf"] if s.get("type") != "null"]
-        return " or ".join(dict.fromkeys(known))
-    if "enum" in schema:
-        return ", ".join(f"`{value}`" for value in schema["enum"] if value is not None)
-    if schema.get("type") == "array":
-        items = schema.get("items")
-        some = f", at least {schema['minItems']}" if schema.get("minItems") else ""
-        return "list of " + (words(items, parts) if isinstance(items, dict) else "values") + some
-    if schema.get("type") == "object":
-        inner = schema.get("additionalProperties")
-        return "mapping" + (f" of name to {words(inner, parts)}" if isinstance(inner, dict) else "")
-    name = {"integer": "whole number", "number": "number", "boolean": "`true`, `false`"}
-    text = name.get(str(schema.get("type")), "text" if schema.get("type") == "string" else "anything")
-    bounds = {"exclusiveMinimum": "above", "minimum": "from", "exclusiveMaximum": "below"}
-    bounds["maximum"] = "up to"
-    limits = [f"{word} {schema[key]:g}" for key, word in bounds.items() if key in schema]
-    if "pattern" in schema:
-        limits.append(f"of the form `{schema['pattern'].replace('|', chr(92) + '|')}`")
-    return " ".join([text, *limits])
+    yield from re.findall(r'"#/\$defs/(\w+)"', json.dumps(list(schemas)))
 
 
 # ---------------------------------------------------------------- methods and metrics
@@ -205,11 +162,11 @@ def plugins(kind: str) -> str:
     """Every method or metric that comes with the package."""
     find: Callable[[str], Any] = registry.method if kind == "methods" else registry.metric
     about = {
-        "methods": "Options go into a case as `method: {name: sleb, keep_first: 2}`, to `prunebench "
-        "prune` as `--option keep_first=2`. The first value listed is the default. How they compare, "
-        "what they cost and which families take them: [Methods](../methods.md).",
-        "metrics": "Options go into a case as `metrics: [{name: perplexity, seqlen: 128}]`. How each "
-        "is computed, and by whose rules: [Metrics](../metrics.md), [Latency](../latency.md).",
+        "methods": "Options go into a case as `method: {name: sleb, keep_first: 2}`, to "
+        "`prunebench prune` as `--option keep_first=2`. How "
+        "they compare, what they cost and which families take them: [Methods](../methods.md).",
+        "metrics": "Options go into a case as `metrics: [{name: perplexity, seqlen: 128}]`. How "
+        "each is computed, and by whose rules: [Metrics](../metrics.md), [Latency](../latency.md).",
     }
     text = [f"# {kind.capitalize()}", f"Made from the classes themselves. {about[kind]}"]
     for name in registry.files(kind):
@@ -217,9 +174,13 @@ def plugins(kind: str) -> str:
         module = inspect.getmodule(cls)
         components = msgspec.json.schema_components([cls], ref_template="#/$defs/{name}")[1]
         part = components[cls.__name__]
-        text += [f"## {name}", prose(inspect.getdoc(module) or ""), prose(inspect.getdoc(cls) or "")]
+        text += [
+            f"## {name}",
+            prose(inspect.getdoc(module) or ""),
+            prose(inspect.getdoc(cls) or ""),
+        ]
         facts = _method_facts(cls) if issubclass(cls, Method) else _metric_facts(cls)
-        text += [table(("", ""), facts), fields(part, components)]
+        text += [table(("", ""), facts), fields(part, components, "option")]
         file = Path(inspect.getfile(cls))
         source = textwrap.indent(f"```python\n{file.read_text().rstrip()}\n```", "    ")
         text.append(f'??? quote "prunebench/{kind}/{file.name}"\n\n{source}')
@@ -268,16 +229,23 @@ def protocols() -> str:
         rows = []
         for metric in data["metrics"]:
             options = {k: v for k, v in metric.items() if k != "name"}
-            rows.append((f"[`{metric['name']}`](metrics.md#{metric['name']})", _options_of(options)))
+            rows.append(
+                (f"[`{metric['name']}`](metrics.md#{metric['name']})", _options_of(options))
+            )
         text.append(table(("metric", "options"), rows))
     return "\n\n".join(text)
 
 
 def _options_of(data: Mapping[str, Any]) -> str:
     def plain(value: Any) -> str:
-        return ", ".join(map(str, value)) if isinstance(value, list) else json.dumps(value).strip('"')
+        return (
+            ", ".join(map(str, value)) if isinstance(value, list) else json.dumps(value).strip('"')
+        )
 
-    return "<br>".join(f"`{k}`: {cell(plain(v)) or 'a blank'}" for k, v in data.items()) or "as by default"
+    return (
+        "<br>".join(f"`{k}`: {cell(plain(v)) or 'a blank'}" for k, v in data.items())
+        or "as by default"
+    )
 
 
 # ---------------------------------------------------------------- files, exit codes, Python
@@ -287,20 +255,36 @@ def files_page() -> str:
     """Which files there are, and the fields of what is in them."""
     layout = [
         ("`cases/**/*.yaml`", "questions", "[Case files](../cases.md), [keys](keys.md)"),
-        ("`baselines/quality/<case id>.json`", "accepted scores and plans", "[Baseline](#baseline)"),
-        ("`baselines/latency/<device>/<case id>.json`", "accepted timings", "[Baseline](#baseline)"),
+        (
+            "`baselines/quality/<case id>.json`",
+            "accepted scores and plans",
+            "[Baseline](#baseline)",
+        ),
+        (
+            "`baselines/latency/<device>/<case id>.json`",
+            "accepted timings",
+            "[Baseline](#baseline)",
+        ),
         ("`<case id>.samples.gz` beside each", "samples, packed", "[Baselines](../baselines.md)"),
-        ("`baselines/published/*.yaml`", "papers' numbers", "[Published](../protocols.md#published-numbers)"),
+        (
+            "`baselines/published/*.yaml`",
+            "papers' numbers",
+            "[Published](../protocols.md#published-numbers)",
+        ),
         ("`.prunebench/records/<case>/<key>.json`", "answers", "[Record](#record)"),
         ("`.prunebench/partial/<key>/`", "what a stopped run left", "[Resuming](../resume.md)"),
-        ("`.prunebench/noise/<device>.json`", "smallest effects to believe", "[Verdicts](../verdicts.md)"),
+        (
+            "`.prunebench/noise/<device>.json`",
+            "smallest effects to believe",
+            "[Verdicts](../verdicts.md)",
+        ),
         ("`run --json FILE`", "records and verdicts", "[Finding](#finding)"),
         ("`prune --json FILE`", "plan, trace, perplexity", "[Plan](#plan)"),
     ]
     text = [
         "# Files and schemas",
-        "All are plain data; reading one runs nothing ([Security](../security.md)). The tables below "
-        "are made from the types that are written. As JSON Schema: "
+        "All are plain data; reading one runs nothing ([Security](../security.md)). The tables "
+        "below are made from the types that are written. As JSON Schema: "
         "[`case.schema.json`](case.schema.json), [`record.schema.json`](record.schema.json).",
         table(("file", "holds", "see"), layout),
     ]
@@ -309,8 +293,12 @@ def files_page() -> str:
     edits = plan.AnyEdit.__args__
     kinds: list[Any] = [record.Record, record.Measurement, record.Environment, record.Provenance]
     kinds += [baseline.Accepted, verdict.Verdict, verdict.Finding, plan.Step, *edits]
-    text += ["## Plan", "A list of edits, each told by its `edit`: " + ", ".join(
-        f"[`{e.__struct_config__.tag}`](#{e.__name__.lower()})" for e in edits) + "."]
+    text += [
+        "## Plan",
+        "A list of edits, each told by its `edit`: "
+        + ", ".join(f"[`{e.__struct_config__.tag}`](#{e.__name__.lower()})" for e in edits)
+        + ".",
+    ]
     for kind in kinds:
         title = "Baseline" if kind is baseline.Accepted else kind.__name__
         lead = "A record, and beside it under `accepted`:\n\n" if title == "Baseline" else ""
@@ -321,16 +309,16 @@ def files_page() -> str:
 def _struct(kind: Any) -> str:
     rows = []
     for field in msgspec.structs.fields(kind):
-        has = not field.required
-        shown = "" if field.default is msgspec.NODEFAULT else repr(field.default)
-        tail = re.sub(r"<.*>|UNSET|''|\(\)|\{\}|None|Provenance\(\)", "", shown)
-        need = "always" if not has else (f"`{tail}` if left out" if tail else "may be left out")
-        rows.append((f"`{field.encode_name}`", f"`{_type(field.type)}`", need))
+        plain = isinstance(field.default, bool | int | float | str) and field.default != ""
+        need = f"`{field.default}` if left out" if plain else "may be left out"
+        needed = "always" if field.required else need
+        rows.append((f"`{field.encode_name}`", f"`{_type(field.type)}`", needed))
     return table(("field", "type", ""), rows)
 
 
 def _type(kind: Any) -> str:
     text = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
+    text = text.replace(str(plan.AnyEdit), "Edit")
     text = re.sub(r"\b(typing|prunebench(\.\w+)*|collections\.abc|msgspec(\.\w+)*)\.", "", text)
     return text.replace("|", "or").replace("NoneType", "None").replace("UnsetType", "nothing")
 
@@ -354,8 +342,8 @@ def exit_codes() -> str:
         "# Exit codes and outcomes",
         table(("code", "meaning"), ((f"`{code}`", what) for code, what in codes.items())),
         "Under pytest, exit codes are pytest's own.",
-        f"## Outcomes\n\nThe words of a finding; [Verdicts](../verdicts.md) tells when each is said. "
-        f"By default {failing} fail.",
+        f"## Outcomes\n\nThe words of a finding; [Verdicts](../verdicts.md) tells when each is "
+        f"said. By default {failing} fail.",
         ", ".join(f"`{outcome}`" for outcome in outcomes.Outcome) + ".",
     ]
     return "\n\n".join(text)
@@ -365,8 +353,8 @@ def python() -> str:
     """What may be imported from ``prunebench``, through mkdocstrings."""
     text = [
         "# Python",
-        "Everything below is imported from `prunebench` itself: `from prunebench import load_model`. "
-        "What needs torch is loaded when first asked for.",
+        "Everything below is imported from `prunebench` itself: `from prunebench import "
+        "load_model`. What needs torch is loaded when first asked for.",
     ]
     for name in prunebench.__all__:
         if not name.startswith("__"):
@@ -380,22 +368,3 @@ def home(name: str) -> str:
     if late:
         return f"prunebench.{late}"
     return str(getattr(import_module("prunebench"), name).__module__)
-
-
-# ---------------------------------------------------------------- Markdown
-
-
-def table(head: tuple[str, ...], rows: Any) -> str:
-    """A Markdown table."""
-    lines = [head, tuple("---" for _ in head), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def cell(text: str) -> str:
-    """Text that stays in its cell."""
-    return " ".join(text.split()).replace("|", "\\|").replace("<", "&lt;").replace("*", "\\*")
-
-
-def prose(text: str) -> str:
-    """A docstring as Markdown: papers become links."""
-    return re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)

@@ -13,6 +13,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,17 +25,16 @@ def main() -> None:
     """Argument: pages."""
     for page in map(Path, sys.argv[1:]):
         with tempfile.TemporaryDirectory() as folder:
-            shell = Shell(Path(folder))
-            text = BLOCK.sub(lambda block: replayed(block, shell), page.read_text())
+            text = BLOCK.sub(partial(replayed, Shell(Path(folder))), page.read_text())
         page.write_text(text)
 
 
-def replayed(block: re.Match[str], shell: Shell) -> str:
+def replayed(shell: Shell, block: re.Match[str]) -> str:
     """The block as it should stand on the page."""
     language, title, body = block.groups()
     if title:
         shell.write(title, body)
-    if language != "console" or not body.startswith("$ "):
+    if language != "console" or not re.search(r"^\$ ", body, re.MULTILINE):
         return block[0]
     lines: list[str] = []
     for command in re.findall(r"^\$ (.*(?:\\\n.*)*)$", body, re.MULTILINE):
@@ -44,7 +44,7 @@ def replayed(block: re.Match[str], shell: Shell) -> str:
 
 
 class Shell:
-    """A shell in a copy of the repository, where `prunebench` and `python` are those of the copy."""
+    """A shell in a copy of the repository, with the copy's `prunebench` and `python`."""
 
     def __init__(self, folder: Path) -> None:
         self.root = folder / "prunebench"
@@ -63,7 +63,13 @@ class Shell:
             (programs / name).write_text(f'#!/bin/sh\nexec "{sys.executable}" {start} "$@"\n')
             (programs / name).chmod(0o755)
         own = {"PYTHONPATH": str(self.root), "PATH": f"{programs}:{os.environ['PATH']}"}
-        own |= {"COLUMNS": "80", "NO_COLOR": "1", "USER": "you", "LOGNAME": "you", "HOME": str(folder)}
+        own |= {
+            "COLUMNS": "80",
+            "NO_COLOR": "1",
+            "USER": "you",
+            "LOGNAME": "you",
+            "HOME": str(folder),
+        }
         own |= {"GIT_AUTHOR_NAME": "you", "GIT_COMMITTER_NAME": "you", "EMAIL": "you@example.org"}
         self.shell = subprocess.Popen(
             ["bash", "--norc"],  # noqa: S607
