@@ -26,8 +26,9 @@ from .conditions import Condition
 from .errors import PrunebenchError
 from .evidence import p_among
 from .gputime import Clock
+from .journal import Kept
 from .machine import before_torch, default_device, gpu_ids, skip_reason
-from .partial import Kept, Partials
+from .partial import Partials
 from .published import Row
 from .record import Record
 from .store import Store

@@ -15,8 +15,8 @@ PACKAGE = Path(prunebench.__file__).parent
 #: Who may import whom at module level: strictly downwards.
 LAYERS = (
     ("errors", "nvml", "outcomes", "packing", "plan", "signals", "stats", "steps", "watching"),
-    ("record", "schema", "files"),
-    ("evidence", "conditions", "hashes", "source"),
+    ("record", "schema", "files", "loglines", "standing"),
+    ("evidence", "conditions", "journal", "hashes", "source"),
     ("api", "verdict", "reach", "select", "texts", "hub", "shape", "trust"),
     (
         "registry",
