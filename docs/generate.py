@@ -25,7 +25,18 @@ from mkdocs.structure.files import File, Files
 from wording import cell, default, fields, prose, table, words
 
 import prunebench
-from prunebench import baseline, grammar, outcomes, plan, plugin, record, registry, session, signals
+from prunebench import (
+    baseline,
+    grammar,
+    outcomes,
+    plan,
+    plugin,
+    record,
+    registry,
+    session,
+    signals,
+    verdict,
+)
 from prunebench.api import Method, Metric
 from prunebench.cli import app
 
@@ -288,8 +299,6 @@ def files_page() -> str:
         "[`case.schema.json`](case.schema.json), [`record.schema.json`](record.schema.json).",
         table(("file", "holds", "see"), layout),
     ]
-    from prunebench import verdict
-
     edits = plan.AnyEdit.__args__
     kinds: list[Any] = [record.Record, record.Measurement, record.Environment, record.Provenance]
     kinds += [baseline.Accepted, verdict.Verdict, verdict.Finding, plan.Step, *edits]

@@ -259,6 +259,8 @@ def test_commands_in_the_documentation_exist() -> None:
     for page in written():
         text = page.read_text().replace("\\\n", " ")
         lines = re.findall(r"^ *\$ (?:\w+=\S+ )*prunebench (.*)$", text, re.MULTILINE)
+        if page.parent.name == "howto":
+            lines += re.findall(r"^prunebench (?!\[)(.*)$", text, re.MULTILINE)
         for line in lines:
             words = shlex.split(line.split("|")[0], comments=True)
             name = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
