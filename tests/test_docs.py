@@ -138,17 +138,23 @@ def test_every_option_of_pytest_is_in_the_reference(site: Path) -> None:
 @pytest.mark.parametrize("kind", ["methods", "metrics"])
 def test_every_option_of_every_plugin_is_in_the_reference(site: Path, kind: str) -> None:
     """With its default, and with the docstring of its module."""
-    text = said(site, f"{kind}.html")
-    for name in registry.files(kind):
+    parts = re.split(r" (\w+) ¶", said(site, f"{kind}.html"))
+    sections = dict(zip(parts[1::2], parts[2::2], strict=True))
+    sections.pop(kind.capitalize())  # the page itself
+    assert sorted(sections) == sorted(registry.files(kind))
+    for name, section in sections.items():
         cls = registry.method(name) if kind == "methods" else registry.metric(name)
-        section = text.partition(f" {name} ¶")[2]
-        assert section, name
-        for field in msgspec.structs.fields(cls):
-            row = re.search(rf" {field.encode_name} .*", section)
-            assert row, (name, field.encode_name)
-            if isinstance(field.default, bool | int | float | str):
-                assert json.dumps(field.default) in row[0], (name, field.encode_name)
-        assert (cls.__doc__ or "").split(".")[0].split("*")[0].split("`")[0][:40] in section, name
+        prose, _, rest = section.partition("option takes default")
+        rows = rest.partition(f"prunebench/{kind}/{name}.py")[0]
+        summary = re.sub(r"[*`\s]", "", (cls.__doc__ or "").strip().splitlines()[0])
+        assert summary in re.sub(r"\s", "", prose), name
+        options = msgspec.structs.fields(cls)
+        found = [re.search(rf"(?<!\S){option.encode_name} ", rows) for option in options]
+        assert all(found), (name, rows)
+        starts = [row.start() for row in found if row]
+        for option, start, end in zip(options, starts, [*starts[1:], None], strict=False):
+            if isinstance(option.default, bool | int | float | str):
+                assert f" {json.dumps(option.default)}" in rows[start:end], option
 
 
 def test_every_key_of_a_case_file_is_in_the_reference(site: Path) -> None:
