@@ -86,10 +86,16 @@ class Journal:
         case_id: the case's.
         key: its content, all of it.
         metrics: the names of what is measured, in order.
+        since: nanoseconds since 1970; what was begun before is passed over.
     """
 
     def __init__(
-        self, folder: Path | None, case_id: str, key: str, metrics: Sequence[str] = ()
+        self,
+        folder: Path | None,
+        case_id: str,
+        key: str,
+        metrics: Sequence[str] = (),
+        since: int = 0,
     ) -> None:
         self.folder = folder
         self._head = {"journal": SCHEMA, "case": case_id, "key": key}
@@ -116,6 +122,8 @@ class Journal:
         #: Seconds that went into what was taken from here instead of being computed.
         self.saved_seconds = 0.0
         for file in sorted(folder.glob("*.jsonl")) if folder else ():
+            if _begun(file) < since:
+                continue
             for entry in loglines.entries(file, self._head):
                 self._take(file, entry)
 
@@ -331,3 +339,9 @@ class Journal:
             os.close(handle)
             raise
         return handle
+
+
+def _begun(file: Path) -> int:
+    """When a file of a journal was begun, as its name says; 0 for a name that is not ours."""
+    stamp = file.name.partition("-")[0]
+    return int(stamp) if stamp.isascii() and stamp.isdigit() else 0

@@ -37,20 +37,27 @@ DENSE = "dense"
 
 
 class Partials:
-    """The journals below a results folder; without a folder nothing is kept."""
+    """The journals below a results folder; without a folder nothing is kept.
 
-    def __init__(self, root: Path | None = None) -> None:
+    Args:
+        root: the results folder.
+        since: nanoseconds since 1970; what was begun before is passed over, in every process that
+            works on a run which asks for fresh results.
+    """
+
+    def __init__(self, root: Path | None = None, since: int = 0) -> None:
         self.folder = root / "partial" if root else None
+        self._since = since
 
     def journal(self, case_id: str, key: str | None, metrics: Sequence[str] = ()) -> Journal:
         """The journal of exactly this content; *metrics* are the names of what is measured."""
         folder = self.folder / key[:20] if self.folder and key else None
-        return Journal(folder, case_id, key or "", metrics)
+        return Journal(folder, case_id, key or "", metrics, self._since)
 
     def dense(self, key: str | None) -> Journal:
         """The journal of what a dense model answers to one metric, whatever the case."""
         folder = self.folder / DENSE / key[:20] if self.folder and key else None
-        return Journal(folder, "", key or "")
+        return Journal(folder, "", key or "", since=self._since)
 
     def tidy(self) -> None:
         """At the end of a run: forget the dense models' answers, unless a case is unfinished."""

@@ -18,10 +18,13 @@ import torch
 from conftest import SMALL_CASE, read
 
 from prunebench import models, partial, signals
+from prunebench.baseline import Baselines
 from prunebench.errors import PrunebenchWarning
 from prunebench.partial import Partials, measuring, searching
 from prunebench.plan import DropBlocks, Plan, Step
 from prunebench.record import VARYING, Measurement
+from prunebench.session import Session
+from prunebench.store import Store
 
 CASE = """\
 model: {id: prunebench/reference, dtype: float32}
@@ -503,6 +506,38 @@ def test_what_is_kept_is_told_before_a_run_and_thrown_away_when_asked(
     assert code == 0
     assert "going on" not in err
     assert not (short / ".prunebench" / "partial").exists()
+
+
+def test_what_is_fresh_takes_nothing_from_before_the_run(tmp_path: Path) -> None:
+    """Neither of the case nor of the dense model; what another process of the run kept it takes."""
+    model = object()
+
+    def asked(since: int) -> list[str]:
+        partials = Partials(tmp_path, since)
+        journal = partials.journal("a", "k" * 64)
+        with measuring(journal, 0, {"dense": model}, lambda: partials.dense("d" * 64)):
+            shared = partial.once([model], lambda: 1, lambda: [f"after {since}"])
+        with measuring(journal, 1, {"pruned": model}):
+            own = partial.once([model], lambda: 1, lambda: [f"after {since}"])
+        journal.close()
+        return [*shared, *own]
+
+    assert asked(0) == ["after 0"] * 2
+    assert asked(0) == ["after 0"] * 2
+    run = time.time_ns()
+    assert asked(run) == [f"after {run}"] * 2
+    assert asked(run) == [f"after {run}"] * 2
+
+
+def test_a_fresh_session_begins_when_its_run_does(tmp_path: Path) -> None:
+    """A worker's session is as old as the run, and any other takes what there is."""
+    since = "2026-01-02T03:04:05+00:00"
+    sessions = [
+        Session([], Store(tmp_path), Baselines(tmp_path), "cpu", fresh=fresh, since=since)
+        for fresh in (True, False)
+    ]
+    # 20,455 days after 1970, three hours, four minutes and five seconds.
+    assert [s.partials._since for s in sessions] == [(20455 * 86400 + 11045) * 10**9, 0]
 
 
 # ------------------------------------------------------------------------- signals
