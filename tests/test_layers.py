@@ -54,6 +54,8 @@ LAYERS = (
         "cli_history",
         "cli_init",
         "cli_notify",
+        "cli_prune",
+        "cli_show",
     ),
     # ------------------------------------------------- torch below this line
     ("modeling", "tensors"),
