@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -38,6 +39,10 @@ from .verdict import FAILING
 PROTOCOLS = Path(__file__).parent / "protocols"
 SUFFIXES = (".yaml", ".yml")
 MAX_CASES = 10_000
+_LEFT_EDGE = re.compile(r"""^["']?([a-z_]+)["']? *:""", re.MULTILINE)
+#: Keys that tell a task of lm-eval, and those that it has not.
+_OF_TASKS = {"task", "group", "dataset_path", "output_type", "doc_to_text", "doc_to_target"}
+_OF_CASES = {"model", "method", "metrics", "matrix", "protocol", "extends", "defaults"}
 #: Files that extend one another in a row.
 MAX_PARENTS = 10
 
@@ -80,17 +85,29 @@ def load(
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
-    """The case files below *paths*, sorted, each once."""
+    """The case files below *paths*, sorted, each once; tasks of lm-eval in a folder are none."""
     files: dict[Path, None] = {}
     for path in paths:
         if _is(Path.is_dir, path):
-            found_here = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
-            files.update(dict.fromkeys(found_here))
+            here = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
+            files.update(dict.fromkeys(file for file in here if not is_task(file)))
         elif _is(Path.is_file, path):
             files[path] = None
         else:
             raise CaseError([f"{path}: no such case file or folder"])
     return list(files)
+
+
+def is_task(path: Path) -> bool:
+    """Whether a YAML file is a task of lm-eval, or a part of one, that lies among case files.
+
+    Told by the keys at its left edge, so that one with a mistake in it is told too.
+    """
+    try:
+        keys = set(_LEFT_EDGE.findall(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False  # whoever reads it as a case file says what is wrong
+    return bool(keys & _OF_TASKS) and not keys & _OF_CASES
 
 
 def _is(test: Callable[[Path], bool], path: Path) -> bool:

@@ -74,6 +74,10 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     folders = parent.config.getini("prunebench_cases")
     if not any(file_path.is_relative_to(folder) for folder in folders):
         return None
+    from .casefile import is_task
+
+    if is_task(file_path):
+        return None
     return CaseFileCollector.from_parent(parent, path=file_path)
 
 

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import jsonschema
 import pytest
 import yaml
 
-from prunebench import CaseError, PrunebenchError, casefile, grammar
+from prunebench import CaseError, PrunebenchError, casefile, grammar, reference
 
 GOOD = """\
 model: {id: prunebench/reference, dtype: float32}
@@ -387,3 +388,25 @@ def test_a_default_that_is_written_out_is_no_other_question(tmp_path: Path) -> N
     asked = [casefile.load([write(tmp_path, text)])[0].asked for text in (short, long)]
 
     assert asked[0] == asked[1]
+
+
+def test_tasks_of_lm_eval_among_case_files_are_none(tmp_path: Path) -> None:
+    """Ours and lm-eval's own are told from every case file of ours; one that is named is read."""
+    import lm_eval
+
+    tasks = Path(lm_eval.__file__).parent / "tasks"
+    own = [p for name in ("arc", "piqa", "mmlu/default") for p in (tasks / name).glob("*.yaml")]
+    ours = sorted(reference.TASKS.glob("*.yaml"))
+    assert len(own) > 50
+    assert [p for p in [*own, *ours] if not casefile.is_task(p) and "group" not in p.name] == []
+    cases = casefile.find([Path(__file__).parents[1] / "cases"])
+    assert len(cases) > 20
+
+    folder = tmp_path / "cases"
+    shutil.copytree(ours[0].parent, folder / "tasks")
+    shutil.copy(Path(__file__).parents[1] / "cases/smoke/tinyworld.yaml", folder)
+    assert casefile.find([folder]) == [folder / "tinyworld.yaml"]
+    named = folder / "tasks" / ours[0].name
+    assert casefile.find([named]) == [named]
+    with pytest.raises(CaseError, match=":1:1: unknown key 'task'"):
+        casefile.load([named])
