@@ -1,0 +1,205 @@
+"""Scatter plots as inline SVG whose colours are the page's, so that they work light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from msgspec import Struct
+
+SVG = "http://www.w3.org/2000/svg"
+XLINK = "http://www.w3.org/1999/xlink"
+#: Colours that matplotlib writes and the page's style sheet replaces.
+INK, RULE, FRONT = "#010101", "#020202", "#040404"
+_CLASSES = {INK: "ink", RULE: "rule", FRONT: "front"}
+#: How many hues the style sheet has; more methods differ by their marks alone.
+HUES = 8
+MARKS = "osD^vPX*<>ph"
+#: What presentation attributes can say.
+_KEPT = {
+    *("fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "stroke-linejoin"),
+    *("fill-opacity", "stroke-opacity", "opacity", "font-size", "text-anchor", "stroke-miterlimit"),
+}
+
+
+class Point(Struct, frozen=True):
+    """One row: *x* and *y* with the ends of an interval, its *method* and what to say of it."""
+
+    x: float
+    y: float
+    method: str
+    text: str
+    low: float | None = None
+    high: float | None = None
+
+
+class Plot(Struct, frozen=True):
+    """What is drawn; *front* are the numbers of the points that no other beats."""
+
+    ident: str
+    title: str
+    description: str
+    x: str
+    y: str
+    points: tuple[Point, ...]
+    front: tuple[int, ...]
+    log: bool = False
+
+
+def svg(plot: Plot, methods: Sequence[str]) -> str:
+    """The plot as an ``<svg>`` element for an HTML page; the same plot gives the same text.
+
+    Args:
+        plot: what to draw.
+        methods: all methods of the page, so that a mark means one method in every plot.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    styles = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "prunebench",
+        "font.size": 11,
+        "axes.edgecolor": RULE,
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "grid.color": RULE,
+        "path.simplify": False,
+    }
+    with mpl.rc_context(styles):
+        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+        axes = figure.add_subplot()
+        _draw(axes, plot, methods)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    return _page_svg(stream.getvalue(), plot)
+
+
+def _draw(axes: Any, plot: Plot, methods: Sequence[str]) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, linewidth=0.5, alpha=0.5)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(plot.x)
+    axes.set_ylabel(plot.y)
+    if plot.log:
+        axes.set_yscale("log")
+    ends = [plot.points[i] for i in plot.front]
+    front = [(p.x, p.y) for p in ends]
+    axes.plot(*zip(*front, strict=True), color=FRONT, linewidth=1.4, dashes=(5, 3), zorder=1)
+    named = {}
+    for i, point in enumerate(plot.points):
+        at = methods.index(point.method)
+        colour = f"#0300{at % HUES:02x}"
+        if point.low is not None and point.high is not None:
+            ends_y = [[max(0.0, point.y - point.low)], [max(0.0, point.high - point.y)]]
+            axes.errorbar(point.x, point.y, ends_y, fmt="none", ecolor=colour, elinewidth=1)
+        edge = FRONT if i in plot.front else colour
+        named[point.method] = axes.scatter(
+            [point.x],
+            [point.y],
+            s=46,
+            marker=MARKS[at % len(MARKS)],
+            c=colour,
+            edgecolors=edge,
+            linewidths=1.6 if i in plot.front else 0.6,
+            label=point.method,
+            gid=f"point{i}",
+            zorder=3,
+        )
+    known = [name for name in methods if name in named]
+    handles = [named[name] for name in known]
+    axes.legend(
+        *(handles, [_shown(name) for name in known]),
+        frameon=False,
+        fontsize=9.5,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.0),
+    )
+
+
+def _shown(name: str) -> str:
+    """A name that matplotlib takes as it is: no formula, no leading underscore, not too long."""
+    text = name.replace("$", "\\$")
+    text = f"{text[:25]}..." if len(text) > 28 else text
+    return f" {text}" if text.startswith("_") else text
+
+
+def _page_svg(text: str, plot: Plot) -> str:
+    ET.register_namespace("", SVG)
+    ET.register_namespace("xlink", XLINK)
+    root = ET.fromstring(text)  # noqa: S314  # matplotlib wrote it just now
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
+                parent.remove(child)
+    for element in root.iter():
+        _plain(element)
+    _tell(root, plot)
+    _own_ids(root, plot.ident)
+    root.attrib = {
+        "viewBox": root.attrib["viewBox"],
+        "role": "img",
+        "aria-labelledby": f"{plot.ident}-t {plot.ident}-d",
+        "class": "plot",
+    }
+    for name, said, end in (("desc", plot.description, "d"), ("title", plot.title, "t")):
+        told = ET.Element(f"{{{SVG}}}{name}", id=f"{plot.ident}-{end}")
+        told.text = said
+        root.insert(0, told)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _plain(element: ET.Element) -> None:
+    """Styles as attributes, which a strict policy allows, and our colours as classes."""
+    style = element.attrib.pop("style", "")
+    pairs = (part.split(":", 1) for part in style.split(";") if ":" in part)
+    for name, value in ((n.strip(), v.strip()) for n, v in pairs):
+        if name == "font":
+            if size := re.search(r"([\d.]+)px", value):
+                element.set("font-size", size[1])
+            if "center" in style or "text-anchor: middle" in style:
+                element.set("text-anchor", "middle")
+        elif name in _KEPT:
+            element.set(name, value)
+    classes = []
+    for name in ("fill", "stroke"):
+        value = element.get(name, "")
+        own = _CLASSES.get(value) or (f"s{int(value[5:], 16)}" if value.startswith("#0300") else "")
+        if own:
+            del element.attrib[name]
+            classes.append(f"{name[0]}-{own}")
+    if classes:
+        element.set("class", " ".join(classes))
+
+
+def _tell(root: ET.Element, plot: Plot) -> None:
+    """A tooltip for each point."""
+    for element in root.iter():
+        name = element.get("id", "")
+        if name.startswith("point") and name[5:].isdecimal():
+            told = ET.Element(f"{{{SVG}}}title")
+            told.text = plot.points[int(name[5:])].text
+            element.insert(0, told)
+
+
+def _own_ids(root: ET.Element, ident: str) -> None:
+    """Only the ids that something refers to, and those with the plot's name before them."""
+    used = set()
+    for element in root.iter():
+        for name, value in list(element.attrib.items()):
+            if name == f"{{{XLINK}}}href" and value.startswith("#"):
+                used.add(value[1:])
+                del element.attrib[name]
+                element.set("href", f"#{ident}-{value[1:]}")
+            elif found := re.fullmatch(r"url\(#(.+)\)", value):
+                used.add(found[1])
+                element.set(name, f"url(#{ident}-{found[1]})")
+    for element in root.iter():
+        own = element.attrib.pop("id", None)
+        if own in used:
+            element.set("id", f"{ident}-{own}")
