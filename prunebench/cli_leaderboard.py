@@ -158,5 +158,3 @@ def told(value: Value | None, *, interval: bool) -> str:
 def short(metric: str) -> str:
     """What a column is called: ``acc``, ``ppl``, or the metric's own name."""
     return {"accuracy": "acc", "perplexity": "ppl"}.get(metric.split("/")[0], metric)
-
-

@@ -9,50 +9,28 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from statistics import NormalDist, fmean
+from statistics import fmean
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from . import published, ranking, seeds
+from . import published, ranking, summary
+from .errors import PrunebenchError
 from .files import slug
 from .plan import DropBlocks, MergeBlocks, SliceHidden, Step, bare, units
 from .ranking import Place
-from .record import Direction, Measurement, Record
-from .reports.rows import options, standard_error
+from .record import Record
+from .reports.rows import options
+from .summary import Timing as Timing
+from .summary import Value as Value
 from .verdict import split_question
 
 #: The metrics that must have been asked alike for two records to stand on one board.
 RANKED = ("accuracy", "generation", "perplexity")
 #: How near two sparsities must be to be ranked together, where no plan says how large a block is.
 NEAR = 0.01
-#: A normal interval of 95 %.
-_REACH = NormalDist().inv_cdf(0.975)
-
 Published = Callable[[Record], Sequence[published.Row]]
-
-
-class Value(Struct, frozen=True):
-    """A measurement of a row: over its seeds, with an interval of 95 % where one is known."""
-
-    value: float
-    unit: str
-    better: Direction
-    low: float | None = None
-    high: float | None = None
-    note: str = ""
-
-
-class Timing(Struct, frozen=True):
-    """Speedups of one shape on one backend of one device."""
-
-    device: str
-    backend: str
-    shape: str
-    prefill: Value | None = None
-    decode: Value | None = None
-    whole: Value | None = None
 
 
 class Row(Struct, frozen=True):
@@ -87,8 +65,12 @@ class Row(Struct, frozen=True):
     @property
     def label(self) -> str:
         """The method with its options that are not defaults: ``sleb (keep_first=2)``."""
-        own = ", ".join(f"{k}={_plain(v)}" for k, v in self.options.items())
-        return f"{self.method} ({own})" if own else self.method
+        return f"{self.method} ({', '.join(self.spoken)})" if self.options else self.method
+
+    @property
+    def spoken(self) -> list[str]:
+        """The options as ``name=value``."""
+        return [f"{k}={_plain(v)}" for k, v in self.options.items()]
 
     @property
     def amount(self) -> str:
@@ -143,7 +125,10 @@ def boards(records: Iterable[Record], lookup: Published = lambda _: ()) -> list[
     for nights in cases.values():
         _place(nights[0], gathered.setdefault(_key(nights[0]), []))
     found = [
-        _board(newest, cases, lookup) for alike in gathered.values() for _, newest in alike if newest
+        _board(newest, cases, lookup)
+        for alike in gathered.values()
+        for _, newest in alike
+        if newest
     ]
     return sorted(found, key=lambda b: (-len(b.rows), b.model, b.protocol, b.name))
 
@@ -201,9 +186,7 @@ def _board(newest: Sequence[Record], cases: dict[str, list[Record]], lookup: Pub
     dense = [i for i, row in enumerate(rows) if row.dense]
     groups = [dense, *groups] if dense else groups
     rank_by = _rank_by(rows)
-    placed = {
-        name: ranking.places([row.records for row in rows], groups, name) for name in rank_by
-    }
+    placed = {name: ranking.places([row.records for row in rows], groups, name) for name in rank_by}
     at = {i: number for number, group in enumerate(groups) for i in group}
     ranked = tuple(
         msgspec.structs.replace(
@@ -255,95 +238,31 @@ def _row(records: Sequence[Record], cases: dict[str, list[Record]], lookup: Publ
     mark = ("imported plan" if method.get("plan") else "external checkpoint") if external else ""
     timed = [r for r in cases[first.case_id] if _same_model(r, first)]
     memories = (m for r in timed if (m := r.find("memory/peak")))
-    memory = next((value for m in memories if (value := _value([m], [first]))), None)
+    memory = next((one for m in memories if (one := summary.value([m], [first]))), None)
     return Row(
         records=tuple(records),
         method=str(method.get("name") or first.case_id),
         options={k: v for k, v in options(first.asked).items() if k != "seed"},
         mark=mark,
         sparsity=fmean(r.sparsity for r in records),
-        values=dict(_values(records)),
-        timings=tuple(_timings(timed)),
+        values=dict(summary.values(records)),
+        timings=tuple(summary.timings(timed)),
         memory=memory,
-        published=tuple(published.compared(first, lookup(first))),
+        published=_papers(first, lookup),
     )
+
+
+def _papers(record: Record, lookup: Published) -> tuple[published.Row, ...]:
+    try:
+        return tuple(published.compared(record, lookup(record)))
+    except (PrunebenchError, msgspec.ValidationError):
+        return ()  # somebody else's record, of a protocol or settings that are not known here
 
 
 def _same_model(record: Record, newest: Record) -> bool:
     """Whether both measured the same pruned model: what was timed is what was scored."""
     plans = [[bare(edit) for edit in r.plan] for r in (record, newest)]
     return plans[0] == plans[1] and record.model_hash == newest.model_hash
-
-
-def _values(records: Sequence[Record]) -> Iterator[tuple[str, Value]]:
-    over_seeds = {i.metric: i for i in seeds.intervals({"": list(records)})}
-    for first in records[0].measurements:
-        if first.varies:
-            continue
-        own = [m for r in records if (m := r.find(first.metric)) is not None]
-        if (one := _value(own, records)) is None:
-            continue
-        if (spread := over_seeds.get(first.metric)) is not None:
-            one = Value(spread.mean, one.unit, one.better, spread.low, spread.high, one.note)
-        yield first.metric, _within_reason(one)
-
-
-def _value(own: Sequence[Measurement], records: Sequence[Record]) -> Value | None:
-    """One value, with the interval that its own questions leave; of several seeds the mean."""
-    values = [m.value for m in own if m.value is not None]
-    if len(values) != len(records) or not own:
-        return None
-    first = own[0]
-    if len(values) > 1:
-        return Value(fmean(values), first.unit, first.better, note=first.note)
-    error = standard_error(first, records[0])
-    low = high = None
-    if error is not None and error > 0:
-        low, high = values[0] - _REACH * error, values[0] + _REACH * error
-    elif error is None and first.varies:
-        low, high = _median_interval(first.samples)
-    return Value(values[0], first.unit, first.better, low, high, first.note)
-
-
-def _within_reason(value: Value) -> Value:
-    """Without what an interval has beyond the possible."""
-    low, high = value.low, value.high
-    if value.unit in ("acc", "match") and low is not None and high is not None:
-        low, high = max(0.0, low), min(1.0, high)
-    if value.unit == "ppl" and low is not None:
-        low = max(0.0, low)
-    return msgspec.structs.replace(value, low=low, high=high)
-
-
-def _median_interval(samples: Sequence[float]) -> tuple[float | None, float | None]:
-    """95 % by order statistics, which assume no distribution; nothing of fewer than six rounds."""
-    n = len(samples)
-    tail, cut = 0.0, 0
-    while cut < n // 2 and tail + math.comb(n, cut) / 2**n <= 0.025:
-        tail += math.comb(n, cut) / 2**n
-        cut += 1
-    if cut == 0:
-        return None, None
-    ordered = sorted(samples)
-    return ordered[cut - 1], ordered[n - cut]
-
-
-def _timings(records: Iterable[Record]) -> Iterator[Timing]:
-    """Of each device the newest speedups of every shape; *records* newest first."""
-    seen = set()
-    for record in records:
-        found: dict[str, dict[str, Value]] = {}
-        for m in record.measurements:
-            parts = m.metric.split("/")
-            if len(parts) == 3 and parts[0] == "latency" and parts[2].startswith("speedup-"):
-                if (value := _value([m], [record])) is not None:
-                    found.setdefault(parts[1], {})[parts[2].removeprefix("speedup-")] = value
-        if found and record.environment.device not in seen:
-            seen.add(record.environment.device)
-            for how, own in found.items():
-                backend, _, shape = how.rpartition("-")
-                sides = (own.get(k) for k in ("prefill", "decode", "end-to-end"))
-                yield Timing(record.environment.device, backend or how, shape, *sides)
 
 
 def _rank_by(rows: Sequence[Row]) -> tuple[str, ...]:
@@ -419,8 +338,9 @@ def _amount(amount: dict[str, Any]) -> str:
 
 
 def _plain(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def plain(board: Board) -> dict[str, Any]:

@@ -37,6 +37,7 @@ LAYERS = (
     ("comparing", "explain", "gates", "session", "outlook"),
     ("report", "options", "gathering", "archive", "ranking"),
     ("reports",),
+    ("summary",),
     ("leaderboard",),
     ("site",),
     ("progress", "card", "notices", "outputs", "webhook"),

@@ -44,7 +44,7 @@ def rank_cell(row: Row, name: str) -> Cell:
 
 
 def _front(board: Board) -> Iterator[Column]:
-    yield Column("amount", "Asked", "", lambda row: Cell(row.amount, sort=row.sparsity))
+    yield Column("amount", "Asked", "", lambda row: Cell(row.amount, sort=row.sparsity), "asked")
     yield Column("sparsity", "Gone", "of parameters", _gone)
     for i, name in enumerate(board.rank_by):
         family, _, what = name.partition("/")
@@ -53,13 +53,19 @@ def _front(board: Board) -> Iterator[Column]:
         head = {"accuracy": "Accuracy", "perplexity": "Perplexity"}.get(family, "Generation")
         yield Column(f"value{i}", head, what, _valued(name))
         if family == "accuracy" and "accuracy/recovery" in board.measured("accuracy"):
-            yield Column("recovery", "Recovery", "of dense", _valued("accuracy/recovery"))
+            yield Column("recovery", "Recovery", "of dense", _recovery)
     for name in [n for n in board.measured("generation") if n not in board.rank_by]:
         yield Column(name, "Generation", name.partition("/")[2], _valued(name))
 
 
 def _rank(name: str) -> Callable[[Row], Cell]:
     return lambda row: rank_cell(row, name)
+
+
+def _recovery(row: Row) -> Cell:
+    # Its interval is that of the accuracy beside it, divided by the same number.
+    value = row.values.get("accuracy/recovery")
+    return Cell() if value is None else Cell(words.value(value.value, value.unit), sort=value.value)
 
 
 def _gone(row: Row) -> Cell:

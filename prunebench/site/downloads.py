@@ -23,9 +23,7 @@ def table(board: Board) -> str:
     return written(heads, lines)
 
 
-def _lines(
-    board: Board, row: Row, names: list[str], costs: list[str]
-) -> Iterator[list[object]]:
+def _lines(board: Board, row: Row, names: list[str], costs: list[str]) -> Iterator[list[object]]:
     head: list[object] = [row.record.case_id, row.method]
     head += [json.dumps(row.options, sort_keys=True) if row.options else "", row.mark, row.amount]
     head += [row.sparsity, len(row.records)]

@@ -14,7 +14,7 @@ from ..errors import PrunebenchError, inert, inert_lines
 from ..files import slug
 from ..leaderboard import Board, Row, Value
 from ..record import Measurement, Record
-from ..report import COLUMNS, number
+from ..report import COLUMNS, duration, number, size
 from ..reports import words
 from ..reports.rows import standard_error
 from . import cells, plots, strips
@@ -45,9 +45,7 @@ class Curve(Struct, frozen=True):
     steps: tuple[str, ...]
 
 
-def pages(
-    boards: Sequence[Board], records: Sequence[Record], title: str
-) -> dict[str, str]:
+def pages(boards: Sequence[Board], records: Sequence[Record], title: str) -> dict[str, str]:
     """Every HTML page by its path."""
     env = _environment(title)
     older: dict[str, list[Record]] = {}
@@ -149,15 +147,17 @@ def _plots(board: Board) -> Iterator[tuple[plots.Plot, str]]:
         points = [_point(row, s, row.values[quality], 100) for row, s in rows]
         device, backend, shape, part = how
         where = f"{device}, {backend}, {shape}"
-        yield _plot("speed", points, (1, 1), f"{part} speedup, x", "accuracy, %", board), (
-            f"Accuracy against {part} speedup, measured on {where}. Up and to the right is better."
+        yield (
+            _plot("speed", points, (1, 1), f"{part} speedup, x", "accuracy, %", board),
+            (f"Accuracy against {part} speedup on {where}. Up and to the right is better."),
         )
     name = next((n for n in board.rank_by if n.split("/")[0] == "perplexity"), None)
     if name:
         rows_ = [row for row in board.rows if name in row.values and row.values[name].value > 0]
         points = [_point(row, row.sparsity * 100, row.values[name], 1) for row in rows_]
-        yield _plot("ppl", points, (1, -1), "parameters gone, %", "perplexity", board), (
-            "Perplexity against achieved sparsity. Down and to the right is better."
+        yield (
+            _plot("ppl", points, (1, -1), "parameters gone, %", "perplexity", board),
+            ("Perplexity against achieved sparsity. Down and to the right is better."),
         )
 
 
@@ -166,7 +166,7 @@ def _plot(
 ) -> plots.Plot:
     front = ranking.front([(sides[0] * p.x, sides[1] * p.y) for p in points])
     ends = [p.y for p in points]
-    log = y == "perplexity" and bool(ends) and max(ends) > 10 * min(ends)
+    log = y == "perplexity" and bool(ends) and max(ends) > 4 * min(ends)
     model = inert(board.model, 100)
     said = "; ".join(points[i].text for i in front)
     return plots.Plot(
@@ -219,10 +219,20 @@ def _case(record: Record, spot: Spot, older: Sequence[Record]) -> dict[str, Any]
         "asked": json.dumps(record.asked, indent=2, sort_keys=True, ensure_ascii=False),
         "hashes": sorted(record.provenance.data.items()),
         "steps": record.trace[:MOST_STEPS],
+        "cost": ", ".join(_costs(record)),
         "edits": plan.describe(record.plan),
         "curves": list(_curves(older)),
         "seeds": [r for r in spot.row.records if r is not record],
     }
+
+
+def _costs(record: Record) -> Iterator[str]:
+    for name, amount in record.cost.items():
+        if name.endswith("_time"):
+            told = duration(amount)
+        else:
+            told = size(int(amount)) if name.endswith("_memory") else f"{amount:,.0f}"
+        yield f"{name.replace('_', ' ')} {told}"
 
 
 def _standing(spot: Spot) -> Iterator[str]:
@@ -282,8 +292,11 @@ def _curves(older: Sequence[Record]) -> Iterator[Curve]:
         if len(values) < 2:
             continue
         low, high = min(v for _, v in values), max(v for _, v in values)
-        wide, tall = 300 / max(len(series.nights) - 1, 1), (high - low) or 1.0
-        line = " ".join(f"{i * wide:.1f},{58 - 56 * (v - low) / tall:.1f}" for i, v in values)
+        wide, tall = 300 / max(len(series.nights) - 1, 1), high - low
+        heights = (58 - 56 * (v - low) / tall if tall else 30.0 for _, v in values)
+        line = " ".join(
+            f"{i * wide:.1f},{y:.1f}" for (i, _), y in zip(values, heights, strict=True)
+        )
         yield Curve(
             metric=f"{series.metric} ({series.better} is better)",
             line=line,
@@ -305,5 +318,3 @@ def _curves(older: Sequence[Record]) -> Iterator[Curve]:
 
 def _night(value: float | None) -> str:
     return "not finite" if value is None else number(value)
-
-

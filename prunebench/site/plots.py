@@ -59,7 +59,7 @@ def svg(plot: Plot, methods: Sequence[str]) -> str:
     import matplotlib as mpl
     from matplotlib.figure import Figure
 
-    styles = {
+    styles: dict[Any, Any] = {
         "svg.fonttype": "none",
         "svg.hashsalt": "prunebench",
         "font.size": 11,
@@ -70,9 +70,10 @@ def svg(plot: Plot, methods: Sequence[str]) -> str:
         "ytick.color": INK,
         "grid.color": RULE,
         "path.simplify": False,
+        "text.parse_math": False,
     }
     with mpl.rc_context(styles):
-        figure = Figure(figsize=(7.2, 4.6), layout="constrained")
+        figure = Figure(figsize=(5.6, 5.0), layout="constrained")
         axes = figure.add_subplot()
         _draw(axes, plot, methods)
         stream = io.StringIO()
@@ -87,11 +88,16 @@ def _draw(axes: Any, plot: Plot, methods: Sequence[str]) -> None:
     axes.set_xlabel(plot.x)
     axes.set_ylabel(plot.y)
     if plot.log:
+        from matplotlib.ticker import FormatStrFormatter, LogLocator
+
         axes.set_yscale("log")
+        # 2, 5, 10, 20, ...: powers of ten alone are too few, and nobody reads 2 x 10^0.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_formatter("")
     ends = [plot.points[i] for i in plot.front]
     front = [(p.x, p.y) for p in ends]
     axes.plot(*zip(*front, strict=True), color=FRONT, linewidth=1.4, dashes=(5, 3), zorder=1)
-    named = {}
     for i, point in enumerate(plot.points):
         at = methods.index(point.method)
         colour = f"#0300{at % HUES:02x}"
@@ -99,33 +105,41 @@ def _draw(axes: Any, plot: Plot, methods: Sequence[str]) -> None:
             ends_y = [[max(0.0, point.y - point.low)], [max(0.0, point.high - point.y)]]
             axes.errorbar(point.x, point.y, ends_y, fmt="none", ecolor=colour, elinewidth=1)
         edge = FRONT if i in plot.front else colour
-        named[point.method] = axes.scatter(
+        axes.scatter(
             [point.x],
             [point.y],
             s=46,
             marker=MARKS[at % len(MARKS)],
             c=colour,
             edgecolors=edge,
-            linewidths=1.6 if i in plot.front else 0.6,
-            label=point.method,
+            linewidths=1.3 if i in plot.front else 0.6,
             gid=f"point{i}",
             zorder=3,
         )
-    known = [name for name in methods if name in named]
-    handles = [named[name] for name in known]
-    axes.legend(
-        *(handles, [_shown(name) for name in known]),
+    present = {point.method for point in plot.points}
+    known = [(at, name) for at, name in enumerate(methods) if name in present]
+    axes.figure.legend(
+        [_mark(at) for at, _ in known],
+        [_shown(name) for _, name in known],
         frameon=False,
-        fontsize=9.5,
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.0),
+        fontsize=10,
+        ncols=3,
+        columnspacing=1.0,
+        handletextpad=0.2,
+        loc="outside lower center",
     )
 
 
+def _mark(at: int) -> Any:
+    from matplotlib.lines import Line2D
+
+    style: dict[str, Any] = {"marker": MARKS[at % len(MARKS)], "color": f"#0300{at % HUES:02x}"}
+    return Line2D([], [], linestyle="none", markersize=6.5, **style)
+
+
 def _shown(name: str) -> str:
-    """A name that matplotlib takes as it is: no formula, no leading underscore, not too long."""
-    text = name.replace("$", "\\$")
-    text = f"{text[:25]}..." if len(text) > 28 else text
+    """A name that has room, and that a legend does not leave out for its leading underscore."""
+    text = f"{name[:25]}..." if len(name) > 28 else name
     return f" {text}" if text.startswith("_") else text
 
 

@@ -20,6 +20,8 @@ from ..plan import (
 
 #: More blocks than this are not drawn.
 MOST = 200
+#: A half is so wide and high; a block begins every so many.
+WIDE, HIGH, STEP = 15, 13, 18
 
 
 class Half(Struct, frozen=True):
@@ -36,11 +38,25 @@ class Half(Struct, frozen=True):
 
 
 class Strip(Struct, frozen=True):
-    """The blocks of a model after a plan, attention and MLP of each; *text* says it in words."""
+    """The blocks of a model after a plan, attention and MLP of each; *text* says it in words.
+
+    The others are what is drawn, as paths: what is whole or in part *kept*, what is *gone*, what
+    others were *merged* into, and *dots* on what was fitted anew; *labels* are x, y and text.
+    """
 
     blocks: tuple[tuple[Half, Half], ...]
     text: str
     drawn: bool
+    kept: str = ""
+    gone: str = ""
+    merged: str = ""
+    dots: str = ""
+    labels: tuple[tuple[float, float, str], ...] = ()
+
+    @property
+    def width(self) -> int:
+        """In the units of its paths, which are CSS pixels."""
+        return STEP * len(self.blocks)
 
 
 def strip(plan: Sequence[AnyEdit], blocks: int, widest: int) -> Strip:
@@ -58,7 +74,32 @@ def strip(plan: Sequence[AnyEdit], blocks: int, widest: int) -> Strip:
     halves = [[Half(), Half()] for _ in range(blocks)]
     for edit in plan:
         _draw(edit, halves, widest)
-    return Strip(tuple((a, m) for a, m in halves), text, drawn=True)
+    return _drawn(tuple((a, m) for a, m in halves), text)
+
+
+def _drawn(blocks: tuple[tuple[Half, Half], ...], text: str) -> Strip:
+    paths: dict[str, list[str]] = {"kept": [], "gone": [], "merged": [], "dots": []}
+    labels = []
+    for block, pair in enumerate(blocks):
+        for part, half in enumerate(pair):
+            x, y = block * STEP + 1.5, part * (HIGH + 1.5) + 0.5
+            if half.state in ("dropped", "sliced"):
+                paths["gone"].append(_box(x, y, HIGH))
+            if half.state == "dropped" and half.order:
+                labels.append((x + WIDE / 2, y + 9.8, str(half.order)))
+            if half.state == "sliced":
+                left = HIGH * half.height
+                paths["kept"].append(_box(x, y + HIGH - left, left))
+            if half.state in ("kept", "merged"):
+                paths[half.state].append(_box(x, y, HIGH))
+            if half.refit:  # a line of no length with round ends
+                paths["dots"].append(f"M{x + WIDE / 2:g} {y + HIGH / 2:g}h0")
+    joined = {name: "".join(path) for name, path in paths.items()}
+    return Strip(blocks, text, drawn=True, labels=tuple(labels), **joined)
+
+
+def _box(x: float, y: float, height: float) -> str:
+    return f"M{x:g} {y:.4g}h{WIDE}v{height:.4g}h-{WIDE}z"
 
 
 def widest(plans: Sequence[Sequence[AnyEdit]]) -> int:
