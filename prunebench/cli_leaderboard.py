@@ -14,7 +14,7 @@ from rich.text import Text
 from . import archive, leaderboard, published, report, site
 from .baseline import Baselines
 from .files import write_json
-from .leaderboard import Board, Row, Value
+from .leaderboard import Board, Row, Timing, Value
 from .options import DEFAULT_STORE, JsonFile, default_baselines, say, tell
 from .reports import words
 from .session import NOTHING
@@ -92,6 +92,8 @@ def print_board(board: Board, console: Console) -> None:
         group = row.group
         grid.add_row(*_cells(board, row, wide=wide))
     console.print(grid)
+    if not wide and (where := _timed_on(board)):
+        console.print(Text(f"timed on {where}", style="dim"))
     for note in board.notes:
         console.print(Text(note, style="dim"), soft_wrap=True)
     console.print()
@@ -119,7 +121,8 @@ def _columns(board: Board, *, wide: bool) -> Iterator[tuple[str, dict[str, Any]]
     yield "decode", right
     if wide:
         yield "on", {"overflow": "fold"}
-        yield "memory", right
+        if any(row.memory for row in board.rows):
+            yield "memory", right
         yield "search", right
         yield "forwards", right
 
@@ -138,11 +141,21 @@ def _cells(board: Board, row: Row, *, wide: bool) -> Iterator[str]:
     yield told(timing.prefill if timing else None, interval=wide)
     yield told(timing.decode if timing else None, interval=wide)
     if wide:
-        yield f"{timing.device}, {timing.backend} {timing.shape}" if timing else ""
-        yield told(row.memory, interval=False)
+        yield _where(timing) if timing else ""
+        if any(one.memory for one in board.rows):
+            yield told(row.memory, interval=False)
         cost = row.record.cost
         yield report.duration(cost["search_time"]) if "search_time" in cost else ""
         yield f"{cost['block_forwards']:,.0f}" if "block_forwards" in cost else ""
+
+
+def _where(timing: Timing) -> str:
+    return f"{timing.device}, {timing.backend} {timing.shape}"
+
+
+def _timed_on(board: Board) -> str:
+    """Where the speedups that are shown were measured."""
+    return "; ".join(dict.fromkeys(_where(row.timings[0]) for row in board.rows if row.timings))
 
 
 def told(value: Value | None, *, interval: bool) -> str:

@@ -275,7 +275,7 @@ def test_other_peoples_results_are_marked() -> None:
 
 
 def test_papers_numbers_stand_beside_ours() -> None:
-    """Those of the record's own protocol alone; a search that a strange record breaks finds none."""
+    """Those of its own protocol alone; a search that a strange record breaks finds none."""
     row = published.Row("A", "Table 1", "p@1", "m", {"name": "sleb"}, "generation/t", 0.5)
     own = case("sleb", answers(range(90)))
     (board,) = leaderboard.boards([own], lambda _: [row, replace(row, protocol="q@1")])

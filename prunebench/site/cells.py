@@ -18,6 +18,11 @@ class Cell(Struct, frozen=True):
     small: str = ""
     sort: float | str | None = None
 
+    @property
+    def key(self) -> str:
+        """What it is sorted by, with as many digits as tell values apart."""
+        return self.sort if isinstance(self.sort, str) else f"{self.sort or 0:.7g}"
+
 
 class Column(Struct, frozen=True):
     """*head* with a *small* line below it; *set* names the columns that are shown together."""

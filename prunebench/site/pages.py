@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -256,8 +257,9 @@ def _measured(m: Measurement, record: Record) -> dict[str, str]:
     error = standard_error(m, record)
     interval = ""
     if error and m.value is not None:
-        ends = (words.bare(m.value + sign * 1.96 * error, m.unit) for sign in (-1, 1))
-        interval = " to ".join(ends)
+        least, most = (0.0, 1.0) if m.unit in ("acc", "match") else (-math.inf, math.inf)
+        ends = (max(least, min(most, m.value + sign * 1.96 * error)) for sign in (-1, 1))
+        interval = " to ".join(words.bare(end, m.unit) for end in ends)
     return {
         "metric": m.metric,
         "value": words.value(m.value, m.unit) or m.note or "not finite",

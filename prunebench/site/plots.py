@@ -20,8 +20,8 @@ HUES = 8
 MARKS = "osD^vPX*<>ph"
 #: What presentation attributes can say.
 _KEPT = {
-    *("fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap", "stroke-linejoin"),
-    *("fill-opacity", "stroke-opacity", "opacity", "font-size", "text-anchor", "stroke-miterlimit"),
+    *("fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap"),
+    *("fill-opacity", "stroke-opacity", "opacity", "text-anchor"),
 }
 
 
@@ -155,6 +155,7 @@ def _page_svg(text: str, plot: Plot) -> str:
         _plain(element)
     _tell(root, plot)
     _own_ids(root, plot.ident)
+    _slim(root)
     root.attrib = {
         "viewBox": root.attrib["viewBox"],
         "role": "img",
@@ -174,9 +175,7 @@ def _plain(element: ET.Element) -> None:
     pairs = (part.split(":", 1) for part in style.split(";") if ":" in part)
     for name, value in ((n.strip(), v.strip()) for n, v in pairs):
         if name == "font":
-            if size := re.search(r"([\d.]+)px", value):
-                element.set("font-size", size[1])
-            if "center" in style or "text-anchor: middle" in style:
+            if "text-anchor: middle" in style:
                 element.set("text-anchor", "middle")
         elif name in _KEPT:
             element.set(name, value)
@@ -189,6 +188,48 @@ def _plain(element: ET.Element) -> None:
             classes.append(f"{name[0]}-{own}")
     if classes:
         element.set("class", " ".join(classes))
+
+
+def _slim(root: ET.Element) -> None:
+    """Without what draws nothing, and with as many digits as a pixel has."""
+    for element in root.iter():
+        element.tail = None
+        if element.text and not element.text.strip():
+            element.text = None
+        element.attrib.pop("clip-path", None)  # the axes hold every point
+        for name in ("d", "x", "y", "transform", "stroke-width"):
+            if value := element.get(name):
+                element.set(name, _rounded(value))
+        if element.get("transform", "").startswith("rotate(-0 "):
+            del element.attrib["transform"]
+    for parent in list(root.iter()):
+        kept: list[ET.Element] = []
+        for child in list(parent):
+            kept += _worth(child)
+        parent[:] = kept
+
+
+def _worth(element: ET.Element) -> list[ET.Element]:
+    """What is left of an element: its children where it is a bare group, nothing if it is empty."""
+    invisible = element.get("fill") == "none" and not {"stroke", "class"} & set(element.attrib)
+    if element.tag == f"{{{SVG}}}path" and invisible:
+        return []
+    if element.tag in (f"{{{SVG}}}g", f"{{{SVG}}}defs"):
+        inner = [left for child in element for left in _worth(child)]
+        if element.tag.endswith("}g") and not element.attrib and not _titled(inner):
+            return inner
+        element[:] = inner
+        return [element] if inner else []
+    return [element]
+
+
+def _titled(elements: list[ET.Element]) -> bool:
+    return any(element.tag == f"{{{SVG}}}title" for element in elements)
+
+
+def _rounded(text: str) -> str:
+    short = re.sub(r"-?\d+\.\d+", lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), text)
+    return re.sub(r" *([A-Za-z]) *", r"\1", short).strip() if text[:1] == "M" else short
 
 
 def _tell(root: ET.Element, plot: Plot) -> None:

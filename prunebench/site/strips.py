@@ -22,6 +22,7 @@ from ..plan import (
 MOST = 200
 #: A half is so wide and high; a block begins every so many.
 WIDE, HIGH, STEP = 15, 13, 18
+PATHS = ("whole", "kept", "gone", "merged", "dots")
 
 
 class Half(Struct, frozen=True):
@@ -40,13 +41,14 @@ class Half(Struct, frozen=True):
 class Strip(Struct, frozen=True):
     """The blocks of a model after a plan, attention and MLP of each; *text* says it in words.
 
-    The others are what is drawn, as paths: what is whole or in part *kept*, what is *gone*, what
+    The others are what is drawn, as paths: what is *whole*, or in part *kept*, what is *gone*, what
     others were *merged* into, and *dots* on what was fitted anew; *labels* are x, y and text.
     """
 
     blocks: tuple[tuple[Half, Half], ...]
     text: str
     drawn: bool
+    whole: str = ""
     kept: str = ""
     gone: str = ""
     merged: str = ""
@@ -78,7 +80,7 @@ def strip(plan: Sequence[AnyEdit], blocks: int, widest: int) -> Strip:
 
 
 def _drawn(blocks: tuple[tuple[Half, Half], ...], text: str) -> Strip:
-    paths: dict[str, list[str]] = {"kept": [], "gone": [], "merged": [], "dots": []}
+    paths: dict[str, list[str]] = {name: [] for name in PATHS}
     labels = []
     for block, pair in enumerate(blocks):
         for part, half in enumerate(pair):
@@ -90,8 +92,10 @@ def _drawn(blocks: tuple[tuple[Half, Half], ...], text: str) -> Strip:
             if half.state == "sliced":
                 left = HIGH * half.height
                 paths["kept"].append(_box(x, y + HIGH - left, left))
-            if half.state in ("kept", "merged"):
-                paths[half.state].append(_box(x, y, HIGH))
+            if half.state == "kept":  # a line as thick as a half is high
+                paths["whole"].append(f"M{x:g} {y + HIGH / 2:g}h{WIDE}")
+            if half.state == "merged":
+                paths["merged"].append(_box(x, y, HIGH))
             if half.refit:  # a line of no length with round ends
                 paths["dots"].append(f"M{x + WIDE / 2:g} {y + HIGH / 2:g}h0")
     joined = {name: "".join(path) for name, path in paths.items()}
