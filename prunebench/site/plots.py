@@ -17,6 +17,8 @@ INK, RULE, FRONT = "#010101", "#020202", "#040404"
 _CLASSES = {INK: "ink", RULE: "rule", FRONT: "front"}
 #: How many hues the style sheet has; more methods differ by their marks alone.
 HUES = 8
+#: Inches; a plot is scaled to its column.
+TALL = 5.0
 MARKS = "osD^vPX*<>ph"
 #: What presentation attributes can say.
 _KEPT = {
@@ -73,7 +75,7 @@ def svg(plot: Plot, methods: Sequence[str]) -> str:
         "text.parse_math": False,
     }
     with mpl.rc_context(styles):
-        figure = Figure(figsize=(5.6, 5.0), layout="constrained")
+        figure = Figure(figsize=(5.6, TALL))
         axes = figure.add_subplot()
         _draw(axes, plot, methods)
         stream = io.StringIO()
@@ -126,7 +128,13 @@ def _draw(axes: Any, plot: Plot, methods: Sequence[str]) -> None:
         ncols=3,
         columnspacing=1.0,
         handletextpad=0.2,
-        loc="outside lower center",
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.0),
+    )
+    # Margins in inches: to lay out by measuring texts takes three times as long.
+    lines = -(-len(known) // 3)
+    axes.figure.subplots_adjust(
+        left=0.13, right=0.985, top=0.985, bottom=(0.72 + 0.235 * lines) / TALL
     )
 
 
