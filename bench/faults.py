@@ -2,12 +2,14 @@
 
     python bench/faults.py [--tries 20] [--seed 0] [--json FILE]
 
-Three cases on the shipped model (a stepwise search, one that is not, and a sliced model), with
-every metric that goes batch by batch, a timing and the memory. Every try starts from an empty
-folder, is killed after a random number of its batches and steps and a random time more (about half
-a second, so that kills fall into searches, timings and saving too), and is run again with the same
-command. A batch is lost if it was begun more often than in the undisturbed run; a
-step likewise. Exits 1 if any number differs or more than one batch is lost.
+Three cases on the shipped model (searches that keep steps, states with fits, states with a whole
+stream), with every metric that goes batch by batch, a timing and the memory. Every try starts from
+an empty folder, is killed after a random number of its batches and steps and a random time more
+(about half a second, so that kills fall into searches, timings and saving too), and is run again
+with the same command. A batch is lost if it was begun more often than in the undisturbed run, a
+step if it was made more often: tensors are written only as often as a hundredth of a search's time
+allows, which in searches as short as these is seldom. Exits 1 if any number differs or more than
+one batch is lost.
 """
 
 from __future__ import annotations
@@ -46,6 +48,9 @@ matrix:
     - {name: slicegpt}
 """
 
+
+#: What a record has of its moment, or is compared in parts.
+OF_THE_MOMENT = ("created", "cost", "measurements", "provenance", "environment")
 
 SPRINT = "sprint-attn_latency5-mlp_latency4"
 
@@ -93,9 +98,10 @@ def main() -> int:
                 f"{'equal' if one.equal else 'DIFFERENT'}",
                 flush=True,
             )
-    lost = max(t.batches for t in tries)
+    lost, steps = max(t.batches for t in tries), max(t.steps for t in tries)
     equal = sum(t.equal for t in tries)
-    print(f"kill -9: {len(tries)} tries, at most {lost} batch lost, {equal} with equal numbers")
+    what = f"at most {lost} batch and {steps} steps lost"
+    print(f"kill -9: {len(tries)} tries, {what}, {equal} with equal numbers")
     if options.json:
         options.json.write_text(json.dumps([t._asdict() for t in tries], indent=2) + "\n")
     return int(lost > 1 or equal < len(tries))
@@ -146,15 +152,16 @@ def _run(name: str, kill_after: int | None = None, and_seconds: float = 0.0) -> 
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
-def _child(name: str) -> None:
+def _child(store: str) -> None:
     from prunebench import partial
     from prunebench.cli import main as prunebench
+    from prunebench.journal import Journal
 
-    out = os.open(f"{name}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
+    out = os.open(f"{store}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     os.dup2(out, 1)
     os.dup2(out, 2)
-    log = os.open(f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    once, keep_step = partial._Scope.once, partial.Journal.keep_step
+    log = os.open(f"{store}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    once = partial._Scope.once
 
     def logged(self: Any, who: str, given: object, make: Any, of: int) -> Any:
         def begun() -> Any:
@@ -163,13 +170,17 @@ def _child(name: str) -> None:
 
         return once(self, who, given, begun, of)
 
-    def step(self: Any, made: Any) -> None:
-        os.write(log, b"step\n")
-        keep_step(self, made)
+    def step(keep: Any) -> Any:
+        def kept(*given: Any) -> None:
+            os.write(log, b"step\n")
+            keep(*given)
+
+        return kept
 
     partial._Scope.once = logged  # type: ignore[method-assign]
-    partial.Journal.keep_step = step  # type: ignore[method-assign]
-    arguments = ["run", "cases", "-q", "--store", name, "--json", f"{name}.json"]
+    for name in ("keep_step", "keep_part", "keep_state"):
+        setattr(Journal, name, step(getattr(Journal, name)))
+    arguments = ["run", "cases", "-q", "--store", store, "--json", f"{store}.json"]
     sys.argv = ["prunebench", *arguments]
     try:
         prunebench()
@@ -190,8 +201,9 @@ def _numbers(name: str) -> Any:
     found = []
     for record in json.loads(Path(f"{name}.json").read_text())["records"]:
         measured = [m for m in record["measurements"] if not any(w in m["metric"] for w in VARYING)]
-        rest = {k: v for k, v in record.items() if k not in ("created", "cost", "measurements")}
-        found.append({**rest, "measurements": measured})
+        rest = {k: v for k, v in record.items() if k not in OF_THE_MOMENT}
+        forwards = record["cost"]["block_forwards"]
+        found.append({**rest, "measurements": measured, "block_forwards": forwards})
     return found
 
 

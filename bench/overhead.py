@@ -1,10 +1,12 @@
-"""What the harness costs beside the work: a minute-long case, cached cases, a large checkpoint.
+"""What the harness costs beside the work: a case, its journal, cached cases, a large checkpoint.
 
-    python bench/overhead.py [--seconds S] [--cases N] [--gigabytes G]
+    python bench/overhead.py [--seconds S] [--pairs P] [--cases N] [--gigabytes G]
 
 The minute-long case loads the shipped model, removes blocks and waits S seconds as its metric;
 bare, a program of ten lines does the same. Both are whole processes, one after the other, and the
-processor's seconds are compared too, which another job on the machine does not move. The cached
+processor's seconds are compared too, which another job on the machine does not move. The journal
+is compared in P pairs: the same case once with one and once without, in one process, the order
+changing from pair to pair; each run loads the model, searches and measures anew. The cached
 cases are a matrix whose records were made up; the command is run as a person would. The checkpoint
 is G gigabytes of random bytes: read alone, hashed alone, hashed by the memory, asked again. The
 system's cache is told to forget it before each, which not every system does.
@@ -22,10 +24,14 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
+
+if TYPE_CHECKING:
+    from prunebench.case import Case
+    from prunebench.partial import Partials
 
 BARE = """
 import sys, time
@@ -65,6 +71,24 @@ MATRIX = """\
 protocol: tinyworld@1
 model: {{id: prunebench/reference}}
 matrix: {{method: [{methods}], blocks: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]}}
+"""
+
+
+#: Searches that keep steps, states with fitted weights, states with a whole stream; short ones, so
+#: that what is kept is much beside the work.
+SEARCHED = """\
+model: {id: prunebench/reference, dtype: float32}
+calibration: {dataset: tinyworld, nsamples: 16, seqlen: 128}
+metrics:
+  - {name: perplexity, dataset: tinyworld, seqlen: 128, nsamples: 64}
+  - {name: accuracy, tasks: [tinyworld_agreement, tinyworld_facts], limit: 30, batch_size: 4}
+  - {name: divergence, dataset: tinyworld, seqlen: 128, nsamples: 32}
+sparsity: 0.2
+matrix:
+  method:
+    - {name: sleb, calibration_unit: windows}
+    - {name: sprint, attn_latency: 5, mlp_latency: 4}
+    - {name: slicegpt}
 """
 
 
@@ -112,6 +136,47 @@ def minute(folder: Path, seconds: float, table: Table) -> None:
     table.add_row(
         "  the harness", f"{more.wall:.2f} s", f"{more.cpu:.2f} s", f"{part} (at most 1 %)"
     )
+
+
+def journal(folder: Path, pairs: int, table: Table) -> None:
+    """What keeping what is finished costs, as a part of the whole case."""
+    from prunebench import casefile
+    from prunebench.partial import Partials
+
+    path = folder / "searched" / "case.yaml"
+    path.parent.mkdir()
+    path.write_text(SEARCHED)
+    kept, none = Partials(folder / "kept"), Partials()
+    for case in casefile.load([path]):
+        _answered(case, none)  # what is only done once in a process
+        ratios, size = [], 0
+        for number in range(pairs):
+            costs = {}
+            for partials in (kept, none) if number % 2 else (none, kept):
+                costs[partials], written = _answered(case, partials)
+                size = max(size, written)
+            ratios.append(Cost(*(a / b - 1 for a, b in zip(costs[kept], costs[none], strict=True))))
+        wall, cpu = (sorted(values) for values in zip(*ratios, strict=True))
+        told = [f"{at[pairs // 2]:+.2%} ({at[0]:+.1%} to {at[-1]:+.1%})" for at in (wall, cpu)]
+        name = case.id.rpartition("/")[2].partition("-")[0]
+        what = f"{size / 1e3:,.0f} kB, {costs[none].wall:.1f} s a case"
+        table.add_row(f"a journal: {name}", *told, what)
+
+
+def _answered(case: Case, partials: Partials) -> tuple[Cost, int]:
+    """What answering *case* costs, and the bytes of what was kept of it when it was finished."""
+    from prunebench.runner import Worker
+
+    wall, cpu = time.perf_counter(), time.process_time()
+    record = Worker("cpu", partials=partials).run(case)
+    done = Cost(time.perf_counter() - wall, time.process_time() - cpu)
+    files = partials.folder.rglob("*") if partials.folder else ()
+    size = sum(file.stat().st_size for file in files if file.is_file())
+    wall, cpu = time.perf_counter(), time.process_time()
+    partials.forget(record.key)
+    partials.tidy()  # or the dense model's answers would be there the next time
+    gone = Cost(time.perf_counter() - wall, time.process_time() - cpu)
+    return Cost(done.wall + gone.wall, done.cpu + gone.cpu), size
 
 
 def made_up(folder: Path, count: int) -> Path:
@@ -222,6 +287,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--pairs", type=int, default=9)
     parser.add_argument("--cases", type=int, default=1000)
     parser.add_argument("--gigabytes", type=float, default=1.0)
     given = parser.parse_args()
@@ -233,6 +299,8 @@ def main() -> None:
             cached(folder, given.cases, table)
         if given.seconds:
             minute(folder, given.seconds, table)
+        if given.pairs:
+            journal(folder, given.pairs, table)
         if given.gigabytes:
             large(folder, given.gigabytes, table)
         os.chdir("/")

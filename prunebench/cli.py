@@ -22,6 +22,7 @@ from . import (
     cli_init,
     cli_leaderboard,
     cli_notify,
+    completing,
     execution,
     gates,
     gating,
@@ -30,6 +31,7 @@ from . import (
     report,
     shelf,
     signals,
+    tables,
 )
 from .api import Target
 from .baseline import OWN, Baselines
@@ -172,6 +174,9 @@ def run(  # one parameter per option of the contract
             if how.here or device == "cpu" or not has_gpu_files():
                 for case, kept in session.going_on():
                     say(f"going on: {case.label} {kept}")
+                display.expect(
+                    lambda: (cases, outlook.look(cases, session.store, device, fresh=fresh))
+                )
             with closing(execution.answers(session, device, how, display)) as answers:
                 for result in answers:
                     results.append(result)
@@ -183,7 +188,7 @@ def run(  # one parameter per option of the contract
         finally:
             results = session.settled(execution.in_order(results, cases))
             write()
-    report.table(results, report.console())
+    tables.table(results, report.console())
     outputs.tell(results, len(cases) - len(results))
     if not (keyword or settings) and (behind := shelf.hint(roots, cases)):
         say(behind)
@@ -269,7 +274,12 @@ def accept(
 
 @app.command()
 def show(
-    case_id: Annotated[str, typer.Argument(help="A case id, or the end of one.")],
+    case_id: Annotated[
+        str,
+        typer.Argument(
+            help="A case id, or the end of one.", autocompletion=completing.stored_cases
+        ),
+    ],
     why: Annotated[
         bool, typer.Option("--explain", help="Tell every finding with the numbers behind it.")
     ] = False,
@@ -281,7 +291,7 @@ def show(
     store: StoreDir = DEFAULT_STORE,
 ) -> None:
     """Show the newest record of a case beside its baseline."""
-    from . import explain, provenance, published, verdict
+    from . import explain, provenance, published, showing, verdict
 
     records = Store(store)
     found = stored_case(case_id, records)
@@ -290,7 +300,8 @@ def show(
         raise PrunebenchError(f"the records of {found!r} are damaged; run it again")
     roots = Baselines(baselines or default_baselines())
     was = roots.load(record.case_id, record.environment.device)
-    case = defined([record.case_id]).get(record.case_id)
+    cases = defined([record.case_id])
+    case = cases.get(record.case_id)
     tolerance = case.tolerance_for if case else casefile.default_tolerance
     rows = published.matching(record, published.rows(roots.published))
     more = published.findings(record, rows, case.published) if case and case.published else ()
@@ -301,7 +312,8 @@ def show(
     if as_json:
         print_json({"record": record, "baseline": was, "verdict": judged, "published": rows})
     else:
-        report.record_table(record, judged, report.console(), rows)
+        shown = showing.gathered(record, judged, records, roots, rows, list(cases.values()))
+        showing.show(shown, report.console(), trace=why)
         for line in explain.explanation(record, was, judged) if why else ():
             tell(line)
         for line in provenance.told(record) if origin else ():
@@ -342,13 +354,16 @@ def power(
     if as_json:
         print_json(found)
     else:
-        report.gates_table(found, report.console())
+        tables.gates_table(found, report.console())
 
 
 @app.command()
 def prune(
     model: Annotated[str, typer.Argument(help="A folder or hub id.", show_default=False)],
-    method: Annotated[str, typer.Option(metavar="NAME", help="The pruning method.")],
+    method: Annotated[
+        str,
+        typer.Option(metavar="NAME", help="The pruning method.", autocompletion=completing.methods),
+    ],
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A method option.")
     ] = None,

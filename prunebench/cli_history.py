@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from . import comparing, gating, nights, report
+from . import comparing, completing, gating, nights, report
 from .comparing import Compared
 from .errors import PrunebenchError, did_you_mean
 from .nights import Change, Night, Series
@@ -45,7 +45,14 @@ def register(app: typer.Typer) -> None:
 
 
 def history(
-    case_id: Annotated[str, typer.Argument(metavar="CASE", help="A case id, or the end of one.")],
+    case_id: Annotated[
+        str,
+        typer.Argument(
+            metavar="CASE",
+            help="A case id, or the end of one.",
+            autocompletion=completing.stored_cases,
+        ),
+    ],
     metric: Annotated[
         str, typer.Option(metavar="NAME", help="A metric, or a pattern such as 'accuracy/*'.")
     ] = "",

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import casefile, select
+from . import casefile, completing, select
 from .baseline import OWN, shipped
 from .case import Case
 from .errors import PrunebenchError, PrunebenchWarning, did_you_mean, inert_lines
@@ -19,14 +19,29 @@ from .store import Store
 
 Paths = Annotated[
     list[Path] | None,
-    typer.Argument(help="Case files or folders; default cases/smoke.", show_default=False),
+    typer.Argument(
+        help="Case files or folders; default cases/smoke.",
+        show_default=False,
+        autocompletion=completing.case_files,
+    ),
 ]
 Keyword = Annotated[
-    str, typer.Option("-k", metavar="EXPR", help="Only cases whose id matches, as in pytest.")
+    str,
+    typer.Option(
+        "-k",
+        metavar="EXPR",
+        help="Only cases whose id matches, as in pytest.",
+        autocompletion=completing.keywords,
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Override any case key, e.g. model.id=..."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Override any case key, e.g. model.id=...",
+        autocompletion=completing.settings,
+    ),
 ]
 Limit = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="At most N questions per task.")
@@ -36,7 +51,10 @@ BaselineDir = Annotated[
     Path | None,
     typer.Option("--baselines", help="Baselines folder; default baselines/.", show_default=False),
 ]
-Device = Annotated[str | None, typer.Option(metavar="D", help="cpu, cuda, cuda:1, ...")]
+Device = Annotated[
+    str | None,
+    typer.Option(metavar="D", help="cpu, cuda, cuda:1, ...", autocompletion=completing.devices),
+]
 JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON too.")]
 JunitFile = Annotated[
     Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML, with the numbers.")

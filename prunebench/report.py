@@ -1,45 +1,25 @@
-"""Verdicts in words: the table, the lines below it, the JSON file. Decides nothing."""
+"""Verdicts in words: sentences, and the JSON file. Decides nothing."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
-from fnmatch import fnmatchcase
-from itertools import groupby
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from rich import box
-from rich.console import Console, ConsoleOptions, RenderableType
-from rich.segment import Segment
-from rich.table import Table
-from rich.text import Text
 
 from . import gputime, seeds
-from .errors import inert, inert_lines
-from .explain import FRACTIONS, p_text
-from .gates import Gate
+from .errors import inert
+from .explain import FRACTIONS
+from .explain import p_text as p_text
 from .outlook import Outlook, Totals
-from .plan import describe
 from .published import Row, compared
-from .record import Measurement, Record
+from .record import Record
+from .screen import COLOURS as COLOURS
+from .screen import InertConsole as InertConsole
+from .screen import console as console
 from .session import Result
 from .stats import POWER
 from .verdict import Finding, Verdict
-
-COLOURS = {
-    "better": "green",
-    "same": "green",
-    "new": "cyan",
-    "skipped": "dim",
-    "unsure": "yellow",
-    "changed_plan": "yellow",
-    "interval": "dim",
-    "not_comparable": "magenta",
-    "worse": "bold red",
-    "gone": "bold red",
-    "crashed": "bold red",
-}
 
 #: Column heading, and how to find its measurement: the first that fits, of the first pattern.
 COLUMNS = (
@@ -49,54 +29,6 @@ COLUMNS = (
     ("prefill", ("latency/*/speedup-prefill", "latency/*/ttft", "latency/*/prefill")),
     ("decode", ("latency/*/speedup-decode", "latency/*/tpot")),
 )
-
-
-class InertConsole(Console):
-    """A console on which text from files is only shown: no markup, no control characters."""
-
-    def render_str(self, text: str, **options: Any) -> Text:
-        """As rich makes cells of strings: inert before their widths are measured."""
-        return super().render_str(inert_lines(text), **options)
-
-    def render(
-        self, renderable: RenderableType, options: ConsoleOptions | None = None
-    ) -> Iterator[Segment]:
-        """As rich renders, each piece of text made inert; what rich itself adds is left."""
-        for segment in super().render(renderable, options):
-            if segment.control:
-                yield segment
-            else:
-                text = "\n".join(inert(part, limit=10**6) for part in segment.text.split("\n"))
-                yield segment._replace(text=text)
-
-
-def console() -> Console:
-    """Standard output; where nobody's terminal says how wide, room for a whole table."""
-    plain: dict[str, Any] = {"markup": False, "emoji": False}
-    wide = InertConsole(**plain)
-    return wide if wide.is_terminal else InertConsole(width=max(100, wide.width), **plain)
-
-
-def table(results: Sequence[Result], console: Console) -> None:
-    """Print a table per case file, then every finding that is not *same*."""
-    for file, group in groupby(results, key=lambda r: r.case.id.rsplit("/", 1)[0]):
-        console.print(_table(file, list(group), console.width))
-    for result in results:
-        for line in lines(result.verdict):
-            style = COLOURS.get(result.verdict.outcome, "")
-            console.print(Text(line, style=style), soft_wrap=True)
-        if not result.verdict.ok:
-            console.print(Text(f"  run it again: {result.case.reproduce}"), soft_wrap=True)
-        if result.record is not None:
-            for line in published_lines(result.record, result.published):
-                console.print(Text(f"{result.case.label}: {line}"), soft_wrap=True)
-    for line in [
-        *interval_lines(results),
-        *power_lines(results),
-        *gpu_lines(results),
-    ]:
-        console.print(Text(line), soft_wrap=True)
-    console.print(Text(summary(results)), soft_wrap=True)
 
 
 def power_lines(results: Sequence[Result]) -> list[str]:
@@ -134,13 +66,15 @@ def gpu_lines(results: Sequence[Result]) -> list[str]:
 
 def interval_lines(results: Sequence[Result]) -> list[str]:
     """What several calibration seeds give, which no verdict reads."""
-    said = []
-    for one in seeds.intervals(_seeded(results)):
-        ends = f"{number(one.low)} to {number(one.high)}"
-        apart = f"from seed to seed {number(one.over_seeds)}"
-        text = f"{one.case_id}: {one.metric} over {one.seeds} calibration seeds"
-        said.append(f"{text} {number(one.mean)}, 95 % from {ends} ({apart})")
-    return said
+    return [interval_line(one) for one in seeds.intervals(_seeded(results))]
+
+
+def interval_line(one: seeds.Interval) -> str:
+    """A metric over calibration seeds: its mean, its interval, and how far seeds are apart."""
+    ends = f"{number(one.low)} to {number(one.high)}"
+    apart = f"from seed to seed {number(one.over_seeds)}"
+    text = f"{one.case_id}: {one.metric} over {one.seeds} calibration seeds"
+    return f"{text} {number(one.mean)}, 95 % from {ends} ({apart})"
 
 
 def lines(verdict: Verdict) -> list[str]:
@@ -280,17 +214,6 @@ def _seeded(results: Sequence[Result]) -> dict[str, list[Record]]:
     return groups
 
 
-def gates_table(rows: Sequence[Gate], console: Console) -> None:
-    """Print what each gate can see, in percentage points."""
-    grid = Table(box=None, pad_edge=False)
-    for name in ("case", "metric", "questions", "sees from", "allows"):
-        grid.add_column(name, justify="left" if name in ("case", "metric") else "right")
-    for row in rows:
-        cells = (f"{row.questions:,}", f"{row.least * 100:.2f} pp", f"{row.allowed * 100:.2f} pp")
-        grid.add_row(row.case_id, row.metric, *cells)
-    console.print(grid)
-
-
 def published_lines(record: Record, rows: Sequence[Row]) -> list[str]:
     """A line for each of the papers' numbers about a record; one for those of other protocols."""
     said = []
@@ -317,96 +240,3 @@ def published_lines(record: Record, rows: Sequence[Row]) -> list[str]:
         with_what = "this case, which measures otherwise" if protocol == own else own
         said.append(f"published by {protocol} and not compared with {with_what}: {what}")
     return said
-
-
-def record_table(
-    record: Record, verdict: Verdict, console: Console, rows: Sequence[Row] = ()
-) -> None:
-    """Everything about one record: plan, cost, and each measurement with its finding."""
-    console.print(Text(record.case_id, style="bold"))
-    console.print(f"  {describe(record.plan)}; sparsity {record.sparsity:.2%}", highlight=False)
-    cost = ", ".join(f"{k} {v:.4g}" for k, v in record.cost.items())
-    console.print(f"  {cost}; {record.environment.device}, {record.created}", highlight=False)
-    grid = Table(box=None, pad_edge=False)
-    for name in ("metric", "now", "unit", "baseline", "allowed", "outcome"):
-        grid.add_column(name, justify="left" if name in ("metric", "outcome") else "right")
-    findings = {f.what: f for f in verdict.findings}
-    for measurement in record.measurements:
-        finding = findings.get(measurement.metric)
-        word = str(finding.outcome) if finding else "reported"
-        grid.add_row(
-            measurement.metric,
-            _cell(measurement) if measurement.value is None else number(measurement.value),
-            measurement.unit,
-            number(finding.was) if finding and finding.was is not None else "",
-            number(finding.allowed) if finding and finding.allowed is not None else "",
-            Text(word, style=COLOURS.get(word, "dim")),
-        )
-    console.print(grid)
-    for line in [*lines(verdict), *published_lines(record, rows)]:
-        console.print(Text(line), soft_wrap=True)
-
-
-def _table(file: str, results: list[Result], width: int) -> Table:
-    records = [r.record for r in results if r.record]
-    columns = [(h, names) for h, names in COLUMNS if any(_pick(r, names) for r in records)]
-    model = next((r.model_id for r in records), "")
-    protocol = next((r.asked.get("protocol") or "own settings" for r in records), "")
-    device = next((r.environment.device for r in records), "")
-    caption = " · ".join(part for part in (model, protocol, device) if part)
-    grid = Table(
-        title=Text(file),
-        caption=Text(caption),
-        title_justify="left",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-        pad_edge=False,
-    )
-    grid.add_column("case", overflow="fold")
-    grid.add_column("sparsity", justify="right", no_wrap=True)
-    for heading, _ in columns:
-        grid.add_column(heading, justify="right", no_wrap=True)
-    grid.add_column("verdict")
-    for result in results:
-        word = result.verdict.outcome
-        cells = [_cell(_pick(result.record, names)) for _, names in columns]
-        sparsity = f"{result.record.sparsity:.1%}" if result.record else ""
-        verdict = Text(word.replace("_", " "), style=COLOURS[word])
-        # Some ten columns a number, and the verdict; names get the rest.
-        name = _broken(result.case.label, min(30, max(16, width - 12 - 10 * len(cells))))
-        grid.add_row(name, sparsity, *cells, verdict)
-    return grid
-
-
-def _broken(label: str, width: int) -> str:
-    """A name longer than *width* over several lines, broken behind hyphens and underscores."""
-    lines = [""]
-    for part in re.findall(r"[^-_]*[-_]?", label):
-        if lines[-1] and len(lines[-1]) + len(part) > width:
-            lines.append("  ")
-        lines[-1] += part
-    return "\n".join(lines)
-
-
-def _pick(record: Record | None, names: tuple[str, ...]) -> Measurement | None:
-    for name in names if record else ():
-        for measurement in record.measurements if record else ():
-            if fnmatchcase(measurement.metric, name):
-                return measurement
-    return None
-
-
-def _cell(measurement: Measurement | None) -> str:
-    if measurement is None:
-        return ""
-    value, unit = measurement.value, measurement.unit
-    if value is None:
-        return measurement.note.split(" at ")[0] or "not finite"
-    if unit in ("acc", "match"):
-        return f"{value:.1%}"
-    if unit == "x":
-        return f"{value:.2f}x"
-    if unit == "ppl":
-        return f"{value:.3f}" if value < 100 else f"{value:.0f}"
-    return f"{value:.1f} {unit}"

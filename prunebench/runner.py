@@ -21,12 +21,13 @@ from .api import Method, Metric, Target, tag
 from .calibration import Calibration
 from .case import CalibrationSpec, Case, ModelSpec, Progress, question, silent, unanswerable
 from .errors import PrunebenchError
+from .journal import Journal
 from .loading import available, load_model
 from .machine import PeakMemory
 from .methods.dense import Dense
 from .models import CausalLM
 from .nvml import Gpu
-from .partial import Journal, Partials
+from .partial import Partials, measuring, searching
 from .plan import Plan, units
 from .record import Environment, Measurement, Record, storable
 from .watching import watched
@@ -126,7 +127,7 @@ class Worker:
         start, saved = time.perf_counter(), journal.saved_seconds
         named = {"dense": dense, "pruned": pruned}
         shared = partial(self._dense_journal, case, metric)
-        with watched(partial(self._tell, case, name)), journal.measuring(number, named, shared):
+        with watched(partial(self._tell, case, name)), measuring(journal, number, named, shared):
             found = list(metric.measure(pruned, dense))
         seconds = time.perf_counter() - start + journal.saved_seconds - saved
         journal.keep_metric(number, found, seconds)
@@ -217,9 +218,9 @@ class Worker:
                 plan, found = kept
                 search = _Search(plan, found.seconds, found.tokens, found.memory)
             else:
-                with journal.searching():
+                with searching(journal):
                     search = self._searched(case, dense)
-                search.seconds += journal.steps_seconds
+                search.seconds += journal.search_seconds
                 self._keep_for_others(case, dense, search)
             self._last = (asked, search)
         self._last[1].keep(journal)

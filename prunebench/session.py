@@ -26,8 +26,9 @@ from .conditions import Condition
 from .errors import PrunebenchError
 from .evidence import p_among
 from .gputime import Clock
+from .journal import Kept
 from .machine import before_torch, default_device, gpu_ids, skip_reason
-from .partial import Kept, Partials
+from .partial import Partials
 from .published import Row
 from .record import Record
 from .store import Store
@@ -103,7 +104,8 @@ class Session:
         self._clock = Clock(progress)
         # Read before anything is measured: a mistake in them is not to be found out at the end.
         self._rows = published.rows(baselines.published)
-        self.partials = Partials(store.root)
+        begun = datetime.fromisoformat(self.since).timestamp() if fresh else 0
+        self.partials = Partials(store.root, int(begun) * 10**9)
         self._device = device
         self._worker: Worker | None = None
         if device not in (None, "cpu"):

@@ -11,6 +11,7 @@ from torch.nn.functional import cosine_similarity
 
 from .modeling import run_half
 from .models import CausalLM, batches, nll_of
+from .partial import part
 
 #: How much a search may keep on the CPU, in bytes; on a GPU, a quarter of its memory. Fixed rather
 #: than what happens to be free, so that a search costs the same block-forwards whenever it runs.
@@ -164,15 +165,48 @@ class Thinning:
             left -= (0, prefix, everything)[level]
             self._paths.append(_Paths(batch, self.alive[0], level))
 
-    def losses(self, candidates: Sequence[int]) -> dict[int, float]:
-        """Mean loss with each of *candidates* (ascending) taken out in turn: nats per token."""
+    def losses(self, candidates: Sequence[int], *, keep: bool = False) -> dict[int, float]:
+        """Mean loss with each of *candidates* (ascending) taken out in turn: nats per token.
+
+        Args:
+            candidates: blocks.
+            keep: keep what each batch gives without each of them, for a search that is cut off.
+        """
         found: dict[int, list[Tensor]] = {block: [] for block in candidates}
         with torch.no_grad():
-            for paths in self._paths:
+            for number, paths in enumerate(self._paths):
+                before: int | None = None
                 for block, parts in found.items():
-                    parts.append(self._loss(paths, block))
+                    if keep:
+                        parts.append(self._kept_loss(number, block, before, len(found)))
+                    else:
+                        parts.append(self._loss(paths, block))
+                    before = block
                 paths.forget()
         return {block: torch.cat(parts).mean().item() for block, parts in found.items()}
+
+    def _kept_loss(self, number: int, block: int, before: int | None, count: int) -> Tensor:
+        """What *_loss* gives of batch *number*; kept, and counted as in a search not cut off.
+
+        Args:
+            number: the batch.
+            block: the candidate.
+            before: the one before it, to whose place the stream has been run.
+            count: how many there are.
+        """
+        paths, start = self._paths[number], self.stream.halves
+
+        def make() -> tuple[list[float], int]:
+            if before is not None:
+                self._walk(paths.batch, paths.prefix, before, keep=True)
+            halves = self.stream.halves
+            return self._loss(paths, block).tolist(), self.stream.halves - halves
+
+        name, of = f"candidate {block} of batch {number + 1}", count * len(self._paths)
+        losses, halves = part(name, make, of)
+        self.stream.halves = start + halves
+        nll = paths.batch.nll
+        return torch.tensor(losses, dtype=nll.dtype, device=nll.device)
 
     def remove(self, block: int) -> None:
         """Take *block* out for good."""

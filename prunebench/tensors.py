@@ -43,7 +43,7 @@ class Tensors:
         """Write every bundle to ``<folder>/<sha256>.safetensors``, where it is not there yet."""
         paths = []
         for sha256, bundle in self._bundles.items():
-            path = folder / f"{sha256}.safetensors"
+            path = path_of(folder, sha256)
             if not path.is_file():
                 files.write(path, _bytes(bundle))
             paths.append(path)
@@ -57,7 +57,7 @@ class Tensors:
         """
         import safetensors.torch
 
-        path = folder / f"{sha256}.safetensors"
+        path = path_of(folder, sha256)
         data = files.read(path, MAX_BYTES)
         if hashlib.sha256(data).hexdigest() != sha256:
             raise PrunebenchError(f"{path}: damaged: its content is not what its name says")
@@ -65,6 +65,46 @@ class Tensors:
             self._bundles[sha256] = safetensors.torch.load(data)
         except (safetensors.SafetensorError, KeyError, ValueError) as error:
             raise PrunebenchError(f"{path}: damaged: {error}") from None
+
+
+def keep(folder: Path, tensor: Tensor) -> tuple[str, tuple[int, ...]]:
+    """Write *tensor* below *folder*, under the hash of its file.
+
+    Returns:
+        The hash, and the order of the tensor's axes in memory: what is computed from a transposed
+        matrix may differ in its last bits from what is computed from a copy in the other order.
+
+    Raises:
+        PrunebenchError: if the place cannot be written.
+    """
+    axes = range(tensor.dim())
+    order = tuple(sorted(axes, key=lambda axis: tensor.stride(axis), reverse=True))
+    laid_out = tensor.detach().permute(order).cpu().contiguous()
+    data = _bytes({"tensor": laid_out})
+    sha256 = hashlib.sha256(data).hexdigest()
+    if not (path := path_of(folder, sha256)).is_file():
+        files.write(path, data)
+    return sha256, order
+
+
+def kept(folder: Path, sha256: str, order: tuple[int, ...]) -> Tensor:
+    """The tensor that *keep* wrote, on the CPU, laid out as it was.
+
+    Raises:
+        PrunebenchError: if it is not there or not what its name says.
+    """
+    bundles = Tensors()
+    bundles.load(folder, sha256)
+    found = bundles[sha256].get("tensor")
+    if found is None or sorted(order) != list(range(found.dim())):
+        raise PrunebenchError(f"{path_of(folder, sha256)}: damaged: not the tensor of a search")
+    # A copy begins where the allocator would have put it; some libraries' last bits depend on that.
+    return found.clone().permute([order.index(axis) for axis in range(found.dim())])
+
+
+def path_of(folder: Path, sha256: str) -> Path:
+    """Where tensors of that hash lie below *folder*."""
+    return folder / f"{sha256}.safetensors"
 
 
 def storage_dtype(dtype: torch.dtype) -> torch.dtype:

@@ -18,10 +18,13 @@ import torch
 from conftest import SMALL_CASE, read
 
 from prunebench import models, partial, signals
+from prunebench.baseline import Baselines
 from prunebench.errors import PrunebenchWarning
-from prunebench.partial import Partials
+from prunebench.partial import Partials, measuring, searching
 from prunebench.plan import DropBlocks, Plan, Step
 from prunebench.record import VARYING, Measurement
+from prunebench.session import Session
+from prunebench.store import Store
 
 CASE = """\
 model: {id: prunebench/reference, dtype: float32}
@@ -42,20 +45,20 @@ import json, os, resource, signal, sys
 import torch
 torch.set_num_threads(1)
 import lm_eval, lm_eval.tasks, datasets
-from prunebench import partial, runner, scoring
+from prunebench import loglines, runner, scoring
 from prunebench.metrics import accuracy, divergence, generation, perplexity, _tasks
 from prunebench.methods import sleb
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from prunebench.cli import main
 
-write = partial._write
+write = loglines.write
 
 def fault(kind, at, log):
     count = 0
     def faulty(handle, entry):
         nonlocal count
         count += 1
-        kinds = ("journal", "step", "search", "done", "batch")
+        kinds = ("journal", "step", "state", "part", "search", "done", "batch")
         name = next(k for k in kinds if k in entry)
         log.write(f"{name} {entry.get('metric', '')}\\n".encode())
         if count == at and kind == "kill":  # in the middle of a line, which tears it
@@ -64,7 +67,7 @@ def fault(kind, at, log):
         if count == at:
             os.kill(os.getpid(), getattr(signal, kind))
         write(handle, entry)
-    partial._write = faulty
+    loglines.write = faulty
 
 for line in sys.stdin:
     given = json.loads(line)
@@ -178,7 +181,7 @@ def test_killed_in_every_part_and_resumed_the_numbers_are_equal(
     assert numbers(runs.folder / "killed.json") == expected
     assert [x for x in due if x != "journal "] == [x for x in lines if x != "journal "]
     label = "going on: sleb-windows-3blocks at"
-    assert told[0] == f"{label} its search, 1 step kept"
+    assert told[0] == f"{label} its search, 1 of 3 steps kept"
     assert told[1] == f"{label} perplexity, 2 of 4 batches kept"
     assert told[2].startswith(f"{label} accuracy, 3 of ")
     assert told[3:] == [f"{label} generation, 1 batch kept"]
@@ -239,13 +242,13 @@ def test_a_journal_gives_back_what_was_kept_and_only_to_the_same_content(tmp_pat
     plan = Plan((DropBlocks((1,)),), (step,))
     first = Measurement("perplexity/x", 2.5, "ppl", "lower", (0.1, 1 / 3), True)
     journal = partials.journal("a/b", "k" * 64, ["perplexity", "accuracy"])
-    with journal.searching():
+    with searching(journal):
         partial.keep_step(step)
     journal.keep_search(plan, 1.5, 64, None)
     journal.keep_metric(0, [first], 3.0)
     model, other = object(), object()
     odd = [float("nan"), float("-inf"), -0.0, 5e-324, 0.1 + 0.2]
-    with journal.measuring(1, {"pruned": model}):
+    with measuring(journal, 1, {"pruned": model}):
         partial.once([model], lambda: [1, 2], lambda: odd, 7)
         partial.once([other], lambda: [1, 2], lambda: [1], 7)  # a stranger's is not kept
     journal.close()
@@ -259,7 +262,7 @@ def test_a_journal_gives_back_what_was_kept_and_only_to_the_same_content(tmp_pat
     assert again.finished(0) == (first,)
     assert again.finished(1) is None
     assert str(again.kept) == "at accuracy, 1 of 7 batches kept"
-    with again.measuring(1, {"pruned": model}):
+    with measuring(again, 1, {"pruned": model}):
         kept = partial.once([model], lambda: [1, 2], list, 7)
         assert json.dumps(kept) == json.dumps(odd)
         # Asked a second time it was not: the model may have been changed in between.
@@ -275,9 +278,9 @@ def test_two_runs_that_write_one_journal_do_not_harm_each_other(tmp_path: Path) 
     journals = [Partials(tmp_path).journal("a", "k" * 64) for _ in range(2)]
     model = object()
     for given, journal in enumerate(journals):
-        with journal.measuring(0, {"pruned": model}):
+        with measuring(journal, 0, {"pruned": model}):
             partial.once([model], lambda given=given: given, lambda given=given: [given])
-    with Partials(tmp_path).journal("a", "k" * 64).measuring(0, {"pruned": model}):
+    with measuring(Partials(tmp_path).journal("a", "k" * 64), 0, {"pruned": model}):
         assert partial.once([model], lambda: 0, lambda: ["again"]) == [0]
         assert partial.once([model], lambda: 1, lambda: ["again"]) == [1]
 
@@ -289,7 +292,7 @@ def test_what_the_dense_model_answers_is_kept_for_all_cases(tmp_path: Path) -> N
     models = {"dense": dense, "pruned": pruned}
     for number, key in enumerate("ab"):
         journal = partials.journal(key, key * 64)
-        with journal.measuring(number, models, lambda: partials.dense("d" * 64)):
+        with measuring(journal, number, models, lambda: partials.dense("d" * 64)):
             told = partial.once([dense], lambda: 1, lambda key=key: [key])
             own = partial.once([pruned], lambda: 1, lambda key=key: [key])
         assert (told, own) == (["a"], [key])
@@ -305,7 +308,7 @@ def test_outside_of_a_run_nothing_is_kept(tmp_path: Path) -> None:
     """A library user's call is just the call; a case of unknown content leaves no file."""
     journal = Partials(tmp_path).journal("a", None)
     model = object()
-    with journal.measuring(0, {"pruned": model}):
+    with measuring(journal, 0, {"pruned": model}):
         assert partial.once([model], lambda: 0, lambda: [1]) == [1]
     partial.keep_step(Step(0, {}, "1"))
     journal.close()
@@ -334,7 +337,7 @@ def test_a_damaged_line_is_told_and_what_follows_is_computed_again(
     """A bit that flipped: a warning names file and line; lines before it are used, none after."""
     journal = Partials(tmp_path).journal("a", "k" * 64)
     model = object()
-    with journal.measuring(0, {"pruned": model}):
+    with measuring(journal, 0, {"pruned": model}):
         for given in range(3):
             partial.once([model], lambda given=given: given, lambda given=given: [given])
     journal.close()
@@ -346,7 +349,7 @@ def test_a_damaged_line_is_told_and_what_follows_is_computed_again(
     file.write_bytes(b"\n".join(lines))
     with pytest.warns(PrunebenchWarning, match=f"{file}:3: damaged; what it holds from there on"):
         again = Partials(tmp_path).journal("a", "k" * 64)
-    with again.measuring(0, {"pruned": model}):
+    with measuring(again, 0, {"pruned": model}):
         found = [
             partial.once([model], lambda given=given: given, lambda: ["new"]) for given in range(3)
         ]
@@ -454,12 +457,12 @@ def test_memory_that_runs_out_in_a_batch_changes_no_kept_score(
 
     monkeypatch.setattr(models.CausalLM, "_losses", small)
     journal = Partials(tmp_path).journal("a", "k" * 64, ["perplexity"])
-    with journal.measuring(0, {"pruned": lm}):
+    with measuring(journal, 0, {"pruned": lm}):
         found = lm.window_nll(ids, 3)
     journal.close()
     monkeypatch.setattr(models.CausalLM, "_losses", None)
     again = Partials(tmp_path).journal("a", "k" * 64, ["perplexity"])
-    with again.measuring(0, {"pruned": lm}):
+    with measuring(again, 0, {"pruned": lm}):
         kept = lm.window_nll(ids, 3)
 
     assert torch.allclose(found, plain, atol=1e-5)
@@ -503,6 +506,38 @@ def test_what_is_kept_is_told_before_a_run_and_thrown_away_when_asked(
     assert code == 0
     assert "going on" not in err
     assert not (short / ".prunebench" / "partial").exists()
+
+
+def test_what_is_fresh_takes_nothing_from_before_the_run(tmp_path: Path) -> None:
+    """Neither of the case nor of the dense model; what another process of the run kept it takes."""
+    model = object()
+
+    def asked(since: int) -> list[str]:
+        partials = Partials(tmp_path, since)
+        journal = partials.journal("a", "k" * 64)
+        with measuring(journal, 0, {"dense": model}, lambda: partials.dense("d" * 64)):
+            shared = partial.once([model], lambda: 1, lambda: [f"after {since}"])
+        with measuring(journal, 1, {"pruned": model}):
+            own = partial.once([model], lambda: 1, lambda: [f"after {since}"])
+        journal.close()
+        return [*shared, *own]
+
+    assert asked(0) == ["after 0"] * 2
+    assert asked(0) == ["after 0"] * 2
+    run = time.time_ns()
+    assert asked(run) == [f"after {run}"] * 2
+    assert asked(run) == [f"after {run}"] * 2
+
+
+def test_a_fresh_session_begins_when_its_run_does(tmp_path: Path) -> None:
+    """A worker's session is as old as the run, and any other takes what there is."""
+    since = "2026-01-02T03:04:05+00:00"
+    sessions = [
+        Session([], Store(tmp_path), Baselines(tmp_path), "cpu", fresh=fresh, since=since)
+        for fresh in (True, False)
+    ]
+    # 20,455 days after 1970, three hours, four minutes and five seconds.
+    assert [s.partials._since for s in sessions] == [(20455 * 86400 + 11045) * 10**9, 0]
 
 
 # ------------------------------------------------------------------------- signals

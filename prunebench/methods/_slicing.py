@@ -6,9 +6,11 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import torch
 from torch import Tensor
 
+from .. import partial
 from ..errors import SearchError
 from ..models import CausalLM
 from ..plan import Plan, SliceHidden, Step, Variant
@@ -16,6 +18,9 @@ from ..rotation import STAGE, Norms, turn_block
 from ..stream import Stream
 from ..tensors import Tensors, storage_dtype
 from ..watching import say
+
+#: The name of batch *i*'s stream where a search keeps how far it came.
+_STATE = "stream.{}"
 
 
 def per_block(lm: CausalLM, windows: Tensor, width: int, variant: Variant) -> Plan:
@@ -37,8 +42,14 @@ def per_block(lm: CausalLM, windows: Tensor, width: int, variant: Variant) -> Pl
         states = [state - state.mean(-1, keepdim=True) for state in states]
     bases: dict[str, Tensor] = {}
     trace: list[Step] = []
-    for index in range(len(lm.blocks)):
-        say(f"block {index + 1} of {len(lm.blocks)}")
+    depth = len(lm.blocks)
+    if (before := partial.state()) is not None:
+        kept, found = before
+        trace = msgspec.convert(kept, list[Step])
+        states = [found.pop(_STATE.format(i)).to(lm.device) for i in range(len(states))]
+        bases = found
+    for index in range(len(trace) // 2, depth):
+        say(f"block {index + 1} of {depth}")
         block = fused(lm, norms, index)
         for half in lm.family.halves:
             axes, step = _axes(states, width, len(trace), len(windows) * (len(trace) % 2))
@@ -50,6 +61,9 @@ def per_block(lm: CausalLM, windows: Tensor, width: int, variant: Variant) -> Pl
                     state + batch.branch(block, index, half, state)
                     for batch, state in zip(stream.batches, states, strict=True)
                 ]
+        if index + 1 < depth:
+            standing = {_STATE.format(i): state for i, state in enumerate(states)}
+            partial.keep_state(msgspec.to_builtins(trace), bases | standing, index + 1, depth)
     tensors = Tensors()
     edit = SliceHidden((width,) * len(trace), variant, "block", tensors.add(bases))
     return Plan((edit,), tuple(trace), tensors)
@@ -66,7 +80,11 @@ def whole_model(lm: CausalLM, windows: Tensor, width: int) -> Plan:
     stream = Stream(lm, windows)
     hidden = lm.hf.config.hidden_size
     gram = torch.zeros(hidden, hidden, dtype=torch.float64, device=lm.device)
-    for batch in stream.batches:
+    done, count = 0, len(stream.batches)
+    if (before := partial.state()) is not None:
+        done, gram = before[0], before[1]["gram"].to(lm.device)
+    for number, batch in enumerate(stream.batches[done:], done + 1):
+        say(f"batch {number} of {count}")
         state = batch.entering
         with torch.no_grad():
             for index, block in enumerate(lm.blocks):
@@ -74,6 +92,8 @@ def whole_model(lm: CausalLM, windows: Tensor, width: int) -> Plan:
                     gram += _directions(state)
                     state = state + batch.branch(block, index, half, state)
             gram += _directions(state)
+        if number < count:
+            partial.keep_state(number, {"gram": gram.clone()}, number, count)
     values, vectors = principal(gram)
     step = _step(values, width, 0, len(windows) * len(lm.blocks))
     tensors = Tensors()

@@ -14,6 +14,7 @@ from ..api import Target
 from ..calibration import Calibration
 from ..errors import PrunebenchError, PrunebenchWarning, SearchError
 from ..models import CausalLM
+from ..partial import part
 from ..plan import MergeBlocks, Plan, Step
 from ..stream import Stream
 from ..surgery import merged
@@ -183,7 +184,7 @@ class Sliding:
 
     def trace(self, run: Run) -> Iterator[Step]:
         """Every trial as a choice between its window and the threshold."""
-        noise = self._noise()
+        noise = float(part("noise", self._noise))
         for number, trial in enumerate(run.trials):
             window = f"{trial.window[0]}-{trial.window[1]}"
             passes = trial.similarity > run.threshold
@@ -200,9 +201,14 @@ class Sliding:
     def _try(self, merges: tuple[Window, ...], window: Window) -> Trial:
         if (merges, window) not in self._tried:
             say(f"trial {len(self._tried) + 1}, blocks {window[0]} to {window[1]}")
-            before = self.stream.forwards
-            similarity = self._similarity(merges, window)
-            spent = self.stream.forwards - before
+
+            def make() -> tuple[float, int]:
+                before = self.stream.forwards
+                similarity = self._similarity(merges, window)
+                return similarity, self.stream.forwards - before
+
+            after = " ".join(f"{low}-{high}" for low, high in merges)
+            similarity, spent = part(f"trial {window[0]}-{window[1]} after {after}", make)
             self._tried[merges, window] = Trial(window, similarity, spent)
         return self._tried[merges, window]
 

@@ -10,16 +10,18 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .. import partial
 from ..api import Target
 from ..calibration import Calibration
 from ..errors import PrunebenchError, PrunebenchWarning
 from ..models import CausalLM
-from ..plan import DropSublayers, Plan, RefitWeights, Step
+from ..plan import DropSublayers, Plan, RefitWeights
 from ..surgery import require_pre_norm
 from ..tensors import Tensors
 from ..watching import say
 from ._latency import measure
 from ._sprint_scores import Search, sublayer
+from ._sprint_state import keep, resume
 
 if TYPE_CHECKING:
     from .sprint import Sprint
@@ -43,15 +45,14 @@ def search(options: Sprint, lm: CausalLM, calibration: Calibration, target: Targ
     attn, mlp = options.attn_latency, options.mlp_latency
     measured = options.latency_aware or options.target_speedup is not None
     if measured and (attn is None or mlp is None):
-        found = measure(lm)
+        found = partial.part("latency", lambda: measure(lm))
         attn, mlp = attn or found[0], mlp or found[1]
     else:
         measured = False
     costs = (attn or 1.0, mlp or 1.0)
     windows = calibration.windows()
     state = Search(options, lm, windows, costs)
-    trace: list[Step] = []
-    noise = 0.0
+    trace, noise = resume(state)
     while not stop(state):
         removal = f"removal {len(state.removed) + 1}"
         if target.sublayers is not None and options.target_speedup is None:
@@ -66,6 +67,7 @@ def search(options: Sprint, lm: CausalLM, calibration: Calibration, target: Targ
         if not trace:
             noise = _relative_noise(options, lm, windows, costs, state)
         trace.append(state.remove(noise, spent))
+        keep(state, trace, noise, target.sublayers or 0)
 
     def plan(count: int) -> Plan:
         kept = state.removed[:count]
@@ -88,6 +90,8 @@ def search(options: Sprint, lm: CausalLM, calibration: Calibration, target: Targ
         return Plan((drop, refit), tuple(trace[:count]), tensors, plan)
 
     count = len(state.removed)
+    if target.sublayers is not None and options.target_speedup is None:
+        count = min(count, target.sublayers)  # an earlier run may have been on its way to more
     if options.target_speedup is not None:
         _check_amount(options, lm, target, state)
     elif target.sparsity is not None:

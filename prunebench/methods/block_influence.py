@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from .. import partial
 from ..api import Method, Target
 from ..plan import Plan
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from ..calibration import Calibration
     from ..models import CausalLM
 
@@ -31,8 +34,12 @@ class BlockInfluence(Method, frozen=True, tag="block_influence"):
         if not count:
             return Plan()
         windows = calibration.windows()
-        stream = Stream(lm, windows)
-        scores = stream.influence()
-        again = Stream(lm, windows.flip(0), batch_size=1).influence()
+
+        def influence(windows: Tensor, batch_size: int | None = None) -> tuple[list[float], int]:
+            stream = Stream(lm, windows, batch_size)
+            return list(stream.influence().values()), stream.forwards
+
+        scores, forwards = partial.part("round 1", lambda: influence(windows), of=2)
+        again, _ = partial.part("round 2", lambda: influence(windows.flip(0), batch_size=1), of=2)
         noise = max(2.0**-23, *(abs(scores[b] - again[b]) for b in candidates))
-        return one_shot(scores, candidates, count, noise, stream.forwards)
+        return one_shot(dict(enumerate(scores)), candidates, count, noise, forwards)

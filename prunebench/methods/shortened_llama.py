@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
+from .. import partial
 from ..api import Method, Target
 from ..plan import Plan
 
@@ -55,26 +56,27 @@ class ShortenedLlama(Method, frozen=True, tag="shortened_llama"):
             from ..stream import Stream, Thinning
 
             stream = Stream(lm, calibration.windows())
-            losses = Thinning(stream, budget=0).losses(range(len(lm.blocks)))
+            losses = Thinning(stream, budget=0).losses(range(len(lm.blocks)), keep=True)
             scores = {block: perplexity_of(loss) for block, loss in losses.items()}
-            return scores, stream.noise() * perplexity_of(stream.dense_nll), stream.forwards
+            noise = float(partial.part("noise", stream.noise))
+            return scores, noise * perplexity_of(stream.dense_nll), stream.forwards
         if self.criterion == "magnitude":
             scores = {i: self._sum(weights) for i, weights in enumerate(_weights(lm))}
             return scores, _rounding(scores), 0
         windows = calibration.windows()
-        scores = self._taylor(lm, windows)
-        again = self._taylor(lm, windows.flip(0), batch_size=1)
-        moved = max(abs(scores[i] - again[i]) for i in scores)
+        # The sums behind a score are as large as the model, so only whole rounds are kept.
+        found = partial.part("round 1", lambda: self._taylor(lm, windows), of=2)
+        again = partial.part("round 2", lambda: self._taylor(lm, windows.flip(0), 1), of=2)
+        scores = dict(enumerate(found))
+        moved = max(abs(a - b) for a, b in zip(found, again, strict=True))
         return scores, max(moved, _rounding(scores)), 2 * len(lm.blocks) * len(windows)
 
-    def _taylor(
-        self, lm: CausalLM, windows: Tensor, batch_size: int | None = None
-    ) -> dict[int, float]:
+    def _taylor(self, lm: CausalLM, windows: Tensor, batch_size: int | None = None) -> list[float]:
         with _gradients(lm, windows, batch_size) as groups:
-            return {
-                i: self._sum([w * w.grad for w in weights])  # type: ignore[operator]
-                for i, weights in enumerate(groups)
-            }
+            return [
+                self._sum([w * w.grad for w in weights])  # type: ignore[operator]
+                for weights in groups
+            ]
 
     def _sum(self, terms: list[Tensor]) -> float:
         # float64 sums: thousands of terms per block, and rankings that differ in the fifth digit.

@@ -43,7 +43,7 @@ class Sleb(Method, frozen=True, tag="sleb"):
         if not count:
             return Plan()
         stream = Stream(lm, calibration.windows(self.calibration_unit))
-        noise = stream.noise()
+        noise = float(partial.part("noise", stream.noise))
         thinning = Thinning(stream)
         removed: list[int] = []
         trace: list[Step] = []
@@ -59,7 +59,7 @@ class Sleb(Method, frozen=True, tag="sleb"):
                 before = stream.forwards
                 scores = thinning.losses(candidates)
                 chosen, made = choice(step, scores, noise, stream.forwards - before)
-                partial.keep_step(made)
+                partial.keep_step(made, count)
             trace.append(made)
             removed.append(chosen)
             thinning.remove(chosen)

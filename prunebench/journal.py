@@ -1,0 +1,347 @@
+"""What is known of one case so far, and where more of it is written.
+
+A journal is a folder. Every run that works on its case appends to a file of its own there, a line
+per finished batch or metric, or per step, part or state of a search. Tensors lie beside it, named
+by their hash.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+from msgspec import Struct
+
+from . import loglines
+from .errors import PrunebenchError
+from .plan import AnyEdit, Plan, Step
+from .record import Measurement
+from .standing import File, Standing, is_hash, remove
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+SCHEMA = 1
+
+#: Seconds between two times that the disk is waited for. A killed process loses nothing that was
+#: written before; a power cut may lose so much.
+SYNC_EVERY = 2.0
+
+
+class Found(Struct, frozen=True):
+    """A search as it is kept: the plan, what it cost, and what it took."""
+
+    edits: tuple[AnyEdit, ...]
+    trace: tuple[Step, ...]
+    seconds: float
+    tokens: int
+    memory: int | None = None
+
+
+class Done(Struct, frozen=True):
+    """A finished metric."""
+
+    measurements: tuple[Measurement, ...]
+    seconds: float
+
+
+class State(Struct, frozen=True):
+    """Where a search stands: plain data, and the file and layout of each tensor."""
+
+    data: Any
+    tensors: dict[str, File]
+    done: int
+    of: int
+
+
+class Kept(NamedTuple):
+    """How far an interrupted case came: what it was at, and how many parts of that are kept.
+
+    *of* is how many parts there are, 0 where that is not known.
+    """
+
+    at: str
+    parts: int = 0
+    of: int = 0
+    unit: tuple[str, str] = ("batch", "batches")
+
+    def __str__(self) -> str:
+        if not self.parts:
+            return f"at {self.at}"
+        one, many = self.unit
+        parts = f"{self.parts} of {self.of}" if self.of else f"{self.parts}"
+        return f"at {self.at}, {parts} {one if parts == '1' else many} kept"
+
+
+class Journal:
+    """What is known of one case so far, and where more is written.
+
+    Args:
+        folder: where it lies; None keeps nothing.
+        case_id: the case's.
+        key: its content, all of it.
+        metrics: the names of what is measured, in order.
+        since: nanoseconds since 1970; what was begun before is passed over.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        case_id: str,
+        key: str,
+        metrics: Sequence[str] = (),
+        since: int = 0,
+    ) -> None:
+        self.folder = folder
+        self._head = {"journal": SCHEMA, "case": case_id, "key": key}
+        self._metrics = metrics
+        self._searched: Found | None = None
+        self._done: dict[int, Done] = {}
+        #: The first steps of a search that was cut off.
+        self.steps: list[Step] = []
+        #: What parts of a search that was cut off gave, by name.
+        self.parts: dict[str, Any] = {}
+        self._state: State | None = None
+        #: How far that search came: how many of what, and of how many.
+        self._progress = Kept("its search")
+        #: Seconds that it took.
+        self.search_seconds = 0.0
+        self._batches: dict[str, tuple[Any, float]] = {}
+        #: Per loop over batches (metric, who runs it, how many there are) how many are kept.
+        self._loops: dict[tuple[int, str, int], int] = {}
+        self._handle: int | None = None
+        self._synced = 0.0
+        self._sound = True
+        self._standing = Standing(folder)
+        self.begin_search()
+        #: Seconds that went into what was taken from here instead of being computed.
+        self.saved_seconds = 0.0
+        for file in sorted(folder.glob("*.jsonl")) if folder else ():
+            if _begun(file) < since:
+                continue
+            for entry in loglines.entries(file, self._head):
+                self._take(file, entry)
+
+    @classmethod
+    def none(cls) -> Journal:
+        """One that keeps nothing."""
+        return cls(None, "", "")
+
+    # ----------------------------------------------------------------- reading
+
+    @property
+    def empty(self) -> bool:
+        """Whether nothing is kept."""
+        begun = self.steps or self.parts or self._state
+        return not (self._searched or self._done or begun or self._batches)
+
+    @property
+    def kept(self) -> Kept:
+        """How far the case came."""
+        if not (self._searched or self._done or self._loops):
+            return self._progress
+        left = [i for i in range(len(self._metrics)) if i not in self._done]
+        if not left:
+            return Kept("its end")
+        loops = [loop for loop in self._loops if loop[0] == left[0]]
+        if not loops:
+            return Kept(self._metrics[left[0]])
+        return Kept(self._metrics[left[0]], self._loops[loops[-1]], loops[-1][2])
+
+    def search(self) -> tuple[Plan, Found] | None:
+        """The plan that was found, with its tensors, or None."""
+        if (found := self._searched) is None or self.folder is None:
+            return None
+        from . import planfile
+
+        plan = Plan(found.edits, found.trace)
+        try:
+            return planfile.with_tensors(self.folder / "plan.json", plan), found
+        except PrunebenchError as error:
+            self._search_is_lost(error, [getattr(edit, "tensors", "") for edit in plan])
+            self._searched = None
+            return None
+
+    def state(self) -> tuple[Any, dict[str, Tensor]] | None:
+        """Where a search that was cut off stood: its data and its tensors, on the CPU."""
+        if self._state is None or self.folder is None:
+            return None
+        try:
+            return self._state.data, self._standing.read(self._state.tensors)
+        except PrunebenchError as error:
+            self._search_is_lost(error, [sha256 for sha256, _ in self._state.tensors.values()])
+            self._state, self.search_seconds = None, 0.0
+            return None
+
+    def finished(self, metric: int) -> tuple[Measurement, ...] | None:
+        """What metric number *metric* gave, if it was finished."""
+        if (done := self._done.get(metric)) is None:
+            return None
+        self.saved_seconds += done.seconds
+        return done.measurements
+
+    def batch(self, name: str) -> tuple[Any, float] | None:
+        """What a batch gave, and the seconds it took."""
+        return self._batches.get(name)
+
+    # ----------------------------------------------------------------- writing
+
+    def begin_search(self) -> None:
+        """A search goes on from here: from now on its time is counted."""
+        self._search_start = time.perf_counter()
+        self._standing.restart()
+
+    def keep_search(self, plan: Plan, seconds: float, tokens: int, memory: int | None) -> None:
+        """Keep a plan; its tensors go beside the journal, under their hash."""
+        if self.folder is None or self._searched is not None:
+            return
+        found = Found(plan.edits, plan.trace, seconds, tokens, memory)
+        try:
+            if plan.tensors is not None:
+                plan.tensors.save(self.folder)
+        except PrunebenchError as error:
+            loglines.warn(f"{error}; the search is not kept")
+            return
+        self.append({"search": msgspec.to_builtins(found)}, at_once=self._state is not None)
+        if self._sound:
+            self._standing.end()
+
+    def keep_step(self, step: Step, of: int = 0) -> None:
+        """Keep a step of a search that goes on, the next of *of*."""
+        self.append({"step": msgspec.to_builtins(step), "of": of, "seconds": self._spent()})
+
+    def keep_part(self, name: str, found: Any, of: int = 0) -> None:
+        """Keep what a part of a search gave."""
+        self.parts[name] = found
+        self.append({"part": name, "of": of, "seconds": self._spent(), "found": found})
+
+    def keep_state(self, data: Any, tensors: dict[str, Tensor], done: int, of: int = 0) -> None:
+        """Keep where a search stands, in place of where it stood before.
+
+        Unless that was kept so shortly ago that it is not worth it.
+
+        Args:
+            data: plain JSON data, numbers that are not finite included.
+            tensors: by name. One that was there the last time must not have been changed in place;
+                it is not written again.
+            done: how many steps led there.
+            of: how many there will be, 0 where that is not known.
+        """
+        if self.folder is None or not self._sound or not self._standing.worth(tensors):
+            return
+        try:
+            state = State(data, self._standing.write(tensors), done, of)
+        except PrunebenchError as error:
+            self._stop(str(error))
+            return
+        entry = {"state": msgspec.to_builtins(state), "seconds": self._spent()}
+        self.append(entry, at_once=bool(tensors))
+        if self._sound:
+            self._state = state
+            self._standing.settle()
+
+    def keep_metric(self, metric: int, found: Sequence[Measurement], seconds: float) -> None:
+        """Keep the measurements of a finished metric."""
+        done = Done(tuple(found), seconds)
+        self.append({"metric": metric, "done": msgspec.to_builtins(done)})
+
+    def append(self, entry: dict[str, Any], *, at_once: bool = False) -> None:
+        """Write one line; a disk that is full or read-only costs the journal, not the case."""
+        if self.folder is None or not self._sound:
+            return
+        try:
+            if self._handle is None:
+                self._handle = self._begin(self.folder)
+            loglines.write(self._handle, entry)
+            if (now := time.monotonic()) - self._synced > SYNC_EVERY or at_once:
+                os.fsync(self._handle)
+                self._synced = now
+        except OSError as error:
+            self._stop(f"{self.folder}: cannot be written: {error.strerror or error}")
+
+    def close(self) -> None:
+        """Write no more."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    # ------------------------------------------------------------------ private
+
+    def _take(self, file: Path, entry: dict[str, Any]) -> None:
+        try:
+            if "search" in entry:
+                self._searched = msgspec.convert(entry["search"], Found)
+            elif "done" in entry:
+                self._done[entry["metric"]] = msgspec.convert(entry["done"], Done)
+            elif "batch" in entry:
+                if entry["batch"] not in self._batches:
+                    loop = (entry["metric"], entry["who"], entry["of"])
+                    self._batches[entry["batch"]] = (entry["found"], entry["seconds"])
+                    self._loops[loop] = self._loops.get(loop, 0) + 1
+            elif "step" in entry or "part" in entry or "state" in entry:
+                self._take_of_search(entry)
+        except (msgspec.ValidationError, KeyError, TypeError, ValueError) as error:
+            loglines.warn(f"{file}: damaged: {error}; what it holds there is computed again")
+
+    def _take_of_search(self, entry: dict[str, Any]) -> None:
+        seconds, of = float(entry["seconds"]), int(entry.get("of", 0))
+        if "state" in entry:
+            state = msgspec.convert(entry["state"], State)
+            if not all(is_hash(sha256) for sha256, _ in state.tensors.values()):
+                raise ValueError("a tensor without a hash")
+            if self._state is not None and state.done < self._state.done:
+                return
+            self._state = state
+            self._progress = Kept("its search", state.done, state.of, ("step", "steps"))
+        elif "step" in entry:
+            step = msgspec.convert(entry["step"], Step)
+            if step.step != len(self.steps):
+                return
+            self.steps.append(step)
+            self._progress = Kept("its search", len(self.steps), of, ("step", "steps"))
+        elif entry["part"] not in self.parts:
+            name = str(entry["part"])
+            self.parts[name] = entry["found"]
+            kind = name.partition(" ")[0]
+            count = sum(other.partition(" ")[0] == kind for other in self.parts)
+            # What is done once, before or after, is not what a search is counted by.
+            if count > 1 or not self._progress.parts:
+                self._progress = Kept("its search", count, of, (kind, f"{kind}s"))
+        self.search_seconds = max(self.search_seconds, seconds)
+
+    def _spent(self) -> float:
+        return self.search_seconds + time.perf_counter() - self._search_start
+
+    def _search_is_lost(self, error: PrunebenchError, hashes: Iterable[str]) -> None:
+        """Its files go too: one of a wrong content must not pass for the one that is made again."""
+        loglines.warn(f"{error}; the search is made again")
+        remove(self.folder, hashes)
+
+    def _stop(self, why: str) -> None:
+        self._sound = False
+        self.close()
+        loglines.warn(f"{why}; a killed run would start over")
+
+    def _begin(self, folder: Path) -> int:
+        folder.mkdir(parents=True, exist_ok=True)
+        # Named by time, so that names are in the order of the runs that wrote them.
+        file = folder / f"{time.time_ns()}-{uuid.uuid4().hex[:8]}.jsonl"
+        handle = os.open(file, os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_WRONLY, 0o666)
+        self._synced = time.monotonic()
+        try:
+            loglines.write(handle, self._head)
+        except OSError:
+            os.close(handle)
+            raise
+        return handle
+
+
+def _begun(file: Path) -> int:
+    """When a file of a journal was begun, as its name says; 0 for a name that is not ours."""
+    stamp = file.name.partition("-")[0]
+    return int(stamp) if stamp.isascii() and stamp.isdigit() else 0

@@ -1,0 +1,118 @@
+"""The tensors of a search under way: files beside its journal, written when it is worth it."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+import weakref
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from .errors import PrunebenchError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+#: At most this part of a search's time goes into keeping its tensors.
+SHARE = 0.01
+
+#: Bytes a second that a disk is thought to take until it was written to.
+SPEED = 5e8
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+#: The hash that a tensor's file is named by, and the order of its axes in memory.
+File = tuple[str, tuple[int, ...]]
+
+
+class Standing:
+    """The tensors that a search had when it was last kept, and where they lie.
+
+    Args:
+        folder: where the files go, None where nothing is kept.
+    """
+
+    def __init__(self, folder: Path | None) -> None:
+        self.folder = folder
+        self._filed: dict[str, tuple[weakref.ref[Tensor], File]] = {}
+        self._next = self._filed
+        self.restart()
+
+    def restart(self) -> None:
+        """A search goes on from here."""
+        self._start = self._end = time.perf_counter()
+        self._took = 0.0
+
+    def worth(self, tensors: Mapping[str, Tensor]) -> bool:
+        """Whether so much time has passed that writing these is at most ``SHARE`` of it."""
+        new = sum(tensors[name].nbytes for name in self._new(tensors))
+        return (time.perf_counter() - self._end) * SHARE >= max(self._took, new / SPEED)
+
+    def write(self, tensors: Mapping[str, Tensor]) -> dict[str, File]:
+        """Write those that are not the very tensors of the last time; *settle* makes them the last.
+
+        Raises:
+            PrunebenchError: if one cannot be written; then none of the new ones is left.
+        """
+        from .tensors import keep
+
+        assert self.folder is not None  # noqa: S101  # the journal's, which asks first
+        self._start = time.perf_counter()
+        new = set(self._new(tensors))
+        self._next = {n: filed for n, filed in self._filed.items() if n in tensors and n not in new}
+        try:
+            for name in new:
+                file = keep(self.folder, tensors[name])
+                self._next[name] = (weakref.ref(tensors[name]), file)
+        except PrunebenchError:
+            remove(self.folder, _hashes(self._next) - _hashes(self._filed))
+            raise
+        return {name: self._next[name][1] for name in tensors}
+
+    def settle(self) -> None:
+        """What was written is told in the journal: the files that only the last time needed go."""
+        remove(self.folder, _hashes(self._filed) - _hashes(self._next))
+        self._filed = self._next
+        self._end = time.perf_counter()
+        self._took = self._end - self._start
+
+    def end(self) -> None:
+        """The search is finished, and kept as a whole."""
+        remove(self.folder, _hashes(self._filed))
+        self._filed = {}
+
+    def read(self, files: Mapping[str, File]) -> dict[str, Tensor]:
+        """The tensors of an earlier run, on the CPU.
+
+        Raises:
+            PrunebenchError: if one is missing or damaged.
+        """
+        from .tensors import kept
+
+        assert self.folder is not None  # noqa: S101
+        found = {name: kept(self.folder, *file) for name, file in files.items()}
+        self._filed = {name: (weakref.ref(found[name]), file) for name, file in files.items()}
+        return found
+
+    def _new(self, tensors: Mapping[str, Tensor]) -> list[str]:
+        kept = {name: tensor() for name, (tensor, _) in self._filed.items()}
+        return [name for name, tensor in tensors.items() if kept.get(name) is not tensor]
+
+
+def remove(folder: Path | None, hashes: Iterable[str]) -> None:
+    """Remove the files of these hashes, as far as they are there."""
+    for sha256 in hashes:
+        if is_hash(sha256) and folder is not None:
+            with contextlib.suppress(OSError):
+                (folder / f"{sha256}.safetensors").unlink(missing_ok=True)
+
+
+def is_hash(text: str) -> bool:
+    """Whether *text* is a SHA-256 in hexadecimal, and so may be part of a path."""
+    return _SHA256.fullmatch(text) is not None
+
+
+def _hashes(filed: Mapping[str, tuple[weakref.ref[Tensor], File]]) -> set[str]:
+    return {sha256 for _, (sha256, _) in filed.values()}
