@@ -24,7 +24,6 @@ from .record import Record
 from .reports.rows import options
 from .summary import Timing as Timing
 from .summary import Value as Value
-from .verdict import split_question
 
 #: The metrics that must have been asked alike for two records to stand on one board.
 RANKED = ("accuracy", "generation", "perplexity")
@@ -217,7 +216,7 @@ def _board(newest: Sequence[Record], cases: dict[str, list[Record]], lookup: Pub
 
 def _unseeded(record: Record) -> tuple[str, str]:
     """The question without its metrics and seeds, and the seeds: of calibration and method."""
-    question, _ = split_question(record.asked)
+    question = {k: v for k, v in record.asked.items() if k != "metrics"}
     method, calibration = (dict(question.get(k) or {}) for k in ("method", "calibration"))
     drawn = [part.pop("seed", 0) for part in (calibration, method)]
     return (

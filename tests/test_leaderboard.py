@@ -5,6 +5,7 @@ import json
 import math
 import random
 import shutil
+from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from test_verdict import CPU, record
 from prunebench import DropBlocks, Measurement, Record, archive, leaderboard, published, ranking
 from prunebench.baseline import Baselines
 from prunebench.cli_leaderboard import print_board
+from prunebench.evidence import evidence
 from prunebench.report import InertConsole
 from prunebench.store import Store
 
@@ -118,6 +120,29 @@ def test_a_rank_never_contradicts_the_number_beside_it() -> None:
 
     assert seen is not None
     assert seen[0] == 1.0
+
+
+@given(st.lists(st.floats(-0.5, 0.5, width=32), min_size=4, max_size=30), st.randoms())
+@settings(deadline=None, max_examples=40)
+def test_windows_are_tested_as_verdicts_test_them(moved: list[float], draw: random.Random) -> None:
+    """Twice the one-sided p-value that the judgement of the worse against the better gives."""
+    base = [2 + draw.random() for _ in moved]
+    a, b = (
+        Measurement(
+            "perplexity/t", math.exp(sum(s) / len(s)), "ppl", "lower", tuple(s), paired=True
+        )
+        for s in (base, [x + m for x, m in zip(base, moved, strict=True)])
+    )
+    now, was = (a, b) if (a.value or 0) > (b.value or 0) else (b, a)
+    judged = evidence(now, was)
+    seen = ranking.compared([case("a", a)], [case("b", b)], "perplexity/t")
+
+    assert judged is not None
+    assert seen is not None
+    single = [array("f", m.samples) for m in (a, b)]
+    sizes = {abs(x - y) for x, y in zip(*single, strict=True)} - {0.0}
+    if len(sizes) != 1:  # differences of one size take the sign test
+        assert seen[0] == pytest.approx(min(1.0, 2 * judged.p))
 
 
 def seeded(name: str, rights: Sequence[int]) -> list[Record]:
