@@ -104,3 +104,18 @@ def picture(session: nox.Session) -> None:
     """Draw docs/run.svg from a real run of the main job."""
     session.install(*PINNED, "-e", ".")
     session.run("python", "docs/picture.py")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation into site/; `-- serve` shows it while you write."""
+    session.install(*PINNED, "-e", ".[docs]")
+    quiet = {"NO_MKDOCS_2_WARNING": "1"}
+    session.run("mkdocs", *(session.posargs or ["build", "--strict"]), env=quiet)
+
+
+@nox.session
+def replay(session: nox.Session) -> None:
+    """Run the commands on the pages given and show what they printed; by default the tutorial's."""
+    session.install(*PINNED, "-e", ".[test]")
+    session.run("python", "docs/replay.py", *(session.posargs or ["docs/tutorial.md"]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
@@ -22,9 +22,9 @@ from . import (
     cli_init,
     cli_leaderboard,
     cli_notify,
-    completing,
+    cli_prune,
+    cli_show,
     execution,
-    gates,
     gating,
     grammar,
     outlook,
@@ -33,14 +33,11 @@ from . import (
     signals,
     tables,
 )
-from .api import Target
 from .baseline import OWN, Baselines
 from .case import Case
 from .errors import PrunebenchError, SearchError
-from .evidence import p_among
 from .files import write_json
-from .layers import Setting
-from .machine import before_torch, has_gpu_files
+from .machine import has_gpu_files
 from .options import (
     DEFAULT_STORE,
     Alpha,
@@ -67,15 +64,12 @@ from .options import (
     case_paths,
     chosen_cases,
     default_baselines,
-    defined,
     plain_warnings,
     print_json,
     say,
-    stored_case,
     tell,
 )
 from .outputs import Outputs
-from .plan import describe
 from .progress import Display
 from .session import (
     CRASHED,
@@ -87,7 +81,6 @@ from .session import (
     exit_code,
 )
 from .store import Store
-from .verdict import ALPHA
 
 app = typer.Typer(
     help="Benchmark and regression harness for structured LLM pruning.",
@@ -272,184 +265,8 @@ def accept(
     raise typer.Exit(OK if taken.written else CRASHED)
 
 
-@app.command()
-def show(
-    case_id: Annotated[
-        str,
-        typer.Argument(
-            help="A case id, or the end of one.", autocompletion=completing.stored_cases
-        ),
-    ],
-    why: Annotated[
-        bool, typer.Option("--explain", help="Tell every finding with the numbers behind it.")
-    ] = False,
-    origin: Annotated[
-        bool, typer.Option("--provenance", help="Tell where the record comes from.")
-    ] = False,
-    as_json: AsJson = False,
-    baselines: BaselineDir = None,
-    store: StoreDir = DEFAULT_STORE,
-) -> None:
-    """Show the newest record of a case beside its baseline."""
-    from . import explain, provenance, published, showing, verdict
-
-    records = Store(store)
-    found = stored_case(case_id, records)
-    record = records.latest(found)
-    if record is None:
-        raise PrunebenchError(f"the records of {found!r} are damaged; run it again")
-    roots = Baselines(baselines or default_baselines())
-    was = roots.load(record.case_id, record.environment.device)
-    cases = defined([record.case_id])
-    case = cases.get(record.case_id)
-    tolerance = case.tolerance_for if case else casefile.default_tolerance
-    rows = published.matching(record, published.rows(roots.published))
-    more = published.findings(record, rows, case.published) if case and case.published else ()
-    rules = case.rules() if case else None
-    conditions = case.conditions if case else ()
-    more = [*more, *gating.findings(record, was, conditions, p_among(record, was))]
-    judged = verdict.compare(record, was, tolerance, more=more, rules=rules)
-    if as_json:
-        print_json({"record": record, "baseline": was, "verdict": judged, "published": rows})
-    else:
-        shown = showing.gathered(record, judged, records, roots, rows, list(cases.values()))
-        showing.show(shown, report.console(), trace=why)
-        for line in explain.explanation(record, was, judged) if why else ():
-            tell(line)
-        for line in provenance.told(record) if origin else ():
-            tell(line)
-
-
-@app.command()
-def power(
-    paths: Paths = None,
-    keyword: Keyword = "",
-    detect: Annotated[
-        str, typer.Option(metavar="DROP", help="How many questions find it, e.g. 0.5pp.")
-    ] = "",
-    disagreement: Annotated[
-        str, typer.Option(metavar="PART", help="Questions on which only one model is right.")
-    ] = "5%",
-    alpha: Alpha = None,
-    chance: Annotated[
-        float, typer.Option("--power", min=0.5, max=0.999, help="Probability to find it.")
-    ] = 0.8,
-    as_json: AsJson = False,
-    baselines: BaselineDir = None,
-) -> None:
-    """Say what drop each gate could see, or how many questions it takes to see one."""
-    part = gates.fraction(disagreement, "--disagreement")
-    if detect:
-        drop = gates.fraction(detect, "--detect")
-        level = alpha or ALPHA
-        count = gates.questions(drop, part, level, chance)
-        if as_json:
-            print_json({"detect": drop, "disagreement": part, "questions": count})
-        else:
-            how = f"one-sided {level:g}, {chance:.0%} of the time, {part:.1%} disagreement"
-            tell(f"a drop of {drop * 100:g} pp takes {count:,} questions ({how})")
-        return
-    roots = Baselines(baselines or default_baselines())
-    found = list(gates.of_cases(chosen_cases(paths, keyword), roots, part, alpha, chance))
-    if as_json:
-        print_json(found)
-    else:
-        tables.gates_table(found, report.console())
-
-
-@app.command()
-def prune(
-    model: Annotated[str, typer.Argument(help="A folder or hub id.", show_default=False)],
-    method: Annotated[
-        str,
-        typer.Option(metavar="NAME", help="The pruning method.", autocompletion=completing.methods),
-    ],
-    option: Annotated[
-        list[str] | None, typer.Option(metavar="KEY=VALUE", help="A method option.")
-    ] = None,
-    sparsity: Annotated[float | None, typer.Option(help="Fraction of all parameters.")] = None,
-    blocks: Annotated[int | None, typer.Option(help="Blocks to remove.")] = None,
-    sublayers: Annotated[int | None, typer.Option(help="Sublayers to remove.")] = None,
-    slicing: Annotated[float | None, typer.Option(help="Fraction of the width.")] = None,
-    calibration_ids: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON: windows of token ids.")
-    ] = None,
-    eval_ids: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSON: windows to evaluate on.")
-    ] = None,
-    output: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Save the pruned checkpoint here.")
-    ] = None,
-    json_file: JsonFile = None,
-    dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16 or auto.")] = "float32",
-    device: Annotated[str, typer.Option(metavar="D", help="cpu, cuda, ...")] = "cpu",
-) -> None:
-    """Prune one model: choose, apply, and evaluate or save where asked."""
-    given = {"sparsity": sparsity, "blocks": blocks, "sublayers": sublayers, "slicing": slicing}
-    amounts = {key: value for key, value in given.items() if value is not None}
-    options = {s.key: s.value for s in (Setting.parse(t, "--option") for t in option or ())}
-    chosen = grammar.build_method(method, options)
-    flags = {**amounts, "model": {"id": model, "dtype": dtype}}
-    problems = [f"--{w[-1]}: {m}" for w, m in grammar.check_keys(flags, ())]
-    problems += [p for p in [grammar.amount_problem(chosen, list(amounts))] if p]
-    if problems:
-        raise PrunebenchError("\n".join(problems))
-    before_torch()
-    from . import pruning
-
-    pruned = pruning.prune(
-        model,
-        chosen,
-        Target(**amounts),  # type: ignore[arg-type]  # checked above
-        calibration_ids=calibration_ids,
-        eval_ids=eval_ids,
-        output=output,
-        dtype=dtype,
-        device=device,
-    )
-    if json_file:
-        if pruned.tensors is not None:
-            pruned.tensors.save(json_file.parent)
-        write_json(json_file, pruning.to_json(pruned))
-    tell(f"{describe(pruned.plan)}; sparsity {pruned.sparsity:.2%}")
-    if (ppl := pruned.perplexity) is not None:
-        tell(f"perplexity {ppl.dense:.4f} dense, {ppl.pruned:.4f} pruned")
-
-
-@app.command(name="import-plan")
-def import_plan(
-    file: Annotated[Path, typer.Argument(help="A removal list: JSON, CSV or plain text.")],
-    output: Annotated[
-        Path | None, typer.Option(metavar="PLAN", help="Write the plan here, else print it.")
-    ] = None,
-    unit: Annotated[
-        Literal["blocks", "sublayers"],
-        typer.Option(help="What a bare number counts; sublayers: 2b attention, 2b+1 MLP."),
-    ] = "blocks",
-    count: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Only the first N of a ranking.")
-    ] = None,
-    model: Annotated[
-        str | None, typer.Option(metavar="M", help="Check that it fits this folder or hub id.")
-    ] = None,
-) -> None:
-    """Make a plan of somebody's removal list, for cases with {name: external, plan: PLAN}."""
-    from . import planfile
-
-    plan = planfile.imported(file, unit, count)
-    if model is not None:
-        planfile.check_fits(plan.edits, model)
-    data = {"plan": plan.edits, "source": file.name}
-    if output is None:
-        print_json(data)
-        return
-    if plan.tensors is not None:
-        plan.tensors.save(output.parent)
-    write_json(output, data)
-    tell(f"{output}: {describe(plan.edits)}")
-    tell(f"in a case: method: {{name: external, plan: ./{output.name}}}")
-
-
+cli_show.register(app)
+cli_prune.register(app)
 app.command()(cli_calibrate.calibrate)
 cli_history.register(app)
 app.add_typer(cli_baseline.app, name="baseline")

@@ -58,6 +58,8 @@ LAYERS = (
         "cli_init",
         "cli_leaderboard",
         "cli_notify",
+        "cli_prune",
+        "cli_show",
     ),
     # ------------------------------------------------- torch below this line
     ("modeling", "tensors"),

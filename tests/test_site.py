@@ -9,12 +9,15 @@ import sys
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pytest
 from lxml import etree
+from msgspec.structs import replace
 from sites import EVIL, ROOT, SMOKE, built, hostile, many, shipped
+from test_verdict import record as made
 
-from prunebench import leaderboard, plan, site
+from prunebench import Measurement, leaderboard, plan, site
 from prunebench.errors import PrunebenchError
 from prunebench.site import plots, strips
 
@@ -142,6 +145,28 @@ def test_text_of_records_is_only_shown() -> None:
             "[\u202e\x1b]", page.text + json.dumps(page.elements, ensure_ascii=False)
         )
         assert all(own.get("src") != "x" for _, own in page.elements)
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "nothing asked": {"asked": {}},
+    "nulls": {"asked": dict.fromkeys(("model", "method", "amount", "calibration", "metrics"))},
+    "seeds of no kind": {"asked": {"method": {"name": "a"}, "calibration": {"seed": [1, "x"]}}},
+    "larger than dense": {"parameters": 300},
+    "a block far away": {"plan": (plan.DropBlocks((90_000,)),)},
+    "a checkpoint": {"plan": (plan.LoadCheckpoint("x", "y"),)},
+    "no value": {"measurements": (Measurement("accuracy/t", None, "acc", "higher"),)},
+    "huge": {"measurements": (Measurement("perplexity/t", 1e300, "ppl", "lower", (690.0,) * 3),)},
+}
+
+
+@pytest.mark.parametrize("changes", ODD.values(), ids=ODD)
+def test_records_of_any_shape_make_pages(changes: dict[str, Any]) -> None:
+    """Alone and among sound ones: a board and a case page each, well formed."""
+    odd = replace(made(case_id="odd/one"), **changes)
+
+    for records in ([odd], [odd, *shipped()]):
+        (page,) = (p for name, p in pages(built(records)).items() if "odd-one" in name)
+        assert "odd/one" in page.text
 
 
 def test_a_hostile_board_downloads_as_plain_data() -> None:
