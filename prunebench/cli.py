@@ -20,6 +20,7 @@ from . import (
     cli_export,
     cli_history,
     cli_init,
+    cli_leaderboard,
     cli_notify,
     cli_prune,
     cli_show,
@@ -274,6 +275,7 @@ app.command()(cli_doctor.doctor)
 cli_export.register(app)
 cli_notify.register(app)
 cli_init.register(app)
+cli_leaderboard.register(app)
 
 
 def _version(value: bool) -> None:

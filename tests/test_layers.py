@@ -35,8 +35,11 @@ LAYERS = (
     ("casefile",),
     ("estimate", "scaffold"),
     ("comparing", "completing", "explain", "gates", "session", "outlook"),
-    ("report", "options", "gathering", "timeleft"),
+    ("report", "options", "gathering", "timeleft", "archive", "ranking"),
     ("reports",),
+    ("summary",),
+    ("leaderboard",),
+    ("site",),
     ("progress", "card", "notices", "outputs", "showing", "tables", "webhook"),
     ("card_data", "dense_card"),
     ("card_text",),
@@ -53,6 +56,7 @@ LAYERS = (
         "cli_export",
         "cli_history",
         "cli_init",
+        "cli_leaderboard",
         "cli_notify",
         "cli_prune",
         "cli_show",
@@ -73,7 +77,10 @@ LAYERS = (
 )
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 TORCH_LINE = RANK["modeling"]
-HEAVY = ("torch", "transformers", "lm_eval", "datasets", "pandas", "scipy", "numpy")
+HEAVY = (
+    *("torch", "transformers", "lm_eval", "datasets", "pandas", "scipy", "numpy"),
+    *("matplotlib", "jinja2"),
+)
 
 
 def module_level_imports(file: Path) -> list[tuple[int, str]]:
@@ -111,7 +118,7 @@ def test_every_module_has_a_layer() -> None:
     """A new module is given its place on purpose."""
     modules = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
 
-    assert modules | {"reports"} == set(RANK)
+    assert modules | {"reports", "site"} == set(RANK)
 
 
 def test_above_the_line_nothing_heavy_is_imported() -> None:

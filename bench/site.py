@@ -1,0 +1,50 @@
+"""How long the site takes and how large it is, for so many records made of the shipped ones.
+
+python bench/site.py [--records N] [--output DIR]
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from sites import many
+
+from prunebench import leaderboard, site
+
+
+def main() -> None:
+    """Build, and print seconds and bytes by kind."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--records", type=int, default=500)
+    parser.add_argument("--output", type=Path)
+    given = parser.parse_args()
+    records = many(given.records)
+    start = time.perf_counter()
+    boards = leaderboard.boards(records)
+    ranked = time.perf_counter()
+    built = site.build(boards, records, "Bench")
+    done = time.perf_counter()
+    if given.output:
+        site.write(given.output, built)
+    print(f"{given.records} records, {len(boards)} boards")
+    print(f"ranks {ranked - start:.1f} s, pages {done - ranked:.1f} s")
+    for kind, size in sorted(sizes(built).items()):
+        print(f"{kind:>10} {size / 1000:9,.0f} kB")
+
+
+def sizes(built: dict[str, bytes]) -> dict[str, int]:
+    """Bytes by folder, downloads apart."""
+    total: dict[str, int] = {}
+    for name, content in built.items():
+        kind = "downloads" if name.endswith((".csv", ".json")) else name.split("/")[0]
+        total[kind] = total.get(kind, 0) + len(content)
+    return total
+
+
+if __name__ == "__main__":
+    main()

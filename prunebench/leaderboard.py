@@ -1,0 +1,376 @@
+"""Records as boards: a board per model and protocol, dense first, with ranks that chance shares.
+
+Numbers of different models, protocols, limits or data are never on one board. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from statistics import fmean
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from . import published, ranking, summary
+from .errors import PrunebenchError
+from .files import slug
+from .plan import DropBlocks, MergeBlocks, SliceHidden, Step, bare, units
+from .ranking import Place
+from .record import Record
+from .reports.rows import options
+from .summary import Timing as Timing
+from .summary import Value as Value
+
+#: The metrics that must have been asked alike for two records to stand on one board.
+RANKED = ("accuracy", "generation", "perplexity")
+#: How near two sparsities must be to be ranked together, where no plan says how large a block is.
+NEAR = 0.01
+Published = Callable[[Record], Sequence[published.Row]]
+
+
+class Row(Struct, frozen=True):
+    """A method at an amount; *records* are its seeds, the first of which has the plan shown.
+
+    *values* are by metric, *places* by the metric that ranks. *mark* says whose result it is where
+    it is not ours. *published* are the papers' numbers of the same protocol.
+    """
+
+    records: tuple[Record, ...]
+    method: str
+    options: dict[str, Any]
+    mark: str
+    sparsity: float
+    values: dict[str, Value]
+    timings: tuple[Timing, ...]
+    memory: Value | None
+    published: tuple[published.Row, ...]
+    places: dict[str, Place] = {}
+    group: int = 0
+
+    @property
+    def record(self) -> Record:
+        """The record of the first seed."""
+        return self.records[0]
+
+    @property
+    def dense(self) -> bool:
+        """Whether nothing was removed, and nothing asked to be."""
+        return self.method == "dense"
+
+    @property
+    def label(self) -> str:
+        """The method with its options that are not defaults: ``sleb (keep_first=2)``."""
+        return f"{self.method} ({', '.join(self.spoken)})" if self.options else self.method
+
+    @property
+    def spoken(self) -> list[str]:
+        """The options as ``name=value``."""
+        return [f"{k}={_plain(v)}" for k, v in self.options.items()]
+
+    @property
+    def amount(self) -> str:
+        """What was asked for: ``30 %``, ``4 blocks``, ``slicing 0.25``."""
+        return _amount(self.record.asked.get("amount") or {})
+
+
+class Board(Struct, frozen=True):
+    """The rows of one model under one protocol, from dense to sparse.
+
+    *metrics* are what was asked for of those that are ranked by, *rank_by* the measurements that
+    rank, the first of them before all. *groups* are the sparsities, from and to, of the rows that
+    are ranked together. *blocks* is how many the dense model has, as far as its plans show.
+    """
+
+    name: str
+    model: str
+    revision: str
+    model_hash: str
+    protocol: str
+    dtype: str
+    metrics: tuple[dict[str, Any], ...]
+    rank_by: tuple[str, ...]
+    rows: tuple[Row, ...]
+    groups: tuple[tuple[float, float], ...]
+    blocks: int
+    near: float
+    notes: tuple[str, ...]
+
+    @property
+    def made(self) -> str:
+        """When its newest record was made."""
+        return max(r.created for row in self.rows for r in row.records)
+
+    def measured(self, family: str) -> list[str]:
+        """The measurements of a metric that any row has, in the order of the first that does."""
+        found = dict.fromkeys(name for row in self.rows for name in row.values)
+        return [name for name in found if name.split("/")[0] == family]
+
+
+def boards(records: Iterable[Record], lookup: Published = lambda _: ()) -> list[Board]:
+    """The boards of the newest record of each case, those with most rows first.
+
+    Args:
+        records: of any number of nights, cases and devices, in any order.
+        lookup: finds the papers' numbers about a record.
+    """
+    cases: dict[str, list[Record]] = {}
+    for record in sorted(records, key=_age, reverse=True):
+        cases.setdefault(record.case_id, []).append(record)
+    gathered: dict[str, list[tuple[dict[str, str], list[Record]]]] = {}
+    for nights in cases.values():
+        _place(nights[0], gathered.setdefault(_key(nights[0]), []))
+    found = [
+        _board(newest, cases, lookup)
+        for alike in gathered.values()
+        for _, newest in alike
+        if newest
+    ]
+    return sorted(found, key=lambda b: (-len(b.rows), b.model, b.protocol, b.name))
+
+
+def _age(record: Record) -> tuple[str, int, bytes]:
+    # A baseline is the record it was accepted from, without timings and with fewer digits.
+    return record.created, len(record.measurements), msgspec.json.encode(record)
+
+
+def _place(record: Record, alike: list[tuple[dict[str, str], list[Record]]]) -> None:
+    """Put *record* to those whose texts and tasks were the same bytes, as far as is known."""
+    own = record.provenance.data
+    for data, records in alike:
+        if all(data.get(name, digest) == digest for name, digest in own.items()):
+            data.update(own)
+            records.append(record)
+            return
+    alike.append((dict(own), [record]))
+
+
+def _key(record: Record) -> str:
+    """What records must share to be on one board."""
+    model = {k: v for k, v in (record.asked.get("model") or {}).items() if k != "device_map"}
+    weights = [record.model_hash, record.dense_parameters]
+    asked = [model, weights, record.asked.get("protocol"), _ranked_metrics(record)]
+    return json.dumps(asked, sort_keys=True)
+
+
+def _ranked_metrics(record: Record) -> list[dict[str, Any]]:
+    return [
+        # The size of a batch changes the last bits alone.
+        {k: v for k, v in metric.items() if k != "batch_size"}
+        for metric in record.asked.get("metrics") or ()
+        if metric.get("name") in RANKED
+    ]
+
+
+def _board(newest: Sequence[Record], cases: dict[str, list[Record]], lookup: Published) -> Board:
+    entries: dict[str, dict[str, Record]] = {}
+    for record in newest:
+        question, seed = _unseeded(record)
+        entries.setdefault(question, {}).setdefault(seed, record)
+    rows = [
+        _row([own[seed] for seed in sorted(own, key=_by_seed)], cases, lookup)
+        for own in entries.values()
+    ]
+    rows.sort(key=lambda row: (not row.dense, row.sparsity, row.label, row.record.case_id))
+    first = newest[0]
+    near = _near(rows)
+    pruned = [i for i, row in enumerate(rows) if not row.dense]
+    groups = [
+        [pruned[i] for i in group]
+        for group in ranking.alike([rows[i].sparsity for i in pruned], near)
+    ]
+    dense = [i for i, row in enumerate(rows) if row.dense]
+    groups = [dense, *groups] if dense else groups
+    rank_by = _rank_by(rows)
+    placed = {name: ranking.places([row.records for row in rows], groups, name) for name in rank_by}
+    at = {i: number for number, group in enumerate(groups) for i in group}
+    ranked = tuple(
+        msgspec.structs.replace(
+            row, group=at[i], places={name: p for name in rank_by if (p := placed[name][i])}
+        )
+        for i, row in enumerate(rows)
+    )
+    model = first.asked.get("model") or {}
+    digest = hashlib.sha256(f"{_key(first)}{sorted(first.provenance.data.items())}".encode())
+    ends = ([rows[i].sparsity for i in group] for group in groups)
+    return Board(
+        name=f"{slug(first.model_id or 'model')}-{slug(first.asked.get('protocol') or 'own')}-"
+        f"{digest.hexdigest()[:6]}",
+        model=first.model_id,
+        revision=str(model.get("revision") or ""),
+        model_hash=first.model_hash,
+        protocol=str(first.asked.get("protocol") or ""),
+        dtype=str(model.get("dtype", "auto")),
+        metrics=tuple(_ranked_metrics(first)),
+        rank_by=rank_by,
+        rows=ranked,
+        groups=tuple((min(own), max(own)) for own in ends),
+        blocks=max((_blocks(record) for row in rows for record in row.records), default=0),
+        near=near,
+        notes=tuple(_notes(ranked)),
+    )
+
+
+def _unseeded(record: Record) -> tuple[str, str]:
+    """The question without its metrics and seeds, and the seeds: of calibration and method."""
+    question = {k: v for k, v in record.asked.items() if k != "metrics"}
+    method, calibration = (dict(question.get(k) or {}) for k in ("method", "calibration"))
+    drawn = [part.pop("seed", 0) for part in (calibration, method)]
+    return (
+        json.dumps({**question, "method": method, "calibration": calibration}, sort_keys=True),
+        json.dumps(drawn),
+    )
+
+
+def _by_seed(text: str) -> tuple[float, ...]:
+    drawn = json.loads(text)
+    return tuple(s if isinstance(s, int | float) else math.inf for s in drawn)
+
+
+def _row(records: Sequence[Record], cases: dict[str, list[Record]], lookup: Published) -> Row:
+    first = records[0]
+    method = first.asked.get("method") or {}
+    external = method.get("name") == "external"
+    mark = ("imported plan" if method.get("plan") else "external checkpoint") if external else ""
+    timed = [r for r in cases[first.case_id] if _same_model(r, first)]
+    memories = (m for r in timed if (m := r.find("memory/peak")))
+    memory = next((one for m in memories if (one := summary.value([m], [first]))), None)
+    return Row(
+        records=tuple(records),
+        method=str(method.get("name") or first.case_id),
+        options={k: v for k, v in options(first.asked).items() if k != "seed"},
+        mark=mark,
+        sparsity=fmean(r.sparsity for r in records),
+        values=dict(summary.values(records)),
+        timings=tuple(summary.timings(timed)),
+        memory=memory,
+        published=_papers(first, lookup),
+    )
+
+
+def _papers(record: Record, lookup: Published) -> tuple[published.Row, ...]:
+    try:
+        return tuple(published.compared(record, lookup(record)))
+    except (PrunebenchError, msgspec.ValidationError):
+        return ()  # somebody else's record, of a protocol or settings that are not known here
+
+
+def _same_model(record: Record, newest: Record) -> bool:
+    """Whether both measured the same pruned model: what was timed is what was scored."""
+    plans = [[bare(edit) for edit in r.plan] for r in (record, newest)]
+    return plans[0] == plans[1] and record.model_hash == newest.model_hash
+
+
+def _rank_by(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Two of accuracy, perplexity and generation, in this order: the mean, or the first of each."""
+    names = dict.fromkeys(
+        name for row in rows for name, value in row.values.items() if value.unit != "of dense"
+    )
+    chosen = []
+    for family in ("accuracy", "perplexity", "generation"):
+        own = [n for n in names if n.split("/")[0] == family and n != "accuracy/flips"]
+        chosen += [f"{family}/mean"] if f"{family}/mean" in own else own[:1]
+    return tuple(chosen[:2])
+
+
+def _near(rows: Sequence[Row]) -> float:
+    """Half a block, as a fraction of the model: what matching by whole blocks cannot come nearer.
+
+    The middle one of what the plans say that only dropped blocks.
+    """
+    sizes = sorted(
+        row.record.sparsity / len(plan[0].blocks)
+        for row in rows
+        if len(plan := row.record.plan) == 1
+        and isinstance(plan[0], DropBlocks)
+        and plan[0].blocks
+        and row.record.sparsity > 0
+    )
+    return sizes[len(sizes) // 2] / 2 if sizes else NEAR
+
+
+def _blocks(record: Record) -> int:
+    """The least number of blocks that a model has of which this is said."""
+    named = [block for edit in record.plan for block in map(_block, units(edit))]
+    for edit in record.plan:
+        if isinstance(edit, MergeBlocks):
+            named += [last for _, last in edit.ranges]
+        if isinstance(edit, SliceHidden) and edit.scope == "block":
+            named.append(len(edit.widths) // 2 - 1)
+    named += [block for step in record.trace for block in _candidates(step)]
+    return max(named, default=-1) + 1
+
+
+def _block(unit: int | tuple[int, str]) -> int:
+    return unit if isinstance(unit, int) else unit[0]
+
+
+def _candidates(step: Step) -> Iterator[int]:
+    for name in (*step.scores, *(step.first_stage or ())):
+        number = name.split(".")[0]
+        if number.isdecimal() and len(number) < 6:
+            yield int(number)
+
+
+def _notes(rows: Sequence[Row]) -> Iterator[str]:
+    """What a reader should know of numbers that stand together all the same."""
+    for package in ("lm_eval", "transformers", "torch"):
+        found = {r.environment.packages.get(package) for row in rows for r in row.records}
+        if len(found - {None}) > 1:
+            versions = ", ".join(sorted(filter(None, found)))
+            yield f"made with more than one {package}: {versions}"
+
+
+def _amount(amount: dict[str, Any]) -> str:
+    words = []
+    for key, value in amount.items():
+        if key == "sparsity" and isinstance(value, int | float):
+            words.append(f"{value * 100:g} %")
+        elif key in ("blocks", "sublayers"):
+            words.append(f"{value} {key}")
+        else:
+            words.append(f"{key} {value}")
+    return ", ".join(words)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def plain(board: Board) -> dict[str, Any]:
+    """A board as plain data, without samples: what is downloaded and printed as JSON."""
+    head = {k: getattr(board, k) for k in ("model", "revision", "model_hash", "protocol", "dtype")}
+    head |= {"metrics": board.metrics, "rank_by": board.rank_by, "groups": board.groups}
+    rows = []
+    for row in board.rows:
+        first = row.record
+        rows.append(
+            {
+                "case_id": first.case_id,
+                "method": row.method,
+                "options": row.options,
+                "mark": row.mark,
+                "amount": first.asked.get("amount") or {},
+                "sparsity": row.sparsity,
+                "seeds": len(row.records),
+                "places": row.places,
+                "values": row.values,
+                "timings": row.timings,
+                "memory": row.memory,
+                "cost": first.cost,
+                "plan": first.plan,
+                "published": [
+                    {"metric": p.metric, "value": p.value, "source": p.credit, "where": p.where}
+                    for p in row.published
+                ],
+                "created": first.created,
+                "commit": first.environment.commit,
+            }
+        )
+    data = {**head, "notes": board.notes, "made": board.made, "rows": rows}
+    return msgspec.to_builtins(data)  # type: ignore[no-any-return]

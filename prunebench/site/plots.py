@@ -1,0 +1,268 @@
+"""Scatter plots as inline SVG whose colours are the page's, so that they work light and dark."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+from xml.etree import ElementTree as ET
+
+from msgspec import Struct
+
+SVG = "http://www.w3.org/2000/svg"
+XLINK = "http://www.w3.org/1999/xlink"
+#: Colours that matplotlib writes and the page's style sheet replaces.
+INK, RULE, FRONT = "#010101", "#020202", "#040404"
+_CLASSES = {INK: "ink", RULE: "rule", FRONT: "front"}
+#: How many hues the style sheet has; more methods differ by their marks alone.
+HUES = 8
+#: Inches; a plot is scaled to its column.
+TALL = 5.0
+MARKS = "osD^vPX*<>ph"
+#: What presentation attributes can say.
+_KEPT = {
+    *("fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap"),
+    *("fill-opacity", "stroke-opacity", "opacity", "text-anchor"),
+}
+
+
+class Point(Struct, frozen=True):
+    """One row: *x* and *y* with the ends of an interval, its *method* and what to say of it."""
+
+    x: float
+    y: float
+    method: str
+    text: str
+    low: float | None = None
+    high: float | None = None
+
+
+class Plot(Struct, frozen=True):
+    """What is drawn; *front* are the numbers of the points that no other beats."""
+
+    ident: str
+    title: str
+    description: str
+    x: str
+    y: str
+    points: tuple[Point, ...]
+    front: tuple[int, ...]
+    log: bool = False
+
+
+def svg(plot: Plot, methods: Sequence[str]) -> str:
+    """The plot as an ``<svg>`` element for an HTML page; the same plot gives the same text.
+
+    Args:
+        plot: what to draw.
+        methods: all methods of the page, so that a mark means one method in every plot.
+    """
+    import matplotlib as mpl
+    from matplotlib.figure import Figure
+
+    styles: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": "prunebench",
+        "font.size": 11,
+        "axes.edgecolor": RULE,
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "grid.color": RULE,
+        "path.simplify": False,
+        "text.parse_math": False,
+    }
+    with mpl.rc_context(styles):
+        figure = Figure(figsize=(5.6, TALL))
+        axes = figure.add_subplot()
+        _draw(axes, plot, methods)
+        stream = io.StringIO()
+        figure.savefig(stream, format="svg", transparent=True, metadata={"Date": None})
+    return _page_svg(stream.getvalue(), plot)
+
+
+def _draw(axes: Any, plot: Plot, methods: Sequence[str]) -> None:
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(visible=True, linewidth=0.5, alpha=0.5)
+    axes.set_axisbelow(True)
+    axes.set_xlabel(plot.x)
+    axes.set_ylabel(plot.y)
+    if plot.log:
+        from matplotlib.ticker import FormatStrFormatter, LogLocator
+
+        axes.set_yscale("log")
+        # 2, 5, 10, 20, ...: powers of ten alone are too few, and nobody reads 2 x 10^0.
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
+        axes.yaxis.set_minor_formatter("")
+    ends = [plot.points[i] for i in plot.front]
+    front = [(p.x, p.y) for p in ends]
+    axes.plot(*zip(*front, strict=True), color=FRONT, linewidth=1.4, dashes=(5, 3), zorder=1)
+    for i, point in enumerate(plot.points):
+        at = methods.index(point.method)
+        colour = f"#0300{at % HUES:02x}"
+        if point.low is not None and point.high is not None:
+            ends_y = [[max(0.0, point.y - point.low)], [max(0.0, point.high - point.y)]]
+            axes.errorbar(point.x, point.y, ends_y, fmt="none", ecolor=colour, elinewidth=1)
+        edge = FRONT if i in plot.front else colour
+        axes.scatter(
+            [point.x],
+            [point.y],
+            s=46,
+            marker=MARKS[at % len(MARKS)],
+            c=colour,
+            edgecolors=edge,
+            linewidths=1.3 if i in plot.front else 0.6,
+            gid=f"point{i}",
+            zorder=3,
+        )
+    present = {point.method for point in plot.points}
+    known = [(at, name) for at, name in enumerate(methods) if name in present]
+    axes.figure.legend(
+        [_mark(at) for at, _ in known],
+        [_shown(name) for _, name in known],
+        frameon=False,
+        fontsize=10,
+        ncols=3,
+        columnspacing=1.0,
+        handletextpad=0.2,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 0.0),
+    )
+    # Margins in inches: to lay out by measuring texts takes three times as long.
+    lines = -(-len(known) // 3)
+    axes.figure.subplots_adjust(
+        left=0.13, right=0.985, top=0.985, bottom=(0.72 + 0.235 * lines) / TALL
+    )
+
+
+def _mark(at: int) -> Any:
+    from matplotlib.lines import Line2D
+
+    style: dict[str, Any] = {"marker": MARKS[at % len(MARKS)], "color": f"#0300{at % HUES:02x}"}
+    return Line2D([], [], linestyle="none", markersize=6.5, **style)
+
+
+def _shown(name: str) -> str:
+    """A name that has room, and that a legend does not leave out for its leading underscore."""
+    text = f"{name[:25]}..." if len(name) > 28 else name
+    return f" {text}" if text.startswith("_") else text
+
+
+def _page_svg(text: str, plot: Plot) -> str:
+    ET.register_namespace("", SVG)
+    ET.register_namespace("xlink", XLINK)
+    root = ET.fromstring(text)  # noqa: S314  # matplotlib wrote it just now
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in (f"{{{SVG}}}metadata", f"{{{SVG}}}style"):
+                parent.remove(child)
+    for element in root.iter():
+        _plain(element)
+    _tell(root, plot)
+    _own_ids(root, plot.ident)
+    _slim(root)
+    root.attrib = {
+        "viewBox": root.attrib["viewBox"],
+        "role": "img",
+        "aria-labelledby": f"{plot.ident}-t {plot.ident}-d",
+        "class": "plot",
+    }
+    for name, said, end in (("desc", plot.description, "d"), ("title", plot.title, "t")):
+        told = ET.Element(f"{{{SVG}}}{name}", id=f"{plot.ident}-{end}")
+        told.text = said
+        root.insert(0, told)
+    return ET.tostring(root, encoding="unicode")
+
+
+def _plain(element: ET.Element) -> None:
+    """Styles as attributes, which a strict policy allows, and our colours as classes."""
+    style = element.attrib.pop("style", "")
+    pairs = (part.split(":", 1) for part in style.split(";") if ":" in part)
+    for name, value in ((n.strip(), v.strip()) for n, v in pairs):
+        if name == "font":
+            if "text-anchor: middle" in style:
+                element.set("text-anchor", "middle")
+        elif name in _KEPT:
+            element.set(name, value)
+    classes = []
+    for name in ("fill", "stroke"):
+        value = element.get(name, "")
+        own = _CLASSES.get(value) or (f"s{int(value[5:], 16)}" if value.startswith("#0300") else "")
+        if own:
+            del element.attrib[name]
+            classes.append(f"{name[0]}-{own}")
+    if classes:
+        element.set("class", " ".join(classes))
+
+
+def _slim(root: ET.Element) -> None:
+    """Without what draws nothing, and with as many digits as a pixel has."""
+    for element in root.iter():
+        element.tail = None
+        if element.text and not element.text.strip():
+            element.text = None
+        element.attrib.pop("clip-path", None)  # the axes hold every point
+        for name in ("d", "x", "y", "transform", "stroke-width"):
+            if value := element.get(name):
+                element.set(name, _rounded(value))
+        if element.get("transform", "").startswith("rotate(-0 "):
+            del element.attrib["transform"]
+    for parent in list(root.iter()):
+        kept: list[ET.Element] = []
+        for child in list(parent):
+            kept += _worth(child)
+        parent[:] = kept
+
+
+def _worth(element: ET.Element) -> list[ET.Element]:
+    """What is left of an element: its children where it is a bare group, nothing if it is empty."""
+    invisible = element.get("fill") == "none" and not {"stroke", "class"} & set(element.attrib)
+    if element.tag == f"{{{SVG}}}path" and invisible:
+        return []
+    if element.tag in (f"{{{SVG}}}g", f"{{{SVG}}}defs"):
+        inner = [left for child in element for left in _worth(child)]
+        if element.tag.endswith("}g") and not element.attrib and not _titled(inner):
+            return inner
+        element[:] = inner
+        return [element] if inner else []
+    return [element]
+
+
+def _titled(elements: list[ET.Element]) -> bool:
+    return any(element.tag == f"{{{SVG}}}title" for element in elements)
+
+
+def _rounded(text: str) -> str:
+    short = re.sub(r"-?\d+\.\d+", lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), text)
+    return re.sub(r" *([A-Za-z]) *", r"\1", short).strip() if text[:1] == "M" else short
+
+
+def _tell(root: ET.Element, plot: Plot) -> None:
+    """A tooltip for each point."""
+    for element in root.iter():
+        name = element.get("id", "")
+        if name.startswith("point") and name[5:].isdecimal():
+            told = ET.Element(f"{{{SVG}}}title")
+            told.text = plot.points[int(name[5:])].text
+            element.insert(0, told)
+
+
+def _own_ids(root: ET.Element, ident: str) -> None:
+    """Only the ids that something refers to, and those with the plot's name before them."""
+    used = set()
+    for element in root.iter():
+        for name, value in list(element.attrib.items()):
+            if name == f"{{{XLINK}}}href" and value.startswith("#"):
+                used.add(value[1:])
+                del element.attrib[name]
+                element.set("href", f"#{ident}-{value[1:]}")
+            elif found := re.fullmatch(r"url\(#(.+)\)", value):
+                used.add(found[1])
+                element.set(name, f"url(#{ident}-{found[1]})")
+    for element in root.iter():
+        own = element.attrib.pop("id", None)
+        if own in used:
+            element.set("id", f"{ident}-{own}")

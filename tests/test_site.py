@@ -1,0 +1,337 @@
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import pytest
+from lxml import etree
+from msgspec.structs import replace
+from sites import EVIL, ROOT, SMOKE, built, hostile, many, shipped
+from test_verdict import record as made
+
+from prunebench import Measurement, leaderboard, plan, site
+from prunebench.errors import PrunebenchError
+from prunebench.site import plots, strips
+
+#: Elements that have no end.
+VOID = {"meta", "link", "input", "br", "wbr", "img"}
+#: What an SVG has without content, and closes itself.
+SELF_CLOSED = {"path", "use", "rect", "line", "circle", "polyline"}
+
+
+class Page(HTMLParser):
+    """A page's elements, links, ids and scripts; complains where tags do not match."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.links: list[str] = []
+        self.ids: list[str] = []
+        self.elements: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        own = dict(attrs)
+        assert len(own) == len(attrs), f"an attribute twice in {tag}"
+        self.elements.append((tag, own))
+        self.links += [own[k] or "" for k in ("href", "src") if k in own]
+        self.ids += [own["id"] or ""] if "id" in own else []
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def files() -> dict[str, bytes]:
+    return built(shipped())
+
+
+def pages(files: dict[str, bytes]) -> dict[str, Page]:
+    return {n: Page(c.decode()) for n, c in files.items() if n.endswith(".html")}
+
+
+def test_every_page_is_well_formed_and_says_what_it_is(files: dict[str, bytes]) -> None:
+    """Tags match, ids are unique, there is a language, one heading and a way past the header."""
+    for name, page in pages(files).items():
+        tags = [tag for tag, _ in page.elements]
+        assert len(set(page.ids)) == len(page.ids), name
+        assert dict(page.elements)["html"] == {"lang": "en"}
+        assert (tags.count("h1"), tags.count("main"), tags.count("title") >= 1) == (1, 1, True)
+        assert "#main" in page.links
+        assert all(own.get("scope") for tag, own in page.elements if tag == "th"), name
+        assert tags.count("table") == tags.count("caption"), name
+        for tag, own in page.elements:
+            assert not any(key.startswith("on") for key in own)
+            assert tag != "style"
+            assert "style" not in own, name  # the policy has no inline styles
+
+
+def test_every_link_is_to_a_file_or_place_of_the_site(files: dict[str, bytes]) -> None:
+    """No link leaves the site, and each has something at its other end."""
+    found = pages(files)
+    for name, page in found.items():
+        for link in page.links:
+            if link == "data:,":
+                continue
+            path, _, place = link.partition("#")
+            assert ":" not in link
+            assert not link.startswith("/")
+            target = name
+            if path:
+                parts: list[str] = []
+                for part in (PurePosixPath(name).parent / path).parts:
+                    parts = parts[:-1] if part == ".." else [*parts, part]
+                target = "/".join(parts)
+            assert target in files, (name, link)
+            assert not place or place in found[target].ids, (name, link)
+
+
+def test_the_same_records_give_the_same_bytes(files: dict[str, bytes]) -> None:
+    """In any order, and in another process with another hash seed."""
+    assert built(shipped()[::-1]) == files
+    program = (
+        "import hashlib, sys; sys.path.insert(0, 'tests'); from sites import built, shipped\n"
+        "print(hashlib.sha256(repr(sorted(built(shipped()).items())).encode()).hexdigest())"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", program],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=ROOT,
+            env={"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT)},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
+
+
+def test_text_of_records_is_only_shown() -> None:
+    """Markup in any text of a record makes no element, and what turns a line round is escaped."""
+    harmless, harmful = pages(built(shipped())), pages(built([*shipped(), hostile()]))
+    (name,) = (n for n in harmful if "evil" in n)
+    scripts = [own for page in harmful.values() for tag, own in page.elements if tag == "script"]
+
+    assert all(set(own) <= {"src", "defer"} for own in scripts)
+    assert len(scripts) == 2 * len(harmful)
+    assert {tag for page in harmful.values() for tag, _ in page.elements} == {
+        tag for page in harmless.values() for tag, _ in page.elements
+    }
+    assert "<script>alert(1)</script>" in harmful[name].text
+    for page in harmful.values():
+        assert not re.search(
+            "[\u202e\x1b]", page.text + json.dumps(page.elements, ensure_ascii=False)
+        )
+        assert all(own.get("src") != "x" for _, own in page.elements)
+
+
+ODD: dict[str, dict[str, Any]] = {
+    "nothing asked": {"asked": {}},
+    "nulls": {"asked": dict.fromkeys(("model", "method", "amount", "calibration", "metrics"))},
+    "seeds of no kind": {"asked": {"method": {"name": "a"}, "calibration": {"seed": [1, "x"]}}},
+    "larger than dense": {"parameters": 300},
+    "a block far away": {"plan": (plan.DropBlocks((90_000,)),)},
+    "a checkpoint": {"plan": (plan.LoadCheckpoint("x", "y"),)},
+    "no value": {"measurements": (Measurement("accuracy/t", None, "acc", "higher"),)},
+    "huge": {"measurements": (Measurement("perplexity/t", 1e300, "ppl", "lower", (690.0,) * 3),)},
+}
+
+
+@pytest.mark.parametrize("changes", ODD.values(), ids=ODD)
+def test_records_of_any_shape_make_pages(changes: dict[str, Any]) -> None:
+    """Alone and among sound ones: a board and a case page each, well formed."""
+    odd = replace(made(case_id="odd/one"), **changes)
+
+    for records in ([odd], [odd, *shipped()]):
+        (page,) = (p for name, p in pages(built(records)).items() if "odd-one" in name)
+        assert "odd/one" in page.text
+
+
+def test_a_hostile_board_downloads_as_plain_data() -> None:
+    """Its CSV and JSON parse, with the text as it is, and no cell is a formula."""
+    records = [hostile()]
+    (board,) = leaderboard.boards(records)
+    found = built(records)
+    (row,) = csv.DictReader(io.StringIO(found[f"boards/{board.name}.csv"].decode()))
+    data = json.loads(found[f"boards/{board.name}.json"])
+
+    assert row["method"].startswith("</script><script>alert(1)")
+    assert data["rows"][0]["method"] == EVIL
+    assert re.fullmatch(r"[A-Za-z0-9._=+@-]+", board.name)
+
+
+def test_a_board_shows_each_row_with_its_numbers(files: dict[str, bytes]) -> None:
+    """Rows by sparsity, dense first; accuracy and rank of each as the board has them."""
+    (board,) = leaderboard.boards(shipped())
+    tree = etree.fromstring(files[f"boards/{board.name}.html"], etree.HTMLParser())
+    lines = tree.xpath("//table[@id='board']/tbody/tr[not(@class)]")
+
+    assert len(lines) == len(board.rows) == 17
+    for line, row in zip(lines, board.rows, strict=True):
+        cells = [" ".join(cell.itertext()).split() for cell in line]
+        assert cells[1][0].replace(" ", "") == row.method.split("_")[0] + (
+            "_" if "_" in row.method else ""
+        )
+        flat = " ".join(" ".join(cell) for cell in cells)
+        assert f"{row.values['accuracy/mean'].value * 100:.1f} %" in flat
+        if not row.dense:
+            assert cells[0] == [row.places["accuracy/mean"].text]
+            assert f"{1 + row.sparsity:.2f}x" in flat
+
+
+def test_a_case_page_has_its_provenance_and_nights(files: dict[str, bytes]) -> None:
+    """Commit, versions, weights and question of the record, and its two nights."""
+    record = next(r for r in shipped() if r.case_id.endswith("/sleb-0.3"))
+    (name,) = (n for n in files if "sleb-0.3" in n)
+    page = Page(files[name].decode())
+
+    for told in (record.environment.commit, record.model_hash, "lm_eval 0.4.13", record.key):
+        assert told
+        assert told in page.text
+    assert json.dumps(record.asked["method"])[1:-1] in page.text
+    assert "2026-11-20" in page.text
+    assert "polyline" in [tag for tag, _ in page.elements]
+    steps = etree.fromstring(files[name], etree.HTMLParser()).xpath("//details//tbody/tr")
+    assert len([s for s in steps if len(s) == 8]) == len(record.trace)
+
+
+def test_five_hundred_records_are_at_most_a_megabyte_before_data() -> None:
+    """Styles, scripts, index, plots and what surrounds tables. Data are the pages of cases, the
+    downloads and the bodies of tables, which grow with the records and nothing else.
+    """
+    found = built(many(500))
+    cases = [content for name, content in found.items() if name.startswith("cases/")]
+    rest = {
+        name: re.sub(rb"<tbody>.*?</tbody>", b"", content, flags=re.DOTALL)
+        for name, content in found.items()
+        if not name.startswith("cases/") and not name.endswith((".csv", ".json"))
+    }
+
+    assert len(cases) == 500
+    assert sum(map(len, rest.values())) <= 1_000_000
+    assert sum(map(len, cases)) / 500 <= 15_000
+    assert sum(map(len, found.values())) <= 12_000_000
+
+
+def test_strips_draw_what_a_plan_says() -> None:
+    """Every kind of edit, half by half, with the order of removal."""
+    edits = (
+        plan.DropBlocks((3, 1)),
+        plan.DropSublayers(((0, "mlp"), (2, "attn"))),
+        plan.RefitWeights(("model.layers.2.mlp.down_proj",)),
+        plan.MergeBlocks(((4, 6),)),
+    )
+    drawn = strips.strip(edits, 8, 0).blocks
+    states = ["".join(half.state[0] for half in pair) for pair in drawn]
+
+    assert states == ["kd", "dd", "dk", "dd", "mm", "dd", "dd", "kk"]
+    assert (drawn[3][0].order, drawn[1][1].order, drawn[2][0].order) == (1, 2, 2)
+    assert [half.refit for half in drawn[2]] == [False, True]
+    sliced = strips.strip((plan.SliceHidden((80, 60, 40, 40)),), 2, 80).blocks
+    assert [half.height for pair in sliced for half in pair] == [1.0, 0.75, 0.5, 0.5]
+    assert not strips.strip((plan.LoadCheckpoint("x", "y"),), 8, 0).drawn
+
+
+def test_a_plot_names_its_points_and_takes_its_colours_from_the_page() -> None:
+    """Valid XML with a title, a tooltip for each point, and no colour or style of its own."""
+    points = tuple(
+        plots.Point(float(i), i * 2.0, f"$m{i}_<b>", f"point {i} <&>", i - 0.5, i + 0.5)
+        for i in range(4)
+    )
+    plot = plots.Plot("p", "T <&>", "D", "x", "y", points, (3,))
+    text = plots.svg(plot, [p.method for p in points])
+    root = etree.fromstring(text)
+    titles = [t.text for t in root.iter("{*}title")]
+
+    assert titles[0] == "T <&>"
+    assert titles[1:] == [p.text for p in points]
+    assert "style" not in text
+    assert set(re.findall("#[0-9a-f]{6}", text)) == set()
+    assert (
+        " ".join(t.text for t in root.iter("{*}text") if "$" in (t.text or ""))
+        == "$m0_<b> $m1_<b> $m2_<b> $m3_<b>"
+    )
+    assert plots.svg(plot, [p.method for p in points]) == text
+
+
+def contrast(one: str, other: str) -> float:
+    """WCAG 2.2: (lighter + 0.05) / (darker + 0.05) of relative luminances."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
+        linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+        return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+    light, dark = sorted((luminance(one), luminance(other)), reverse=True)
+    return (light + 0.05) / (dark + 0.05)
+
+
+def test_contrast_is_enough_light_and_dark() -> None:
+    """Text on each background 4.5:1, what is drawn 3:1."""
+    style = (Path(site.__file__).parent / "static" / "site.css").read_text()
+    blocks = re.findall(r"color-scheme: (light|dark);(.*?)\}", style, re.DOTALL)
+
+    assert [name for name, _ in blocks] == ["light", "dark", "dark"]
+    assert blocks[1][1].split() == blocks[2][1].split()
+    for name, block in blocks:
+        colours = dict(re.findall(r"--(\w+): (#[0-9a-f]{6})", block))
+        for back in ("paper", "soft"):
+            for text in ("ink", "muted", "link"):
+                assert contrast(colours[text], colours[back]) >= 4.5, (name, text, back)
+        for drawn in ("front", "kept", "muted", *(f"s{i}" for i in range(plots.HUES))):
+            assert contrast(colours[drawn], colours["paper"]) >= 3, (name, drawn)
+
+
+def test_writes_again_over_its_own_site_only(
+    cli: Callable[..., tuple[int, str, str]], tmp_path: Path
+) -> None:
+    """Pages that are no longer built go; a folder of other things is refused in one line."""
+    folder = tmp_path / "site"
+
+    assert cli("leaderboard", SMOKE, "--site", folder)[0] == 0
+    assert len(list((folder / "cases").iterdir())) == 17
+    assert cli("leaderboard", SMOKE / "tinyworld" / "dense.json", "--site", folder)[0] == 0
+    assert [p.name[:22] for p in (folder / "cases").iterdir()] == ["smoke-tinyworld-dense-"]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "thesis.tex").write_text("x")
+    code, _, err = cli("leaderboard", SMOKE, "--site", tmp_path / "other")
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert [p.name for p in (tmp_path / "other").iterdir()] == ["thesis.tex"]
+
+
+def test_without_matplotlib_one_line_says_how_to_get_it(
+    cli: Callable[..., tuple[int, str, str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 2 before anything is computed or written; printing needs none."""
+    monkeypatch.setattr(site, "find_spec", lambda _: None)
+
+    code, out, err = cli("leaderboard", SMOKE, "--site", tmp_path / "site")
+
+    assert (code, out) == (2, "")
+    assert "pip install 'prunebench[site]'" in err
+    assert not (tmp_path / "site").exists()
+    with pytest.raises(PrunebenchError, match="matplotlib"):
+        site.build([], [], "")
+    assert cli("leaderboard", SMOKE)[0] == 0
