@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
-from . import comparing, gating, published
+from . import archive, gating, published
 from .baseline import Baselines
 from .case import Case
 from .casefile import default_tolerance
@@ -24,33 +24,14 @@ def newest(paths: Iterable[Path]) -> list[Record]:
     Raises:
         PrunebenchError: if one is none of these, empty, or damaged.
     """
+    read = archive.read(paths)
+    if read.problems:
+        raise PrunebenchError("\n".join(read.problems))
     found: dict[str, Record] = {}
-    for path in paths:
-        for record in _records(path):
-            other = found.get(record.case_id)
-            if other is None or record.created > other.created:
-                found[record.case_id] = record
+    # A baseline is the record it was accepted from, without timings and with fewer digits.
+    for record in sorted(read.records, key=lambda r: (r.created, len(r.measurements))):
+        found[record.case_id] = record
     return [found[case_id] for case_id in sorted(found)]
-
-
-def _records(path: Path) -> Iterator[Record]:
-    side = comparing.read(path)
-    if side.results is not None:
-        raise PrunebenchError(f"{path}: results that lm-eval wrote; expected records of prunebench")
-    if side.baselines is None:
-        yield from side.records.values()
-        return
-    for case_id in side.baselines.case_ids():
-        if (record := _baseline(side.baselines, case_id)) is not None:
-            yield record
-
-
-def _baseline(baselines: Baselines, case_id: str) -> Record | None:
-    """An accepted record, with the timings of the device that it was made on."""
-    record = baselines.load(case_id, "cpu")
-    if record is None or record.environment.device == "cpu":
-        return record
-    return baselines.load(case_id, record.environment.device)
 
 
 def judged(record: Record, baselines: Baselines, case: Case | None) -> Verdict:

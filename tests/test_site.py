@@ -19,7 +19,7 @@ from test_verdict import record as made
 
 from prunebench import Measurement, leaderboard, plan, site
 from prunebench.errors import PrunebenchError
-from prunebench.site import plots, strips
+from prunebench.site import drawing, plots
 
 #: Elements that have no end.
 VOID = {"meta", "link", "input", "br", "wbr", "img"}
@@ -235,6 +235,12 @@ def test_five_hundred_records_are_at_most_a_megabyte_before_data() -> None:
     assert sum(map(len, found.values())) <= 12_000_000
 
 
+def boxes(path: str) -> list[tuple[int, int]]:
+    """Block and half of every piece of a path, by where it begins."""
+    starts = re.findall(r"M([\d.]+) ([\d.]+)", path)
+    return [(int(float(x) // drawing.STEP), int(float(y) > drawing.HIGH + 1)) for x, y in starts]
+
+
 def test_strips_draw_what_a_plan_says() -> None:
     """Every kind of edit, half by half, with the order of removal."""
     edits = (
@@ -243,15 +249,20 @@ def test_strips_draw_what_a_plan_says() -> None:
         plan.RefitWeights(("model.layers.2.mlp.down_proj",)),
         plan.MergeBlocks(((4, 6),)),
     )
-    drawn = strips.strip(edits, 8, 0).blocks
-    states = ["".join(half.state[0] for half in pair) for pair in drawn]
+    drawn = drawing.draw(edits, 8, 0)
+    gone = [(0, 1), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (5, 0), (5, 1), (6, 0), (6, 1)]
+    assert boxes(drawn.gone) == gone
+    assert boxes(drawn.merged) == [(4, 0), (4, 1)]
+    assert boxes(drawn.whole) == [(0, 0), (2, 1), (7, 0), (7, 1)]
+    assert boxes(drawn.dots) == [(2, 1)]
+    orders = {int(x // drawing.STEP): text for x, _, text in drawn.labels}
+    assert [orders[block] for block in (3, 1, 0, 2)] == ["1", "2", "3", "4"]
+    assert drawn.width == 8 * drawing.STEP
 
-    assert states == ["kd", "dd", "dk", "dd", "mm", "dd", "dd", "kk"]
-    assert (drawn[3][0].order, drawn[1][1].order, drawn[2][0].order) == (1, 2, 2)
-    assert [half.refit for half in drawn[2]] == [False, True]
-    sliced = strips.strip((plan.SliceHidden((80, 60, 40, 40)),), 2, 80).blocks
-    assert [half.height for pair in sliced for half in pair] == [1.0, 0.75, 0.5, 0.5]
-    assert not strips.strip((plan.LoadCheckpoint("x", "y"),), 8, 0).drawn
+    sliced = drawing.draw((plan.SliceHidden((80, 60, 40, 40)),), 2, 80)
+    heights = [float(h) for h in re.findall(r"v([\d.]+)", sliced.kept)]
+    assert heights == [drawing.HIGH * part for part in (1.0, 0.75, 0.5, 0.5)]
+    assert not drawing.draw((plan.LoadCheckpoint("x", "y"),), 8, 0).drawn
 
 
 def test_a_plot_names_its_points_and_takes_its_colours_from_the_page() -> None:

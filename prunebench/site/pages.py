@@ -18,8 +18,8 @@ from ..record import Measurement, Record
 from ..report import COLUMNS, duration, number, size
 from ..reports import words
 from ..reports.rows import standard_error
-from . import cells, plots, strips
-from .strips import Strip
+from . import cells, drawing, plots
+from .drawing import Drawing
 
 #: Scores of a step that a page lists; the plan file has them all.
 MOST_STEPS = 200
@@ -30,7 +30,7 @@ class Spot(Struct, frozen=True):
 
     board: Board
     row: Row
-    strip: Strip
+    strip: Drawing
 
 
 class Curve(Struct, frozen=True):
@@ -56,11 +56,11 @@ def pages(boards: Sequence[Board], records: Sequence[Record], title: str) -> dic
     built = {"index.html": env.get_template("index.html").render(root="", boards=boards)}
     template = env.get_template("board.html")
     for board in boards:
-        stream = strips.widest([r.plan for row in board.rows for r in row.records])
+        stream = drawing.widest([r.plan for row in board.rows for r in row.records])
         drawn = {}
         for row in board.rows:
             for record in row.records:
-                drawn[record.case_id] = strips.strip(record.plan, board.blocks, stream)
+                drawn[record.case_id] = drawing.draw(record.plan, board.blocks, stream)
                 spots[record.case_id] = Spot(board, row, drawn[record.case_id])
         built[f"boards/{board.name}.html"] = template.render(
             root="../",
