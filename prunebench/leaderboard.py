@@ -187,11 +187,14 @@ def _board(newest: Sequence[Record], cases: dict[str, list[Record]], lookup: Pub
     rank_by = _rank_by(rows)
     placed = {name: ranking.places([row.records for row in rows], groups, name) for name in rank_by}
     at = {i: number for number, group in enumerate(groups) for i in group}
-    ranked = tuple(
-        msgspec.structs.replace(
-            row, group=at[i], places={name: p for name in rank_by if (p := placed[name][i])}
-        )
-        for i, row in enumerate(rows)
+    ranked = _in_order(
+        [
+            msgspec.structs.replace(
+                row, group=at[i], places={name: p for name in rank_by if (p := placed[name][i])}
+            )
+            for i, row in enumerate(rows)
+        ],
+        rank_by,
     )
     model = first.asked.get("model") or {}
     digest = hashlib.sha256(f"{_key(first)}{sorted(first.provenance.data.items())}".encode())
@@ -211,6 +214,31 @@ def _board(newest: Sequence[Record], cases: dict[str, list[Record]], lookup: Pub
         blocks=max((_blocks(record) for row in rows for record in row.records), default=0),
         near=near,
         notes=tuple(_notes(ranked)),
+    )
+
+
+def _in_order(rows: Sequence[Row], rank_by: Sequence[str]) -> tuple[Row, ...]:
+    """*rows* group by group, the best in front; places name rows by their new numbers."""
+
+    def standing(i: int) -> tuple[float, ...]:
+        row, unranked = rows[i], (math.inf, math.inf)
+        places = (row.places.get(name) for name in rank_by)
+        ranks = ((p.rank, p.last) if p else unranked for p in places)
+        return (row.group, *(end for pair in ranks for end in pair))
+
+    order = sorted(range(len(rows)), key=standing)
+    new = {old: number for number, old in enumerate(order)}
+
+    def renumbered(place: Place) -> Place:
+        sides = (tuple(sorted(new[i] for i in side)) for side in (place.better, place.worse))
+        better, worse = sides
+        return msgspec.structs.replace(place, better=better, worse=worse)
+
+    return tuple(
+        msgspec.structs.replace(
+            rows[i], places={name: renumbered(p) for name, p in rows[i].places.items()}
+        )
+        for i in order
     )
 
 

@@ -376,18 +376,24 @@ def test_no_record_exits_5(
 def test_json_has_what_the_table_has(
     cli: Callable[..., tuple[int, str, str]], reference: Path, tmp_path: Path
 ) -> None:
-    """Every row by achieved sparsity, dense first, with ranks."""
+    """Dense first, groups by achieved sparsity, the best of each in front."""
     file = tmp_path / "boards.json"
 
     assert cli("leaderboard", reference, "--json", file)[0] == 0
 
     (board,) = json.loads(file.read_text())["boards"]
-    sparsities = [row["sparsity"] for row in board["rows"]]
-    assert board["rows"][0]["method"] == "dense"
-    assert sparsities == sorted(sparsities)
-    assert all(
-        row["places"][name]["rank"] >= 1 for row in board["rows"] for name in board["rank_by"]
-    )
+    rows, (first, _) = board["rows"], board["rank_by"]
+    assert rows[0]["method"] == "dense"
+    ends = [next(g for g in board["groups"] if g[0] <= r["sparsity"] <= g[1]) for r in rows]
+    assert ends == sorted(ends)
+    for group in board["groups"]:
+        ranks = [r["places"][first]["rank"] for r, g in zip(rows, ends, strict=True) if g == group]
+        assert ranks == sorted(ranks)
+        assert ranks[0] == 1
+    # A place names rows by where they stand: who is significantly better has fewer above it.
+    for row in rows:
+        for better in row["places"][first]["better"]:
+            assert rows[better]["values"][first]["value"] > row["values"][first]["value"]
 
 
 @pytest.mark.parametrize("width", [80, 160])
