@@ -20,6 +20,7 @@ from test_verdict import record as made
 from prunebench import Measurement, leaderboard, plan, site
 from prunebench.errors import PrunebenchError
 from prunebench.site import drawing, plots
+from prunebench.site import pages as building
 
 #: Elements that have no end.
 VOID = {"meta", "link", "input", "br", "wbr", "img"}
@@ -215,6 +216,20 @@ def test_a_case_page_has_its_provenance_and_nights(files: dict[str, bytes]) -> N
     assert "polyline" in [tag for tag, _ in page.elements]
     steps = etree.fromstring(files[name], etree.HTMLParser()).xpath("//details//tbody/tr")
     assert len([s for s in steps if len(s) == 8]) == len(record.trace)
+
+
+def test_nights_that_read_the_same_are_drawn_the_same() -> None:
+    """The last digits of a float are no history; a change that can be read is drawn whole."""
+    record = next(r for r in shipped() if r.case_id.endswith("/sleb-0.3"))
+    ppl, *rest = record.measurements
+    assert ppl.value is not None
+    for change, heights in ((1e-7, ["30.0", "30.0"]), (0.5, ["58.0", "2.0"])):
+        now = replace(ppl, value=ppl.value + change)
+        older = replace(record, created="2026-11-20T00:00:00+00:00")
+        nights = [replace(record, measurements=(now, *rest)), older]
+        (curve, *_) = building._curves(nights)
+        assert curve.metric.startswith(ppl.metric)
+        assert [point.split(",")[1] for point in curve.line.split()] == heights
 
 
 def test_five_hundred_records_are_at_most_a_megabyte_before_data() -> None:

@@ -294,7 +294,9 @@ def _curves(older: Sequence[Record]) -> Iterator[Curve]:
         if len(values) < 2:
             continue
         low, high = min(v for _, v in values), max(v for _, v in values)
-        wide, tall = 300 / max(len(series.nights) - 1, 1), high - low
+        wide = 300 / max(len(series.nights) - 1, 1)
+        # What reads the same is drawn the same: a baseline keeps fewer digits than a night.
+        tall = high - low if number(low) != number(high) else 0.0
         heights = (58 - 56 * (v - low) / tall if tall else 30.0 for _, v in values)
         line = " ".join(
             f"{i * wide:.1f},{y:.1f}" for (i, _), y in zip(values, heights, strict=True)

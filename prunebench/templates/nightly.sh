@@ -4,7 +4,7 @@
 #   17 3 * * *  /path/to/project/nightly.sh
 #
 # Settings are variables, from cron or from a file nightly.env beside this one (keep it out of git):
-#   PRUNEBENCH           the command, e.g. /path/to/venv/bin/prunebench
+#   PRUNEBENCH           the command, e.g. /path/to/venv/bin/prunebench (pip install 'prunebench[site]')
 #   PRUNEBENCH_CASES     what to run; default cases
 #   PRUNEBENCH_ARGS      more options of run, e.g. "--device cuda --fresh"
 #   PRUNEBENCH_WEBHOOK   a Slack-compatible address; without it nothing is posted
