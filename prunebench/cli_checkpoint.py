@@ -8,9 +8,9 @@ from pathlib import Path
 
 from . import published
 from .baseline import Baselines
-from .errors import PrunebenchError, did_you_mean
+from .errors import PrunebenchError
 from .machine import before_torch
-from .options import defined, tell
+from .options import defined, one_case, tell
 from .record import Record
 from .store import Store
 
@@ -29,7 +29,8 @@ def save_checkpoint(
     Raises:
         PrunebenchError: if there is no such record, or its checkpoint cannot be made.
     """
-    found = _case_id(case_id, [*store.case_ids(), *baselines.all_case_ids()])
+    known = {*store.case_ids(), *baselines.all_case_ids()}
+    found = one_case(case_id, sorted(known), "record or baseline")
     record = store.latest(found) or baselines.load(found, "cpu")
     if record is None:
         raise PrunebenchError(f"the records of {found!r} are damaged; run it again")
@@ -54,16 +55,6 @@ def save_checkpoint(
     )
     tell(f"{folder}: {card.title}")
     tell(f"not uploaded; read {folder / 'README.md'}, then: hf upload ORGANISATION/NAME {folder}")
-
-
-def _case_id(text: str, ids: list[str]) -> str:
-    known = sorted(set(ids))
-    matches = [i for i in known if i == text] or [i for i in known if i.endswith(text)]
-    if not matches:
-        raise PrunebenchError(f"no record or baseline of {text!r}; {did_you_mean(text, known)}")
-    if len(matches) > 1:
-        raise PrunebenchError(f"{len(matches)} cases end in {text!r}: {', '.join(matches)}")
-    return matches[0]
 
 
 def _dense(case_id: str, baselines: Baselines, store: Store, device: str) -> Iterator[Record]:

@@ -77,6 +77,9 @@ def notify(
             tell(message.text + (f"\n{link}" if link else ""))
     else:
         _post(said, address, state, store)
+    if not found:
+        tell("nothing changed since it was last told")
+        return
     many = f"{len(found)} change{'s' * (len(found) != 1)}"
     posts = f"{len(said)} message{'s' * (len(said) != 1)}"
     tell(f"{many}, {posts} {'not posted' if dry_run else 'posted'}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -169,10 +169,18 @@ def stored_case(text: str, store: Store) -> str:
     Raises:
         PrunebenchError: if there is none, or more than one.
     """
-    ids = store.case_ids()
+    return one_case(text, store.case_ids(), "record")
+
+
+def one_case(text: str, ids: Sequence[str], what: str) -> str:
+    """The one of *ids* that is, or ends in, *text*; *what* they are of.
+
+    Raises:
+        PrunebenchError: if there is none, or more than one.
+    """
     matches = [i for i in ids if i == text] or [i for i in ids if i.endswith(text)]
     if not matches:
-        raise PrunebenchError(f"no record of {text!r}; {did_you_mean(text, ids)}")
+        raise PrunebenchError(f"no {what} of {text!r}; {did_you_mean(text, ids)}")
     if len(matches) > 1:
         raise PrunebenchError(f"{len(matches)} cases end in {text!r}: {', '.join(matches)}")
     return matches[0]

@@ -10,6 +10,7 @@ from msgspec import Struct
 from rich import box
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 from rich.text import Text
 
 from .errors import inert, inert_lines
@@ -52,6 +53,18 @@ class Signs(Struct, frozen=True):
     refit: str
     line: str
     heading: box.Box
+
+    def grid(self) -> Table:
+        """An empty table: a line below its head, no frame."""
+        return Table(
+            box=self.heading,
+            show_edge=False,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+            safe_box=False,
+            header_style="bold",
+            border_style="dim",
+        )
 
 
 # A line under the headings and between groups, nothing else. A text editor shows the eight lines:

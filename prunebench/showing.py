@@ -276,15 +276,7 @@ def _fitting(
         if sum(map(needed, columns)) + 2 * (len(columns) - 1) <= width:
             break
         columns = [c for c in columns if c != name]
-    grid = Table(
-        box=signs.heading,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        safe_box=False,
-        header_style="bold",
-        border_style="dim",
-    )
+    grid = signs.grid()
     for column in columns:
         kind: Any = {
             "justify": "left" if column in left else "right",

@@ -268,15 +268,7 @@ def _fitted(
             sparsity = False
         elif name in columns and (name != columns[0] or room() < 12):
             columns.remove(name)
-    grid = Table(
-        box=signs.heading,
-        show_edge=False,
-        pad_edge=False,
-        padding=(0, 1, 0, 0),
-        safe_box=False,
-        header_style="bold",
-        border_style="dim",
-    )
+    grid = signs.grid()
     names = max(8, min(longest, room()))
     grid.add_column("case", overflow="fold", width=names)
     if sparsity:

@@ -108,7 +108,7 @@ def nights(tmp_path: Path, cli, hook: Hook) -> Nights:
 
 def test_a_message_per_change_and_none_per_night(nights: Nights) -> None:
     """Worse is told once, however long it lasts; recovery once; a crash and its end once each."""
-    assert nights.night(90) == (0, "0 changes, 0 messages posted\n", [])
+    assert nights.night(90) == (0, "nothing changed since it was last told\n", [])
     code, _, posted = nights.night(60)
     assert code == 0
     assert len(posted) == 1
