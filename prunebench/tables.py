@@ -116,15 +116,16 @@ def groups(results: Sequence[Result]) -> list[list[Result]]:
 
 def _similar(results: Sequence[Result]) -> list[list[Result]]:
     """Groups of similar sparsity, each in the order given."""
-    found: list[list[Result]] = []
-    for result in sorted(results, key=_sparsity):
+    found: list[list[int]] = []
+    sparsities = [_sparsity(result) for result in results]
+    for i in sorted(range(len(results)), key=sparsities.__getitem__):
         own = found[-1] if found else []
-        near = own and _sparsity(result) - _sparsity(own[-1]) <= GAP
-        if near and _sparsity(result) - _sparsity(own[0]) <= SPAN:
-            own.append(result)
+        near = own and sparsities[i] - sparsities[own[-1]] <= GAP
+        if near and sparsities[i] - sparsities[own[0]] <= SPAN:
+            own.append(i)
         else:
-            found.append([result])
-    return [[r for r in results if r in group] for group in found]
+            found.append([i])
+    return [[results[i] for i in sorted(group)] for group in found]
 
 
 def _sparsity(result: Result) -> float:
