@@ -108,9 +108,20 @@ for x, y in zip(a, b, strict=True):
 print(f"{len(a)} records equal")
 PY
 
+echo "== the plain script of docs/slurm.md, told to go"
+sed -n '/^```bash/,/^```/p' "$docs" | grep -v '^```' | sed -e '/--gpus/d; /--cpus-per-task/d' \
+    -e "s#^prunebench run .*#$python -m prunebench run cases --device cpu --store fourth -k sleb \&#" \
+    >plain.sh
+plain=$(sbatch --parsable plain.sh)
+for _ in $(seq 120); do
+    ls fourth/locks/*.owner >/dev/null 2>&1 && break
+    sleep 0.2
+done
+scancel --batch --signal=USR1 "$plain" # it comes back in two minutes, which the next part takes too
+
 echo "== detached; requeued by SIGUSR1 while it runs; the same command collects"
 "${run[@]}" --store third --executor slurm --detach -k sleb --slurm cpus_per_task=1
-job=$(squeue -h -o %A | head -1)
+job=$(squeue -h -o %A -t pending,running --name=prunebench | head -1)
 for _ in $(seq 120); do
     grep -qs searching third/slurm/*_log.out && break
     sleep 0.5
@@ -123,16 +134,8 @@ scontrol show job "$job" | grep -o 'Restarts=[0-9]*' || true
 restarts
 ls third/records/small
 
-echo "== the plain script of docs/slurm.md, told to go"
-sed -n '/^```bash/,/^```/p' "$docs" | grep -v '^```' | sed -e '/--gpus/d; /--cpus-per-task/d' \
-    -e "s#^prunebench run .*#$python -m prunebench run cases --device cpu --store fourth -k sleb \&#" \
-    >plain.sh
-job=$(sbatch --parsable plain.sh)
-for _ in $(seq 120); do
-    ls fourth/locks/*.owner >/dev/null 2>&1 && break
-    sleep 0.2
-done
-scancel --batch --signal=USR1 "$job"
+echo "== the plain script has come back"
+job=$plain
 for _ in $(seq 400); do
     [ -z "$(squeue -h -j "$job" 2>/dev/null)" ] && break
     sleep 1
