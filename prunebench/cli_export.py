@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -12,7 +13,7 @@ import typer
 from . import files, gathering, published
 from .baseline import Baselines
 from .cli_checkpoint import save_checkpoint
-from .errors import PrunebenchError
+from .errors import PrunebenchError, inert_lines
 from .options import (
     DEFAULT_STORE,
     BaselineDir,
@@ -121,7 +122,8 @@ def export(
         return
     text = _writers(roots, metric or (), wide=wide)[form](found)
     if output is None:
-        print(text, end="")  # noqa: T201
+        # What is piped is for another program; a person's terminal is to show and not to act.
+        print(inert_lines(text) if sys.stdout.isatty() else text, end="")  # noqa: T201
         return
     if output.is_dir():
         output = output / f"prunebench{SUFFIXES.get(form, '.json')}"
@@ -159,7 +161,7 @@ def _writers(
 
 
 def _json(data: object) -> str:
-    return files.as_json(data).decode()
+    return files.printable_json(data)
 
 
 def _junit(roots: Baselines, records: list[Record]) -> str:

@@ -20,6 +20,8 @@ MAX_BYTES = 500_000_000
 MAX_PART = 200
 
 _PART = re.compile(r"[A-Za-z0-9_=+@][A-Za-z0-9._=+@-]*")
+#: What JSON may have as it is, and a terminal acts on.
+_STEERING = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 #: Names that are devices on Windows, whatever follows their first dot.
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
 
@@ -107,6 +109,11 @@ def write_json(path: Path, data: Any) -> None:
 def as_json(data: Any) -> bytes:
     """What *write_json* writes."""
     return msgspec.json.format(msgspec.json.encode(data), indent=2) + b"\n"
+
+
+def printable_json(data: Any) -> str:
+    """*data* as *write_json* writes it, with what would steer a terminal escaped as JSON can."""
+    return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", as_json(data).decode())
 
 
 def read_json(path: Path, kind: type[T]) -> T:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from . import casefile, completing, select
+from . import casefile, completing, files, select
 from .baseline import OWN, shipped
 from .case import Case
 from .errors import PrunebenchError, PrunebenchWarning, did_you_mean, inert_lines
@@ -188,9 +188,7 @@ def one_case(text: str, ids: Sequence[str], what: str) -> str:
 
 def print_json(data: object) -> None:
     """*data* on standard output, for scripts."""
-    import msgspec
-
-    print(msgspec.json.format(msgspec.json.encode(data), indent=2).decode())  # noqa: T201
+    print(files.printable_json(data), end="")  # noqa: T201
 
 
 def plain_warnings() -> None:

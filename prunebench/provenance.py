@@ -99,7 +99,7 @@ def told(record: Record) -> Iterator[str]:
     commit = here.commit or ""
     if commit and origin.dirty:
         commit += " with changes"
-    model = f"{record.asked['model']['id']}, {record.model_hash[:12]}"
+    model = ", ".join(filter(None, (record.model_id, record.model_hash[:12])))
     facts = {
         "made": record.created,
         "command": origin.command,

@@ -62,7 +62,17 @@ def _interval(case_id: str, first: Measurement, records: list[Record]) -> Iterab
 
 
 def standard_error(measurement: Measurement, record: Record) -> float:
-    """How far other questions of the same kind would move a measurement; 0 without samples."""
+    """How far other questions of the same kind would move a measurement.
+
+    0 without samples, and where they are so large that floats hold no square of them.
+    """
+    try:
+        return _standard_error(measurement, record)
+    except OverflowError:
+        return 0.0
+
+
+def _standard_error(measurement: Measurement, record: Record) -> float:
     tasks = [
         m
         for m in record.measurements

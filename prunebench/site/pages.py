@@ -216,7 +216,7 @@ def _case(record: Record, spot: Spot, older: Sequence[Record]) -> dict[str, Any]
     return {
         "standing": list(_standing(spot)),
         "measured": [_measured(m, record) for m in record.measurements],
-        "facts": [tuple(line.split(": ", 1)) for line in _provenance(record)],
+        "facts": [tuple(line.split(": ", 1)) for line in provenance.told(record)],
         "asked": json.dumps(record.asked, indent=2, sort_keys=True, ensure_ascii=False),
         "hashes": sorted(record.provenance.data.items()),
         "steps": record.trace[:MOST_STEPS],
@@ -268,13 +268,6 @@ def _measured(m: Measurement, record: Record) -> dict[str, str]:
         "better": m.better,
         "note": m.note if m.value is not None else "",
     }
-
-
-def _provenance(record: Record) -> Iterator[str]:
-    try:
-        yield from provenance.told(record)
-    except (KeyError, TypeError):  # somebody else's record may name no model
-        yield f"made: {record.created}"
 
 
 def _curves(older: Sequence[Record]) -> Iterator[Curve]:
