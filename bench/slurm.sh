@@ -83,10 +83,23 @@ restarts() { # of $job; it must have come back at least once
     scontrol show job "$job" | grep -o 'Restarts=[1-9][0-9]*'
 }
 
+wait_for() { # WHAT COMMAND...: until it succeeds, for two minutes at most
+    local what=$1
+    shift
+    for _ in $(seq 600); do
+        "$@" >/dev/null 2>&1 && return
+        sleep 0.2
+    done
+    echo "not within two minutes: $what"
+    squeue
+    tail -n 20 "$root"/work/*.out "$root"/work/*/slurm/*.out "$root"/slurm*.log
+    exit 1
+}
+
 cd "$root/work"
 cat >cases/small.yaml <<'CASE'
 model: {id: prunebench/reference, dtype: float32}
-calibration: {dataset: tinyworld, nsamples: 8, seqlen: 128}
+calibration: {dataset: tinyworld, nsamples: 32, seqlen: 128}
 metrics:
   - {name: perplexity, dataset: tinyworld, seqlen: 128, nsamples: 24}
 matrix:
@@ -113,19 +126,14 @@ sed -n '/^```bash/,/^```/p' "$docs" | grep -v '^```' | sed -e '/--gpus/d; /--cpu
     -e "s#^prunebench run .*#$python -m prunebench run cases --device cpu --store fourth -k sleb \&#" \
     >plain.sh
 plain=$(sbatch --parsable plain.sh)
-for _ in $(seq 120); do
-    ls fourth/locks/*.owner >/dev/null 2>&1 && break
-    sleep 0.2
-done
+wait_for "a case begun by job $plain" compgen -G 'fourth/locks/*.owner'
 scancel --batch --signal=USR1 "$plain" # it comes back in two minutes, which the next part takes too
 
 echo "== detached; requeued by SIGUSR1 while it runs; the same command collects"
-"${run[@]}" --store third --executor slurm --detach -k sleb --slurm cpus_per_task=1
-job=$(squeue -h -o %A -t pending,running --name=prunebench | head -1)
-for _ in $(seq 120); do
-    grep -qs searching third/slurm/*_log.out && break
-    sleep 0.5
-done
+"${run[@]}" --store third --executor slurm --detach -k sleb --slurm cpus_per_task=1 2>&1 | tee submitted.txt
+# By the number it printed: the plain script's job has the same name and may be waiting again.
+job=$(grep -o 'submitted job [0-9]*' submitted.txt | grep -o '[0-9]*$')
+wait_for "a search begun by job $job" grep -rqs --include="${job}_*.out" searching third
 scancel --signal=USR1 "$job"
 sleep 2
 squeue --format="%i %T %r" || true
