@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from test_verdict import accuracy
 from test_verdict import record as made
 
-from prunebench import casefile, claims, gputime, places, report, slurm, workers
+from prunebench import casefile, claims, gputime, places, report, submitting, workers
 from prunebench.case import Case
 from prunebench.claims import Claims, HeldError
 from prunebench.errors import PrunebenchError
@@ -508,7 +508,7 @@ def test_a_job_that_is_told_to_go_comes_back_as_it_was(project: Path) -> None:
     """Submitit asks for a checkpoint: the same task, for the store has what is done."""
     pytest.importorskip("submitit")
     cases = cases_of(project / "cases")
-    task = slurm.Task(cases, FakeRecipe(project, {}), [0, 2])  # type: ignore[arg-type]
+    task = submitting.Task(cases, FakeRecipe(project, {}), [0, 2])  # type: ignore[arg-type]
     again = task.checkpoint()
 
     assert again.function is task
@@ -522,7 +522,7 @@ def test_a_job_that_is_told_to_go_comes_back_as_it_was(project: Path) -> None:
 )
 def test_slurms_times(text: str, expected: int) -> None:
     """The forms of man sbatch: minutes, minutes:seconds, hours:minutes:seconds, days-hours, ..."""
-    assert slurm.minutes(text) == expected
+    assert submitting.minutes(text) == expected
 
 
 @pytest.mark.parametrize(
