@@ -101,22 +101,36 @@ def _tell(jobs: Sequence[Job], cases: Sequence[Case]) -> None:
 
 
 def _on_their_way(session: Session, left: Sequence[int], folder: Path) -> list[Job]:
-    """Jobs of an earlier command that are still in the queue and have some of the cases *left*."""
+    """Jobs of an earlier command that are still in the queue and have some of the cases *left*.
+
+    Raises:
+        PrunebenchError: if there may be some, and the queue does not answer.
+    """
     if session.fresh or not folder.is_dir():
         return []
     queue = _queue()
     submitit = library()
     wanted = {session.cases[i].id: i for i in left}
     found = []
-    for file in sorted(folder.glob("*.note.json")):
-        with contextlib.suppress(PrunebenchError):
-            note = files.read_json(file, Note)
-            asked = dict(note.cases)
-            mine = [i for k, i in wanted.items() if asked.get(k) == session.cases[i].asked]
-            if mine and queue is not None and note.job in queue:
-                found.append(Job(submitit.SlurmJob(folder, note.job), mine))
-                wanted = {k: i for k, i in wanted.items() if i not in mine}
+    for note in _notes(folder):
+        asked = dict(note.cases)
+        mine = [i for k, i in wanted.items() if asked.get(k) == session.cases[i].asked]
+        if mine and queue is None:
+            # To submit them all the same would take twice the machines for one answer.
+            raise PrunebenchError(
+                f"--executor slurm: squeue does not answer, and job {note.job} of an earlier "
+                f"command may still be at {session.cases[mine[0]].id}; try again"
+            )
+        if mine and queue is not None and note.job in queue:
+            found.append(Job(submitit.SlurmJob(folder, note.job), mine))
+            wanted = {k: i for k, i in wanted.items() if i not in mine}
     return found
+
+
+def _notes(folder: Path) -> Iterator[Note]:
+    for file in sorted(folder.glob("*.note.json")):
+        with contextlib.suppress(PrunebenchError):  # damaged: what it says is submitted again
+            yield files.read_json(file, Note)
 
 
 def _queue() -> set[str] | None:

@@ -504,6 +504,23 @@ def test_an_array_of_jobs_is_submitted_once(project: Path, cli: Any, scheduler: 
     assert "array=0-1%2" in (scheduler / "sbatch.sh").read_text()
 
 
+def test_a_queue_that_does_not_answer_is_no_empty_one(
+    project: Path, cli: Any, scheduler: Path
+) -> None:
+    """What may be on its way is not submitted a second time; what was never submitted is."""
+    (scheduler / "squeue").write_text("#!/bin/sh\necho 'Socket timed out' >&2\nexit 1\n")
+    command = ["run", "cases", "--executor", "slurm", "--detach"]
+    assert cli(*command)[0] == 0
+    (scheduler / "sbatch.sh").unlink()
+
+    code, _, errors = cli(*command)
+    assert code == 2
+    assert errors.startswith("--executor slurm: squeue does not answer, and job 7 of an earlier")
+    assert not (scheduler / "sbatch.sh").exists()
+    assert cli(*command, "--set", "blocks=3")[0] == 0
+    assert (scheduler / "sbatch.sh").exists()
+
+
 def test_a_job_that_is_told_to_go_comes_back_as_it_was(project: Path) -> None:
     """Submitit asks for a checkpoint: the same task, for the store has what is done."""
     pytest.importorskip("submitit")
