@@ -785,6 +785,20 @@ def git(*words: str) -> str:
     return done.stdout
 
 
+def test_whoever_git_says_accepts_whatever_its_bytes(
+    cases, here: Shelf, cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name from before UTF-8 is told as far as it can be read, and costs no acceptance."""
+    (tmp_path / "gitconfig").write_bytes("[user]\n\tname = J\xf6rg\n".encode("latin-1"))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    here.store.save(answer(cases["dense"]))
+
+    assert cli("accept", "cases", "-k", "dense", "--because", "first")[0] == 0
+    accepted = here.baselines.accepted("m/dense")
+    assert accepted is not None
+    assert accepted.by == "J\N{REPLACEMENT CHARACTER}rg"
+
+
 def test_two_peoples_baselines_merge_in_git(cases, here: Shelf, cli) -> None:
     """Each accepts other cases of one matrix, one also changes one: no conflict, all load."""
     Path(".gitignore").write_text(".prunebench/\n")
