@@ -171,6 +171,54 @@ def test_what_runs_left_behind_goes_when_nobody_needs_it(
     assert not (store.root / "partial" / "abc").exists()
 
 
+@pytest.mark.parametrize("name", ["abc", KEY[:20]])
+def test_a_search_that_goes_on_keeps_its_tensors(
+    store: Store, baselines: Baselines, name: str
+) -> None:
+    """They are written once, its journal all the time; also where its case was answered before."""
+    store.save(night(1))
+    folder = store.root / "partial" / name
+    folder.mkdir(parents=True)
+    (folder / "1-a.jsonl").write_text("x")
+    (folder / f"{'0' * 64}.safetensors").write_text("x")
+    os.utime(folder / f"{'0' * 64}.safetensors", LONG_AGO)
+    assert collect(store, baselines, older_than=removal.DAY) == []
+    os.utime(folder / "1-a.jsonl", LONG_AGO)
+
+    assert len(collect(store, baselines, older_than=removal.DAY)) == 2
+
+
+def test_what_another_process_takes_away_meanwhile_is_no_problem(
+    store: Store, baselines: Baselines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at a folder and the look at its file; two may collect at once."""
+    gone = store.root / f"{'0' * 64}.safetensors"
+    item = upkeep.Item(gone, "tensors", 1, 1.0)
+    monkeypatch.setattr(upkeep, "items", lambda _: [item])
+    monkeypatch.setattr(hashes, "entries", lambda: iter([(gone, None)]))
+    monkeypatch.setattr(removal, "items", lambda _: [])
+
+    assert list(upkeep.damage(store, baselines)) == []
+    assert upkeep.content(store).hash_entries == 0
+    assert removal.removable(store, baselines) == []
+
+
+def test_what_is_no_text_is_damaged(store: Store, baselines: Baselines) -> None:
+    """A record and a remembered hash with a byte that no UTF-8 has."""
+    path = store.save(night(1))
+    path.write_bytes(path.read_bytes().replace(b'"a/b"', b'"a/\xff"'))
+    there = store.root / "there"
+    there.write_bytes(b"x" * hashes.SMALL)
+    os.utime(there, LONG_AGO)
+    memory = hashes.memory()
+    memory.mkdir(parents=True)
+    hashes._place(hashes.Entry.of(there, there.stat())).write_bytes(b'{"path": "\xff"}')
+
+    assert upkeep.content(store).damaged == 1
+    assert hashes.sha256(there) == hashlib.sha256(b"x" * hashes.SMALL).hexdigest()
+    assert [entry for _, entry in hashes.entries()] == [None]
+
+
 def test_old_memories_of_other_files_go(store: Store, baselines: Baselines, tmp_path: Path) -> None:
     """One that still holds stays, and one that is young: another machine may share the home."""
     there = tmp_path / "there"
