@@ -166,3 +166,28 @@ def test_margins_count_as_they_are_kept() -> None:
     assert seen(huge, replace(huge, margins=(65504.0,) * 8)).p_margins == 1.0
     assert seen(answers("1" * 8, margins=(0.5,) * 8), was).p_margins == pytest.approx(2**-8)
     assert seen(answers("1" * 8), was).p_margins is None
+
+
+def test_right_answers_and_margins_are_two_tests_of_one_question() -> None:
+    """Simes: twice the smaller p, but no more than the larger; for either direction."""
+    was = answers("1" * 12, margins=(1.0,) * 12)
+    for right, step in (("0" * 5 + "1" * 7, 0.01), ("0" * 2 + "1" * 10, -0.5), ("1" * 12, 0.25)):
+        margins = tuple(1.0 - step * (i + 1) for i in range(12))
+        found = seen(answers(right, margins=margins), was)
+        assert found.p_right is not None
+        assert found.p_margins is not None
+        small, large = sorted((found.p_right, found.p_margins))
+        assert found.p == pytest.approx(2 * small if 2 * small < large else large)
+        assert found.p_right == pytest.approx(2.0 ** -right.count("0"))
+
+
+def test_the_test_is_called_what_it_is() -> None:
+    """McNemar's exact sign test of one task without clusters; random signs of anything else."""
+    now, was = answers("1100"), answers("1111")
+    names = ("x", "y")
+    tasks = [(replace(now, metric=n), replace(was, metric=n)) for n in names]
+
+    assert seen(now, was).test == "sign test"
+    assert seen(replace(now, clusters=(0, 0, 1, 1)), was).test == "sign flips"
+    assert seen(now, was, tasks).test == "sign flips"
+    assert seen(replace(now, paired=False), was).test == "rank sum"
