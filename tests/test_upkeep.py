@@ -152,22 +152,25 @@ def test_what_runs_left_behind_goes_when_nobody_needs_it(
         "partial/abc/x.jsonl": "nobody went on with it",
         f"partial/{KEY[:20]}/x.jsonl": "its case is finished",
         "locks/free.lock": "held by nobody",
+        "locks/free.owner": "held by nobody",
+        "locks/left.owner": "held by nobody",
         "records/a/.b.json.tmp": "never finished",
         f"{'0' * 64}.safetensors": "no plan names it",
     }
     young = ["partial/def/x.jsonl", "locks/young.lock", "records/a/.c.json.tmp"]
-    for name in (*old, *young, "locks/held.lock"):
+    held = {"locks/held.lock", "locks/held.owner"}
+    for name in (*old, *young, *held):
         path = store.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
-        if name in old or "held" in name:
+        if name in old or name in held:
             os.utime(path, LONG_AGO)
     with filelock.FileLock(store.root / "locks" / "held.lock"):
         os.utime(store.root / "locks" / "held.lock", LONG_AGO)
         assert sorted(collect(store, baselines)) == sorted(old.values())
 
     there = {item.path.relative_to(store.root).as_posix() for item in upkeep.items(store.root)}
-    assert {*young, "locks/held.lock"} == {n for n in there if not n.endswith(f"{KEY[:20]}.json")}
+    assert {*young, *held} == {n for n in there if not n.endswith(f"{KEY[:20]}.json")}
     assert not (store.root / "partial" / "abc").exists()
 
 
@@ -298,6 +301,7 @@ def test_ages_and_sizes_are_read_or_refused_in_one_line(text: str) -> None:
     """What is allowed stands in the message."""
     assert removal.seconds_of("90d", "-") == 90 * 86_400
     assert removal.seconds_of("1.5h", "-") == 5400
+    assert removal.seconds_of("2w", "-") == 14 * 86_400
     assert removal.bytes_of("5GB", "-") == 5e9
     assert removal.bytes_of("2 MiB", "-") == 2 * 2**20
     with pytest.raises(PrunebenchError, match=r"--older-than .*expected a number and h, d or w"):
