@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import filelock
@@ -110,8 +112,6 @@ def test_a_night_goes_only_if_every_limit_lets_it(store: Store, baselines: Basel
     """Young ones and the last few stay; a size takes the oldest first."""
     for day in range(1, 10):
         store.save(night(day))
-    import time
-
     age = time.time() - removal._seconds("2026-01-05T03:00:00+00:00")
     assert len(collect(store, baselines, older_than=age, keep_last=7)) == 2
     assert left(store)[-1] == "03"
@@ -120,6 +120,32 @@ def test_a_night_goes_only_if_every_limit_lets_it(store: Store, baselines: Basel
     sizes = sum(item.size for item in upkeep.items(store.root))
     collect(store, baselines, max_size=sizes * 0.7)
     assert left(store) == ["09", "08", "07"]
+
+
+def test_age_alone_lets_older_nights_go(store: Store, baselines: Baselines) -> None:
+    """Seconds back from now; one that says no time is as young as can be."""
+    for day in range(1, 8):
+        store.save(night(day))
+    store.save(night(1, key="l" * 64, created="1 May"))
+    store.save(night(8, key="l" * 64))
+    age = time.time() - datetime(2026, 1, 5, 3, tzinfo=UTC).timestamp()
+    collect(store, baselines, older_than=age)
+
+    assert left(store) == ["08", "07", "06", ""]
+
+
+def test_tensors_that_any_plan_names_stay(store: Store, baselines: Baselines) -> None:
+    """However old: without them the plan is no model."""
+    used, unused = "a" * 64, "b" * 64
+    for sha256 in (used, unused):
+        path = store.root / f"{sha256}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+        os.utime(path, LONG_AGO)
+    files.write_json(store.root / "plan.json", {"edits": [{"tensors": used}]})
+
+    assert collect(store, baselines) == ["no plan names it"]
+    assert (store.root / f"{used}.safetensors").exists()
 
 
 def test_another_question_keeps_its_own_newest(store: Store, baselines: Baselines) -> None:
@@ -133,13 +159,14 @@ def test_another_question_keeps_its_own_newest(store: Store, baselines: Baseline
 
 def test_a_case_that_is_no_more_keeps_nothing(store: Store, baselines: Baselines) -> None:
     """If that is known; and what --set made of a case is still a case."""
-    for case_id in ("a/b", "a/b@limit=5", "gone/b"):
+    kept = ["a/b", "a/b@limit=5", "x/a/b", "x/a/c@limit=5"]
+    for case_id in (*kept, "gone/b", "gone/b@limit=5", "x/gone/b@limit=5"):
         store.save(night(1, case_id=case_id))
     collect(store, baselines, older_than=1.0)
-    assert len(left(store)) == 3
-    collect(store, baselines, older_than=1.0, cases={"a/b"})
+    assert len(left(store)) == 7
+    collect(store, baselines, older_than=1.0, cases={"a/b", "x/a/b"})
 
-    assert store.case_ids() == ["a/b", "a/b@limit=5"]
+    assert store.case_ids() == kept
     assert not (store.root / "records" / "gone").exists()
 
 
@@ -302,7 +329,8 @@ def test_ages_and_sizes_are_read_or_refused_in_one_line(text: str) -> None:
     assert removal.seconds_of("90d", "-") == 90 * 86_400
     assert removal.seconds_of("1.5h", "-") == 5400
     assert removal.seconds_of("2w", "-") == 14 * 86_400
-    assert removal.bytes_of("5GB", "-") == 5e9
+    for unit, size in {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ti": 2**40}.items():
+        assert removal.bytes_of(f"5{unit}B", "-") == 5 * size
     assert removal.bytes_of("2 MiB", "-") == 2 * 2**20
     with pytest.raises(PrunebenchError, match=r"--older-than .*expected a number and h, d or w"):
         removal.seconds_of(text, "--older-than")
