@@ -135,3 +135,16 @@ def test_answers_are_to_one_question_or_of_one_device(tmp_path: Path) -> None:
     assert store.answers("a/b", {"limit": 5}, "nvidia-h200") == []
     assert store.latest("a/b", {"limit": 5}) == limited
     assert store.latest("a/b", {"limit": 6}) is None
+
+
+def test_cases_are_told_in_order_and_what_has_no_key_is_kept(tmp_path: Path) -> None:
+    """Whatever order a set or a folder has them in; a model that was never hashed has no key."""
+    store = Store(tmp_path)
+    ids = [f"{folder}/c{number}" for folder in "abc" for number in range(7)]
+    for case_id in reversed(ids):
+        store.save(night(1, case_id=case_id))
+    unkeyed = replace(night(2), key="", case_id="a/c0")
+    store.save(unkeyed)
+
+    assert store.case_ids() == ids
+    assert store.answers("a/c0") == [unkeyed, night(1, case_id="a/c0")]
