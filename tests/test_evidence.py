@@ -191,3 +191,17 @@ def test_the_test_is_called_what_it_is() -> None:
     assert seen(replace(now, clusters=(0, 0, 1, 1)), was).test == "sign flips"
     assert seen(now, was, tasks).test == "sign flips"
     assert seen(replace(now, paired=False), was).test == "rank sum"
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_of_numbers_too_the_better_side_decides_what_is_lost(*, paired: bool) -> None:
+    """The same numbers, once where lower and once where higher is better."""
+    low, high = [1.0 + i / 100 for i in range(12)], [1.5 + i / 90 for i in range(12)]
+    sides = (graded(high, 1.55, "x", paired=paired), graded(low, 1.05, "x", paired=paired))
+    lower = seen(*sides)
+    higher = seen(*(replace(side, better="higher") for side in sides))
+
+    assert lower.loss > 0.4
+    assert higher.loss == pytest.approx(-lower.loss)
+    assert (higher.p, higher.p_better) == pytest.approx((lower.p_better, lower.p))
+    assert lower.p < 0.001

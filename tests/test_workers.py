@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from test_verdict import record as made
 
 from prunebench import casefile, claims, gputime, places, report, submitting, workers
 from prunebench.case import Case
-from prunebench.claims import Claims, HeldError
+from prunebench.claims import Claims, HeldError, turn
 from prunebench.errors import PrunebenchError
 from prunebench.places import Slot
 from prunebench.session import Result
@@ -191,6 +192,35 @@ def test_who_times_is_alone_on_the_device(tmp_path: Path, monkeypatch: pytest.Mo
             others = [s for s in spans if s is not span]
             assert all(end <= span[0] or start >= span[1] for start, end in others)
     assert len(beside) == 4
+
+
+GO_IN = """
+def waits(text):
+    print("waits", flush=True)
+    sys.exit()
+
+with turn(["gpu0"], alone=sys.argv[1] == "alone", waiting=waits):
+    print("goes in")
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        ("beside", "beside", "goes in"),
+        ("beside", "alone", "waits"),
+        ("alone", "beside", "waits"),
+        ("alone", "alone", "waits"),
+    ],
+)
+def test_whoever_comes_second_goes_in_only_beside(
+    first: str, second: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is inside and stays there: only two of whom neither times share a device."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # it remembers the last one
+    with turn(["gpu0"], alone=first == "alone", waiting=lambda _: None):
+        assert other(GO_IN, second).communicate(timeout=20)[0].strip() == says
 
 
 # ------------------------------------------------------------------ workers, without any model
