@@ -40,6 +40,7 @@ LAYERS = (
     ("report", "options", "gathering", "timeleft", "ranking"),
     ("reports",),
     ("summary",),
+    ("board",),
     ("leaderboard",),
     ("site",),
     ("progress", "card", "notices", "outputs", "showing", "tables", "webhook"),

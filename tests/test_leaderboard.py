@@ -28,6 +28,7 @@ from prunebench import (
     ranking,
 )
 from prunebench.baseline import Baselines
+from prunebench.board import plain
 from prunebench.cli_leaderboard import print_board
 from prunebench.evidence import evidence
 from prunebench.report import InertConsole
@@ -431,4 +432,4 @@ def test_record_text_is_inert_in_the_terminal(capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "\\x1b[31mred[/b]" in out
-    assert msgspec.json.encode(leaderboard.plain(board))
+    assert msgspec.json.encode(plain(board))

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 from scipy import stats as tests_of
+from sites import crowd
 from test_leaderboard import case
 
-from prunebench import Measurement, Record, contest, massed, ranking, stats, tournament
+from prunebench import Measurement, Record, contest, leaderboard, massed, ranking, stats, tournament
 
 METRIC = "accuracy/mean"
 
@@ -280,3 +281,14 @@ def test_rows_with_the_same_number_are_not_ordered() -> None:
     for pair in ([[first], [second]], [[second], [first]]):
         assert contest.compared(pair[0], pair[1], METRIC) == (1.0, False)
         assert [p for *_, p, _ in tournament.pairs(pair, [0, 1], METRIC)] == [1.0]
+
+
+def test_a_large_board_is_not_tested_pair_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was measured alike goes at once: 120 rows in groups, with answers and windows."""
+    monkeypatch.setattr(contest, "compared", None)
+
+    (board,) = leaderboard.boards(crowd(120))
+
+    assert len(board.rows) == 120
+    assert max(place.of for row in board.rows for place in row.places.values()) >= 40
+    assert len({place.rank for row in board.rows for place in row.places.values()}) > 10

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
-from ..leaderboard import Board, Row, Value
+from ..board import Board, Row
 from ..report import duration, number, size
 from ..reports import words
+from ..summary import Value
 
 
 class Cell(Struct, frozen=True):

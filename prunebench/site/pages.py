@@ -11,13 +11,14 @@ from typing import Any
 from msgspec import Struct
 
 from .. import nights, plan, provenance, ranking
+from ..board import Board, Row
 from ..errors import PrunebenchError, inert, inert_lines
 from ..files import slug
-from ..leaderboard import Board, Row, Value
 from ..record import Measurement, Record
 from ..report import COLUMNS, duration, number, size
 from ..reports import words
 from ..reports.rows import standard_error
+from ..summary import Value
 from . import cells, drawing, plots
 from .drawing import Drawing
 
