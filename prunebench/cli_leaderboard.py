@@ -164,9 +164,9 @@ def told(value: Value | None, *, interval: bool) -> str:
     if value is None:
         return ""
     text = words.value(value.value, value.unit)
-    if not interval or value.low is None or value.high is None:
+    if not interval or (arm := value.arm) is None:
         return text
-    return f"{text} ±{words.bare((value.high - value.low) / 2, value.unit)}"
+    return f"{text} ±{words.bare(arm, value.unit)}"
 
 
 def short(metric: str) -> str:
