@@ -118,4 +118,5 @@ def _seeds_differ(first: Entry, second: Entry, metric: str) -> tuple[float, bool
 def per_seed(entry: Entry, metric: str) -> list[float]:
     """A value per seed; of perplexity its logarithm, which does not leap."""
     found = [m for r in entry if (m := r.find(metric)) is not None and m.value is not None]
-    return [math.log(m.value) if m.unit == "ppl" and m.value else m.value or 0.0 for m in found]
+    own = [(m.value or 0.0, m.unit) for m in found]
+    return [math.log(v) if unit == "ppl" and v > 0 else v for v, unit in own]

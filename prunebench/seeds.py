@@ -83,7 +83,7 @@ def _standard_error(measurement: Measurement, record: Record) -> float:
     if tasks:
         return math.sqrt(math.fsum(standard_error(t, record) ** 2 for t in tasks)) / len(tasks)
     samples, count = measurement.samples, len(measurement.samples)
-    groups = len({*measurement.clusters[:count]}) or count
+    groups = len({*measurement.clusters}) or count
     if groups < 2:
         return 0.0
     squares = _squares(samples, measurement.clusters)
@@ -97,7 +97,7 @@ def _squares(samples: Sequence[float], clusters: Sequence[int]) -> float:
     mean = fmean(samples)
     if clusters:
         groups: dict[int, list[float]] = {}
-        for sample, cluster in zip(samples, clusters, strict=False):
+        for sample, cluster in zip(samples, clusters, strict=True):
             groups.setdefault(cluster, []).append(sample - mean)
         return math.fsum(math.fsum(group) ** 2 for group in groups.values())
     # Right or wrong: twenty thousand squares are two numbers.

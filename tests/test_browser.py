@@ -254,6 +254,23 @@ def test_dark_by_system_and_by_choice(page: Any, board: str) -> None:
     assert page.evaluate(back) == dark[0]
 
 
+def test_prints_dark_on_light(page: Any, board: str) -> None:
+    """Whatever the theme; without controls, and with nothing cut off that scrolls on a screen."""
+    ink = "getComputedStyle(document.body).color"
+    page.goto(board)
+    light = page.evaluate(ink)
+    page.locator("#theme").click()
+    page.locator("#theme").click()
+    assert page.evaluate(ink) != light
+    page.emulate_media(media="print", color_scheme="dark")
+
+    assert page.evaluate(ink) == light
+    assert not page.locator("#controls").is_visible()
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
+    )
+
+
 def test_a_hostile_record_runs_nothing(page: Any, folder: Path) -> None:
     """Its page and board open, with its text in the heading and no dialog (the fixture looks)."""
     (path,) = (p for p in folder.glob("cases/*") if "evil" in p.name)

@@ -157,6 +157,11 @@ ODD: dict[str, dict[str, Any]] = {
     "a checkpoint": {"plan": (plan.LoadCheckpoint("x", "y"),)},
     "no value": {"measurements": (Measurement("accuracy/t", None, "acc", "higher"),)},
     "huge": {"measurements": (Measurement("perplexity/t", 1e300, "ppl", "lower", (690.0,) * 3),)},
+    "below nothing": {
+        "measurements": (
+            Measurement("perplexity/t", -1.0, "ppl", "lower", (1.0,) * 3, paired=True),
+        )
+    },
 }
 
 

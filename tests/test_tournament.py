@@ -283,6 +283,18 @@ def test_rows_with_the_same_number_are_not_ordered() -> None:
         assert [p for *_, p, _ in tournament.pairs(pair, [0, 1], METRIC)] == [1.0]
 
 
+def test_a_perplexity_that_none_can_be_has_no_logarithm() -> None:
+    """Somebody's record with a value below zero: tested as it is, over seeds as well."""
+    broken = [case("a", replace(perplexity([2.0, 2.5] * 20), value=v)) for v in (-1.0, 0.0, -2.0)]
+    sound = [case("b", perplexity([2.0 + i, 2.5] * 20)) for i in range(3)]
+
+    for entries in ([broken[:1], sound[:1]], [broken, sound]):
+        ((_, _, p, _),) = tournament.pairs(entries, [0, 1], METRIC)
+        seen = contest.compared(entries[0], entries[1], METRIC)
+        assert seen is not None
+        assert seen[0] == pytest.approx(p)
+
+
 def test_a_large_board_is_not_tested_pair_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured alike goes at once: 120 rows in groups, with answers and windows."""
     monkeypatch.setattr(contest, "compared", None)

@@ -86,6 +86,7 @@ def svg(plot: Plot, methods: Sequence[str]) -> str:
     with mpl.rc_context(styles), warnings.catch_warnings():
         # Texts stay texts: the reader's fonts have the letters that matplotlib's lacks.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        warnings.filterwarnings("ignore", "overflow", RuntimeWarning)  # somebody's 1e300
         figure = Figure(figsize=(WIDE, TALL))
         axes = figure.add_subplot()
         _draw(axes, plot, methods)
