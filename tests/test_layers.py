@@ -16,10 +16,11 @@ PACKAGE = Path(prunebench.__file__).parent
 LAYERS = (
     ("errors", "nvml", "outcomes", "packing", "plan", "signals", "stats", "steps", "watching"),
     ("record", "schema", "screen", "strips", "files", "loglines", "standing"),
-    ("evidence", "conditions", "drawing", "journal", "hashes", "source"),
-    ("api", "verdict", "reach", "select", "texts", "hub", "shape", "trust"),
+    ("evidence", "massed", "conditions", "drawing", "journal", "hashes", "source"),
+    ("api", "contest", "verdict", "reach", "select", "texts", "hub", "shape", "trust"),
     (
         "registry",
+        "tournament",
         "gating",
         "lm_results",
         "nights",
@@ -39,6 +40,7 @@ LAYERS = (
     ("report", "options", "gathering", "timeleft", "ranking"),
     ("reports",),
     ("summary",),
+    ("board",),
     ("leaderboard",),
     ("site",),
     ("progress", "card", "notices", "outputs", "showing", "tables", "webhook"),
