@@ -11,7 +11,6 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -373,7 +372,4 @@ def python() -> str:
 
 def home(name: str) -> str:
     """The module in which a public name is defined, without importing torch for it."""
-    late = prunebench._LATE.get(name)
-    if late:
-        return f"prunebench.{late}"
-    return str(getattr(import_module("prunebench"), name).__module__)
+    return f"prunebench.{prunebench._HOME[name]}"

@@ -96,20 +96,30 @@ def test_only_the_named_folders_are_collected(user: pytest.Pytester) -> None:
     assert user.runpytest_subprocess("elsewhere", "--collect-only").ret == 5
 
 
-def test_an_unused_plugin_imports_nothing() -> None:
-    """Loaded into a pytest run without cases, it brings in none of the package's dependencies."""
+def test_an_unused_plugin_imports_nothing(tmp_path: Path) -> None:
+    """Loaded into a pytest run without cases, it brings in two modules of ours and no library."""
+    tmp_path.joinpath("test_theirs.py").write_text("def test_theirs(): pass\n")
     program = (
         "import sys, pytest\n"
-        "pytest.main(['--version'])\n"
-        "names = {'prunebench.plugin', 'prunebench.casefile', 'msgspec', 'yaml', 'torch', 'rich'}\n"
-        "print(sorted(names & set(sys.modules)))"
+        "assert pytest.main(['-q', '-p', 'no:cacheprovider', '.']) == 0\n"
+        "ours = {name for name in sys.modules if name.startswith('prunebench')}\n"
+        "print(sorted(ours | ({'msgspec', 'torch'} & set(sys.modules))))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path("/")
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path
     )
 
-    assert "torch" not in done.stdout
-    assert "prunebench.casefile" not in done.stdout
+    assert done.stdout.splitlines()[-1] == "['prunebench', 'prunebench.plugin']"
+
+
+def test_every_public_name_arrives_when_asked_for() -> None:
+    """The package's table of homes and its __all__ are one list."""
+    import prunebench
+
+    assert all(getattr(prunebench, name) is not None for name in prunebench.__all__)
+    assert set(prunebench.__all__) <= set(dir(prunebench))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = prunebench.nonsense
 
 
 def test_accepting_needs_a_reason(user: pytest.Pytester) -> None:
