@@ -70,8 +70,8 @@ LAYERS = (
     ("calibration", "scoring", "stream", "timing", "rotation"),
     ("width",),
     ("surgery",),
-    ("tools", "runner", "export"),
-    ("pruning", "publishing"),
+    ("tools", "runner", "export", "conformance"),
+    ("pruning", "publishing", "testing"),
     # ------------------------------------------------- front ends
     ("cli_calibrate",),
     ("cli", "plugin"),
