@@ -367,6 +367,9 @@ def python() -> str:
     for name in prunebench.__all__:
         if not name.startswith("__"):
             text.append(f"::: {home(name)}.{name}")
+    text += ["## For authors of methods and metrics", "From `prunebench.testing`:"]
+    public = ("check_method", "check_metric", "tiny_model")
+    text += [f"::: prunebench.testing.{name}" for name in public]
     return "\n\n".join(text)
 
 

@@ -269,8 +269,8 @@ def _of_measurements(
     metric: Metric, what: str, one: list[Measurement], two: list[Measurement]
 ) -> Iterator[str]:
     names = [m.metric for m in one]
-    if not names:
-        yield f"measure() of the {what} model gave nothing"
+    if not names and what == "pruned":  # beside itself a model may have nothing to be measured
+        yield "measure() of the pruned model gave nothing"
     for repeated in {n for n in names if names.count(n) > 1}:
         yield f"two measurements are called {repeated!r}"
     again = {m.metric: m for m in two}

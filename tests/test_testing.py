@@ -259,7 +259,7 @@ class Fails(Width, frozen=True, tag="conform_fails"):
         (Named, "'size/all' is not called conform_named/<what>"),
         (Infinite, "conform_infinite/all is inf; what is not finite is None"),
         (Twice, "two measurements are called 'conform_twice/all'"),
-        (Silent, "measure() of the dense model gave nothing"),
+        (Silent, "measure() of the pruned model gave nothing"),
         (Unpaired, "is paired, with 12 samples of the dense model, 11 of the pruned"),
         (Spoils, "measure() changes the tensor 'model.norm.weight'"),
         (Fails, "measure() of the dense model raised KeyError: 'nothing'"),
