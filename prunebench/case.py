@@ -82,7 +82,7 @@ class Case(Struct, frozen=True):
     the question. *settings* are the overrides it was loaded with. With *published* it is also
     judged by the papers' numbers, to that tolerance. *alpha* is the level of its tests, *seed_of*
     the case whose interval over calibration seeds it is one of; only the first seed is compared
-    with a baseline. *limit* is what it was cut to, if it was, in questions per task.
+    with a baseline.
     """
 
     id: str
@@ -103,7 +103,6 @@ class Case(Struct, frozen=True):
     conditions: tuple[Condition, ...] = ()
     alpha: float | None = None
     seed_of: str = ""
-    limit: int | None = None
 
     @property
     def dense(self) -> bool:
@@ -124,9 +123,8 @@ class Case(Struct, frozen=True):
     def reproduce(self) -> str:
         """The command that runs this case alone."""
         settings = "".join(f" --set {shlex.quote(text)}" for text in self.settings)
-        limit = "" if self.limit is None else f" --limit {self.limit}"
         file = shlex.quote(str(self.file))
-        return f"prunebench run {file} -k '{self.label}'{settings}{limit}"
+        return f"prunebench run {file} -k '{self.label}'{settings}"
 
     @property
     def label(self) -> str:

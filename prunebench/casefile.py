@@ -375,7 +375,6 @@ class CaseReader:
                 needs=msgspec.convert(raw.get("needs") or {}, Needs),
                 settings=tuple(setting.text for setting in settings),
                 alpha=raw.get("alpha"),
-                limit=self.limit,
             )
         except (msgspec.ValidationError, PrunebenchError) as error:
             raise CaseError([f"{self.source.at(cell.where)}: {error}"]) from None

@@ -27,14 +27,14 @@ MARKERS = (
 )
 
 
-DEFAULT_STORE = ".prunebench"
+STORE = ".prunebench"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Options start with ``--prunebench-``."""
     group = parser.getgroup("prunebench", "pruning benchmark cases")
     add = group.addoption
-    add("--prunebench-store", default=DEFAULT_STORE, metavar="DIR", help="results folder")
+    add("--prunebench-store", default=STORE, metavar="DIR", help="results folder")
     add("--prunebench-baselines", default=None, metavar="DIR", help="baselines folder")
     add("--prunebench-device", default=None, metavar="D", help="cpu, cuda, ...")
     add("--prunebench-limit", default=None, type=int, metavar="N", help="N questions per task")
@@ -251,7 +251,7 @@ def _given(config: pytest.Config) -> Iterator[str]:
             yield f"--override-ini={setting}"
     for name in ("store", "baselines", "device", "limit", "fail-on"):
         value = config.getoption(f"--prunebench-{name}")
-        if value not in (None, "", DEFAULT_STORE):
+        if value not in (None, "", STORE):
             yield f"--prunebench-{name}={value}"
     for setting in config.getoption("--prunebench-set"):
         yield f"--prunebench-set={setting}"
