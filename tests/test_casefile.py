@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -422,3 +423,17 @@ def test_tasks_of_lm_eval_among_case_files_are_none(tmp_path: Path) -> None:
     assert casefile.find([named]) == [named]
     with pytest.raises(CaseError, match="the tag '!function': a case file holds plain data"):
         casefile.load([named])
+
+
+def test_the_command_of_a_case_names_its_file_as_a_shell_reads_it(tmp_path: Path) -> None:
+    """A blank in a folder's name made two files of one."""
+    folder = tmp_path / "my cases"
+    folder.mkdir()
+    file = folder / "a b.yaml"
+    file.write_text(
+        "model: {id: prunebench/reference}\nmethod: {name: first}\nblocks: 1\n"
+        "metrics: [{name: compute}]\n"
+    )
+    (case,) = casefile.load([file])
+
+    assert shlex.split(case.reproduce) == ["prunebench", "run", str(file), "-k", "first-1blocks"]

@@ -16,7 +16,16 @@ PACKAGE = Path(prunebench.__file__).parent
 LAYERS = (
     ("errors", "nvml", "outcomes", "packing", "plan", "signals", "stats", "steps", "watching"),
     ("record", "schema", "screen", "strips", "files", "loglines", "standing"),
-    ("evidence", "massed", "conditions", "drawing", "journal", "hashes", "source"),
+    (
+        "evidence",
+        "massed",
+        "conditions",
+        "drawing",
+        "journal",
+        "hashes",
+        "promises",
+        "source",
+    ),
     ("api", "contest", "verdict", "reach", "select", "texts", "hub", "shape", "trust"),
     (
         "registry",
@@ -72,8 +81,8 @@ LAYERS = (
     ("calibration", "scoring", "stream", "timing", "rotation"),
     ("width",),
     ("surgery",),
-    ("tools", "runner", "export"),
-    ("pruning", "publishing"),
+    ("tools", "runner", "export", "conformance"),
+    ("pruning", "publishing", "testing"),
     # ------------------------------------------------- front ends
     ("cli_calibrate",),
     ("cli", "plugin"),
