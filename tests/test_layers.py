@@ -16,7 +16,8 @@ PACKAGE = Path(prunebench.__file__).parent
 LAYERS = (
     ("errors", "nvml", "outcomes", "packing", "plan", "signals", "stats", "steps", "watching"),
     ("record", "schema", "screen", "strips", "files", "loglines", "standing"),
-    ("evidence", "conditions", "drawing", "journal", "hashes", "source"),
+    ("evidence", "conditions", "drawing", "kept", "hashes", "source"),
+    ("journal",),
     ("api", "verdict", "reach", "select", "texts", "hub", "shape", "trust"),
     (
         "registry",
