@@ -641,7 +641,7 @@ def test_a_search_that_does_not_come_back_is_saved_without_it(tmp_path: Path) ->
     assert process.stdout.readline() == "deep\n"
     time.sleep(0.3)
     process.send_signal(signal.SIGUSR1)
-    _, err = process.communicate(timeout=10)
+    _, err = process.communicate(timeout=60)
     found = Partials(tmp_path).journal("a", "k" * 64).state()
 
     assert process.returncode == 75, err
