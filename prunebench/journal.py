@@ -64,6 +64,7 @@ class Journal:
         self._done: dict[int, Done] = {}
         #: The first steps of a search that was cut off.
         self.steps: list[Step] = []
+        self._ahead: dict[int, Step] = {}
         #: What parts of a search that was cut off gave, by name.
         self.parts: dict[str, Any] = {}
         self._state: State | None = None
@@ -306,9 +307,10 @@ class Journal:
             self._progress = Kept("its search", state.done, state.of, ("step", "steps"))
         elif "step" in entry:
             step = msgspec.convert(entry["step"], Step)
-            if step.step != len(self.steps):
-                return
-            self.steps.append(step)
+            # Where a clock was set back, the files of two runs are in the wrong order.
+            self._ahead.setdefault(step.step, step)
+            while (following := self._ahead.get(len(self.steps))) is not None:
+                self.steps.append(following)
             self._progress = Kept("its search", len(self.steps), of, ("step", "steps"))
         elif entry["part"] not in self.parts:
             name = str(entry["part"])

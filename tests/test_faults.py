@@ -330,6 +330,23 @@ def test_two_runs_that_write_one_journal_do_not_harm_each_other(tmp_path: Path) 
         assert partial.once([model], lambda: 1, lambda: ["again"]) == [1]
 
 
+def test_a_clock_that_is_set_back_costs_no_step(tmp_path: Path) -> None:
+    """Files are named by time, and the second run's name may come before the first one's."""
+    made = [Step(i, {str(i): 0.5}, str(i)) for i in range(4)]
+    for part in (made[:2], made[2:]):
+        journal = Partials(tmp_path).journal("a", "k" * 64)
+        with searching(journal):
+            for step in part:
+                partial.keep_step(step, 5)
+        journal.close()
+        (file,) = (f for f in tmp_path.rglob("*.jsonl") if len(f.name) > 12)
+        file.rename(file.with_name(f"{9 - part[0].step}-x.jsonl"))
+    again = Partials(tmp_path).journal("a", "k" * 64)
+
+    assert again.steps == made
+    assert str(again.kept) == "at its search, 4 of 5 steps kept"
+
+
 def test_what_the_dense_model_answers_is_kept_for_all_cases(tmp_path: Path) -> None:
     """Another case's run finds it, until a run ends with no case unfinished."""
     partials = Partials(tmp_path)
