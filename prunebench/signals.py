@@ -29,7 +29,7 @@ PATIENCE = 20.0
 SAVING = 18.0
 
 #: Seconds that the last words may take.
-LAST_WORDS = 8.0
+LAST_WORDS = 6.0
 
 #: When a scheduler's signal came, by the clock of *time.monotonic*.
 _asked: float | None = None
