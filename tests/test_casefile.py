@@ -119,6 +119,18 @@ def test_settings_override_any_key_and_mark_the_id(tmp_path: Path) -> None:
     )
 
 
+def test_cases_that_a_setting_makes_alike_are_one(tmp_path: Path) -> None:
+    """Listed under `include` as in a matrix; what still differs keeps both, and is refused."""
+    one, two = "{method: {name: random}, sparsity: 0.2}", "{method: {name: random}, blocks: 1}"
+    path = write(tmp_path, f"{GOOD}include: [{one}, {two}]\n")
+    (case,) = casefile.load([path], ["sparsity=0.5"])
+
+    assert (case.id, case.target.sparsity) == ("group/file/random-0.5@sparsity=0.5", 0.5)
+    path.write_text(path.read_text().replace("blocks: 1", "blocks: 1, fail_on: [gone]"))
+    with pytest.raises(CaseError, match="duplicate case id 'group/file/random-0"):
+        casefile.load([path], ["sparsity=0.5"])
+
+
 def test_an_amount_replaces_another_amount(tmp_path: Path) -> None:
     """--set blocks=2 on a case that gave sparsity asks for blocks only."""
     path = write(tmp_path, GOOD + "method: {name: sleb}\nsparsity: 0.2\n")
