@@ -26,7 +26,7 @@ from .conditions import Condition
 from .errors import PrunebenchError
 from .evidence import p_among
 from .gputime import Clock
-from .journal import Kept
+from .kept import Kept
 from .machine import before_torch, default_device, gpu_ids, skip_reason
 from .partial import Partials
 from .published import Row

@@ -16,16 +16,8 @@ PACKAGE = Path(prunebench.__file__).parent
 LAYERS = (
     ("errors", "nvml", "outcomes", "packing", "plan", "signals", "stats", "steps", "watching"),
     ("record", "schema", "screen", "strips", "files", "loglines", "standing"),
-    (
-        "evidence",
-        "massed",
-        "conditions",
-        "drawing",
-        "journal",
-        "hashes",
-        "promises",
-        "source",
-    ),
+    ("evidence", "massed", "conditions", "drawing", "kept", "hashes", "promises", "source"),
+    ("journal",),
     ("api", "contest", "verdict", "reach", "select", "texts", "hub", "shape", "trust"),
     (
         "registry",
