@@ -10,6 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from msgspec.structs import replace
+
 from . import registry
 from .case import AMOUNTS, Case
 from .cells import Cell, Maker, axes_label
@@ -126,6 +128,17 @@ def _resolved(path: Path) -> Path | None:
         return None
 
 
+def _once(cases: Iterable[Case]) -> list[Case]:
+    """Cases that are equal in all but their place, once."""
+    first: dict[str, Case] = {}
+    return [
+        case
+        for case in cases
+        if (known := first.setdefault(case.id, case)) is case
+        or replace(case, line=known.line) != known
+    ]
+
+
 class CaseReader:
     """Turns one file into cases.
 
@@ -170,6 +183,8 @@ class CaseReader:
                 break
         if self.problems:
             raise CaseError(self.problems[:MAX_PROBLEMS])
+        # `--set sparsity=0.5` makes one case of two that differed in their sparsity.
+        cases = _once(cases) if self.settings else cases
         return sorted(cases, key=lambda case: not case.dense)
 
     def _fitting(self, cell: Cell) -> list[Setting]:
