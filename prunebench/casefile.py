@@ -1,40 +1,27 @@
-"""Reads case files: checks every key, lays protocols under them, expands the matrix."""
+"""Reads case files: finds them, checks every key, lays protocols under, expands the matrix."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any
 
-import msgspec
 from msgspec.structs import replace
 
-from . import gating, registry
-from .api import Method, Metric, Target, tag
-from .case import (
-    AMOUNTS,
-    CalibrationSpec,
-    Case,
-    ModelSpec,
-    Needs,
-    axis_label,
-    method_label,
-    question,
-)
-from .conditions import Condition, unfit
-from .errors import CaseError, PrunebenchError, did_you_mean
-from .files import MAX_PART, is_name, slug
-from .grammar import SHAPING, Data, amount_problem, check_keys, check_names
-from .layers import Setting, matches, merge, rebased, resolved, with_setting
+from . import registry
+from .case import AMOUNTS, Case
+from .cells import Cell, Maker, axes_label
+from .errors import CaseError, did_you_mean
+from .files import slug
+from .grammar import SHAPING, Data, check_keys, check_names
+from .layers import Setting, matches, merge, rebased
 from .record import Tolerance
 from .select import Matcher
 from .source import MAX_PROBLEMS, Source, Where
-from .verdict import FAILING
 
 PROTOCOLS = Path(__file__).parent / "protocols"
 SUFFIXES = (".yaml", ".yml")
@@ -132,22 +119,6 @@ def default_tolerance(metric: str) -> Tolerance:
     return registry.metric(family).tolerance if family in registry.names("metrics") else Tolerance()
 
 
-class Cell(NamedTuple):
-    """One case to be: its place in the file, its data, and what other axes add to its id."""
-
-    where: Where
-    data: Data
-    label: str
-
-
-#: Keys that are in the id otherwise, or are no part of the question.
-_UNLABELLED = ("method", *AMOUNTS, "needs", "marks", "tolerance", "fail_on", "published", "alpha")
-
-
-def _axes_label(cell: Data) -> str:
-    return "-".join(axis_label(k, v) for k, v in cell.items() if k not in _UNLABELLED)
-
-
 def _resolved(path: Path) -> Path | None:
     """The file at *path*, or None where there is none."""
     try:
@@ -184,9 +155,9 @@ class CaseReader:
         self.path = path
         # A path on the command line is relative to where the command is given.
         self.settings = [s.rebased(Path.cwd() / "command", path) for s in settings]
-        self.limit = limit
         self.select = select
         self.source = Source(path)
+        self._maker = Maker(self.source, case_prefix(path), limit)
         self.problems: list[str] = []
 
     def cases(self) -> list[Case]:
@@ -202,7 +173,7 @@ class CaseReader:
         cases: list[Case] = []
         for cell in self._expand(base):
             try:
-                cases += self._seeded(cell, self._fitting(cell))
+                cases += self._maker.cases(cell, self._fitting(cell))
                 if len(cases) > MAX_CASES:
                     raise CaseError([f"{self.source.at(cell.where)}: more than {MAX_CASES} cases"])
             except CaseError as error:
@@ -215,25 +186,6 @@ class CaseReader:
         # `--set sparsity=0.5` makes one case of two that differed in their sparsity.
         cases = _once(cases) if self.settings else cases
         return sorted(cases, key=lambda case: not case.dense)
-
-    def _seeded(self, cell: Cell, settings: Sequence[Setting]) -> Iterator[Case]:
-        """A case for each calibration seed; just one where nothing is calibrated."""
-        data = cell.data
-        for setting in settings:
-            data = with_setting(data, setting.key, setting.value)
-        calibration = data.get("calibration")
-        seeds = calibration.get("seed") if isinstance(calibration, dict) else None
-        if not isinstance(seeds, list):
-            yield self._case(cell, settings)
-            return
-        first = self._case(cell, settings, seeds[0])
-        if not first.method.calibrated or len(seeds) == 1:
-            yield first
-            return
-        yield replace(first, seed_of=first.id)
-        for seed in dict.fromkeys(seeds[1:]):
-            case = self._case(cell, settings, seed)
-            yield replace(case, id=f"{case.id}-seed{seed}", seed_of=first.id)
 
     def _fitting(self, cell: Cell) -> list[Setting]:
         """The settings without amounts where the method removes nothing."""
@@ -248,7 +200,7 @@ class CaseReader:
             # A setting that replaces an axis is in the cell, and may be what is wrong.
             if any(check_keys(cell.data, ())):
                 return True
-            return self.select(self._case(cell, []).id)
+            return self.select(self._maker.case(cell, []).id)
         except CaseError:
             return True
 
@@ -322,9 +274,9 @@ class CaseReader:
         for indices in combinations if matrix or not included else ():
             cell = {k: matrix[k][i] for k, i in zip(matrix, indices, strict=True)}
             if not any(matches(cell, pattern) for pattern in base.get("exclude") or []):
-                yield Cell(self._place(matrix, indices), merge(single, cell), _axes_label(cell))
+                yield Cell(self._place(matrix, indices), merge(single, cell), axes_label(cell))
         for i, extra in enumerate(included):
-            yield Cell(("include", i), merge(single, extra), _axes_label(extra))
+            yield Cell(("include", i), merge(single, extra), axes_label(extra))
 
     def _axes(self, base: Data) -> dict[str, list[Any]]:
         """The matrix, with the axes that settings replace."""
@@ -341,115 +293,3 @@ class CaseReader:
             if key == "method":
                 return ("matrix", "method", i)
         return ("matrix",) if matrix else ("method",)
-
-    # ------------------------------------------------------------------- cases
-
-    def _case(self, cell: Cell, settings: Sequence[Setting], seed: int | None = None) -> Case:
-        data = cell.data
-        for setting in settings:
-            data = with_setting(data, setting.key, setting.value)
-        self._check(cell, data, settings)
-        if seed is not None:
-            data = with_setting(data, "calibration.seed", seed)
-        raw: Data = json.loads(json.dumps(data))
-        amounts = [k for k in AMOUNTS if raw.get(k) is not None]
-        outcomes, conditions = gating.parted(raw.get("fail_on") or FAILING)
-        paths = cast("Data", resolved(raw, self.path.parent))
-        try:
-            method = _method(raw["method"])
-            own = _method(paths["method"])
-            target = Target(**{k: raw[k] for k in amounts})
-            metrics = self._metrics(raw["metrics"])
-            alike = paths["metrics"] == raw["metrics"]
-            asked = question(
-                raw.get("protocol"),
-                msgspec.convert(raw["model"], ModelSpec),
-                method,
-                target,
-                msgspec.convert(raw.get("calibration") or {}, CalibrationSpec),
-                metrics,
-            )
-            name = "-".join(p for p in (method_label(method, target), cell.label) if p)
-            return Case(
-                id=self._id(f"{name}{''.join(s.suffix for s in settings)}"),
-                file=self.path,
-                line=int(self.source.at(cell.where).rsplit(":", 2)[1]),
-                asked=asked,
-                model=msgspec.convert(paths["model"], ModelSpec),
-                method=own,
-                target=target,
-                calibration=msgspec.convert(paths.get("calibration") or {}, CalibrationSpec),
-                metrics=metrics if alike else self._metrics(paths["metrics"]),
-                tolerance=msgspec.convert(raw.get("tolerance") or {}, dict[str, Tolerance]),
-                fail_on=outcomes,
-                conditions=conditions,
-                published=msgspec.convert(raw.get("published"), Tolerance | None),
-                marks=tuple(raw.get("marks") or ()),
-                needs=msgspec.convert(raw.get("needs") or {}, Needs),
-                settings=tuple(setting.text for setting in settings),
-                alpha=raw.get("alpha"),
-            )
-        except (msgspec.ValidationError, PrunebenchError) as error:
-            raise CaseError([f"{self.source.at(cell.where)}: {error}"]) from None
-
-    def _id(self, label: str) -> str:
-        """The id of a case: a path of the results and baselines folders."""
-        case_id = f"{case_prefix(self.path)}/{label}"
-        if not is_name(case_id):
-            longest = max(case_id.split("/"), key=len)
-            size = f"{len(longest)} letters, at most {MAX_PART}"
-            raise PrunebenchError(f"a part of the case id has {size}: {longest[:60]}...")
-        return case_id
-
-    def _check(self, cell: Cell, data: Data, settings: Sequence[Setting]) -> None:
-        """Refuse a case that is not whole, or that its settings broke."""
-        lines = []
-        for where, message in (
-            [*check_keys(data, ()), *check_names(data, self.path.parent)] if settings else ()
-        ):
-            key = ".".join(map(str, where))
-            given = [s for s in settings if key.startswith(s.key) or s.key.startswith(key)]
-            lines.append(f"--set {given[0].text if given else key}: {message}")
-        place = self.source.at(cell.where)
-        for key in ("model", "method", "metrics"):
-            if data.get(key) is None or (key == "model" and "id" not in data[key]):
-                lines.append(f"{place}: missing key {key!r}")
-        if not lines:
-            amounts = [k for k in AMOUNTS if data.get(k) is not None]
-            problem = amount_problem(_method(data["method"]), amounts)
-            lines += [f"{place}: {problem}"] if problem else []
-            lines += self._unfit(data, settings, place)
-        if lines:
-            raise CaseError(lines)
-
-    def _unfit(self, data: Data, settings: Sequence[Setting], place: str) -> Iterator[str]:
-        """A line for each condition about a metric that the case does not have."""
-        items = [(i, gating.read(item)) for i, item in enumerate(data.get("fail_on") or ())]
-        conditions = [(i, item) for i, item in items if isinstance(item, Condition)]
-        families = [metric["name"] for metric in data["metrics"]]
-        given = next((f"--set {s.text}" for s in settings if s.key == "fail_on"), "")
-        for i, condition in conditions:
-            if message := unfit(condition, families):
-                # Another file's list has no place in this one.
-                own = data["fail_on"] == self.source.data.get("fail_on")
-                where = self.source.at(("fail_on", i)) if own else place
-                yield f"{given or where}: {message}"
-
-    def _metrics(self, items: list[Data]) -> tuple[Metric, ...]:
-        metrics = tuple(_metric(item) for item in items)
-        seen = set()
-        for i, metric in enumerate(metrics):
-            if (named := (tag(metric), metric.names())) in seen:
-                raise PrunebenchError(
-                    f"metrics[{i}]: another {tag(metric)!r} has measurements of the same names"
-                )
-            seen.add(named)
-        return metrics if self.limit is None else tuple(m.limited(self.limit) for m in metrics)
-
-
-def _method(data: Data) -> Method:
-    return msgspec.convert(data, registry.method(data["name"]))
-
-
-def _metric(data: Data) -> Metric:
-    return msgspec.convert(data, registry.metric(data["name"]))

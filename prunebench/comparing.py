@@ -345,12 +345,14 @@ def _unpaired(one: Unpaired, tolerance: Tolerance) -> Finding:
         found = verdict.judge(now, was, tolerance, rules)
         return replace(found, diagnostic=one.diagnostic, note="no standard error")
     allowed = tolerance.allowed(one.was.value)
-    if seen.loss > allowed:
+    values = one.now.value, one.was.value
+    if verdict.exceeds(seen.loss, allowed, *values):
         outcome = Outcome.WORSE if seen.p < rules.alpha else Outcome.UNSURE
-    elif -seen.loss > allowed and seen.p_better < rules.alpha:
+    elif verdict.exceeds(-seen.loss, allowed, *values) and seen.p_better < rules.alpha:
         outcome = Outcome.BETTER
     else:
-        outcome = Outcome.SAME if seen.high <= allowed else Outcome.UNSURE
+        sure = not verdict.exceeds(seen.high, allowed, *values)
+        outcome = Outcome.SAME if sure else Outcome.UNSURE
     return Finding(
         one.metric,
         outcome,

@@ -183,9 +183,10 @@ def clock(root: Path = Path("/sys/devices/system/cpu")) -> Iterator[Finding]:
         yield Finding("turbo", "ok", "off")
 
 
-def load(average: Callable[[], tuple[float, float, float]] = os.getloadavg) -> Finding:
+def load(average: Callable[[], tuple[float, float, float]] | None = None) -> Finding:
     """Whether others compute here."""
-    cores, busy = cores_here(), average()[0]
+    # Looked up only now: where there is none, as on Windows, no other command may suffer from it.
+    cores, busy = cores_here(), (average or os.getloadavg)()[0]
     found = f"{busy:.1f} on {cores} core{'s' * (cores != 1)}"
     if busy > cores / 2:
         return Finding("load", "note", found, "wait for it before you time anything on the CPU")

@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 
 from msgspec import Struct
 
-from . import slurm
+from . import slurm, submitting
 from .case import Case
 from .errors import PrunebenchError
 from .machine import has_gpu_files
@@ -31,9 +31,9 @@ class How(Struct, frozen=True):
         return not self.workers and not self.executor
 
     @property
-    def jobs(self) -> slurm.Jobs:
+    def jobs(self) -> submitting.Jobs:
         """What jobs to make, with an executor."""
-        return slurm.Jobs(self.executor, self.workers, self.options)
+        return submitting.Jobs(self.executor, self.workers, self.options)
 
     def check(self) -> None:
         """Refuse what does not go together, before anything is done.
@@ -41,8 +41,8 @@ class How(Struct, frozen=True):
         Raises:
             PrunebenchError: with a line that says what does.
         """
-        if self.executor and self.executor not in slurm.EXECUTORS:
-            allowed = ", ".join(slurm.EXECUTORS)
+        if self.executor and self.executor not in submitting.EXECUTORS:
+            allowed = ", ".join(submitting.EXECUTORS)
             raise PrunebenchError(f"--executor {self.executor}: unknown; allowed: {allowed}")
         if (self.options or self.detach) and not self.executor:
             option = "--slurm" if self.options else "--detach"
@@ -52,7 +52,7 @@ class How(Struct, frozen=True):
         if self.per_gpu > 1 and not self.workers:
             raise PrunebenchError("--per-gpu goes with -n")
         if self.executor:
-            slurm.check(self.jobs)
+            submitting.check(self.jobs)
 
     def device_here(self, device: str | None) -> str | None:
         """The device of this process: where others do the work, it leaves the GPUs alone."""

@@ -173,7 +173,7 @@ def _place(entry: Entry) -> Path:
 def _read(path: Path) -> Entry | None:
     try:
         entry = msgspec.json.decode(path.read_bytes(), type=Entry)
-    except (OSError, msgspec.DecodeError, RecursionError):
+    except (OSError, ValueError, RecursionError):  # a text that is no UTF-8 is a plain ValueError
         return None
     return entry if _is_sha256(entry.sha256) else None
 

@@ -19,7 +19,7 @@ from .grammar import amount_problem
 from .record import Record, Tolerance
 from .schema import Problem
 from .source import Source, Where
-from .verdict import Finding, Outcome
+from .verdict import Finding, Outcome, exceeds
 
 PROTOCOLS = Path(__file__).parent / "protocols"
 
@@ -189,7 +189,7 @@ def findings(record: Record, matched: Sequence[Row], allowed: Tolerance) -> list
         outcome, note = Outcome.SAME, f"{row.credit}, {row.where}"
         if now.value is None:
             outcome, note = Outcome.WORSE, now.note or f"not a finite number; {note}"
-        elif abs(now.value - row.value) > room:
+        elif exceeds(abs(now.value - row.value), room, now.value, row.value):
             worse = (now.value > row.value) == (now.better == "lower")
             outcome = Outcome.WORSE if worse else Outcome.BETTER
         what = f"published/{row.metric}"
@@ -217,7 +217,10 @@ def _by_protocol(asked: dict[str, Any], metric: str) -> bool:
     if family not in ("accuracy", "perplexity"):
         return True  # a timing carries its shape in its name
     theirs = list(_measuring(_metrics(asked["protocol"]), family, what))
-    return all(own in theirs for own in _measuring(asked.get("metrics", ()), family, what))
+    try:
+        return all(own in theirs for own in _measuring(asked.get("metrics", ()), family, what))
+    except msgspec.ValidationError:
+        return False  # by a version with other options
 
 
 @cache
@@ -246,7 +249,10 @@ def _agrees(asked: dict[str, Any] | None, stated: dict[str, Any]) -> bool:
     # A method that reads no data was asked nothing about it.
     if asked is None:
         return True
-    spec = msgspec.convert(asked, CalibrationSpec)
+    try:
+        spec = msgspec.convert(asked, CalibrationSpec)
+    except msgspec.ValidationError:
+        return False  # by a version with other options
     return all(getattr(spec, key, None) == value for key, value in stated.items())
 
 

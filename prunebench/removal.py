@@ -12,7 +12,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from . import files, hashes
+from . import files, upkeep
 from .baseline import Baselines
 from .errors import PrunebenchError
 from .store import Store
@@ -70,8 +70,10 @@ def removable(
             going[night.item.path] = _removed(night.item, "an old night")
     finished = {night.head.key[:20] for night in known}
     named = _named(found)
+    touched = _touched(found)
     for item in found:
-        if why := _left_behind(item, store.root, finished, named, now, older_than):
+        rest = now - touched.get(item.path.parent, item.modified)
+        if why := _left_behind(item, store.root, finished, named, rest, older_than):
             going[item.path] = _removed(item, why)
     if max_size is not None:
         left = sum(item.size for item in found if item.path not in going)
@@ -79,9 +81,8 @@ def removable(
             if left > max_size and night.item.path not in going:
                 going[night.item.path] = _removed(night.item, "more than the size allowed")
                 left -= night.item.size
-    for path, entry in hashes.entries():
-        stat = path.stat()
-        if now - stat.st_mtime > LEFT["hash"] and hashes.outdated(entry):
+    for path, stat, outdated in upkeep.memory():
+        if outdated and now - stat.st_mtime > LEFT["hash"]:
             going[path] = Removed(str(path), "hash", stat.st_size, "its file is another by now")
     return list(going.values())
 
@@ -184,11 +185,10 @@ def _left_behind(
     root: Path,
     finished: Collection[str],
     named: Collection[str],
-    now: float,
+    rest: float,
     older_than: float | None,
 ) -> str:
-    """Why nothing will ask for *item* again, or an empty text."""
-    rest = now - item.modified
+    """Why nothing will ask for *item*, untouched for *rest* seconds, again; or an empty text."""
     if item.kind == "partial":
         key = item.path.relative_to(root).parts[1]
         if key in finished and rest > DAY:
@@ -202,6 +202,18 @@ def _left_behind(
     if item.kind == "tensors":
         return "" if rest < DAY or item.path.stem in named else "no plan names it"
     return ""
+
+
+def _touched(found: Sequence[Item]) -> dict[Path, float]:
+    """When each folder of a case under way was last written to.
+
+    A long search writes its journal all the time, and a tensor that does not change only once.
+    """
+    last: dict[Path, float] = {}
+    for item in found:
+        if item.kind == "partial":
+            last[item.path.parent] = max(item.modified, last.get(item.path.parent, 0.0))
+    return last
 
 
 def _named(found: Sequence[Item]) -> set[str]:

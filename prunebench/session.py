@@ -399,8 +399,8 @@ def _person() -> str:
 
     try:
         command = ["git", "config", "user.name"]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-        if name := done.stdout.strip():
+        done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
+        if name := done.stdout.decode(errors="replace").strip():  # git takes any bytes for a name
             return name
         return getpass.getuser()
     except (OSError, KeyError):

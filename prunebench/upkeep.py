@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -103,7 +104,7 @@ def nights(found: Iterable[Item]) -> tuple[list[Night], list[Item]]:
         if item.kind == "record":
             try:
                 head = msgspec.json.decode(item.path.read_bytes(), type=Head)
-            except (OSError, msgspec.DecodeError, RecursionError):
+            except (OSError, ValueError, RecursionError):  # no UTF-8 is a plain ValueError
                 damaged.append(item)
             else:
                 sound.append(Night(item, head))
@@ -117,7 +118,7 @@ def content(store: Store) -> Content:
     sizes: Counter[str] = Counter()
     for item in found:
         sizes[item.kind] += item.size
-    memory = [path.stat().st_size for path, _ in hashes.entries()]
+    sizes_of_memory = [stat.st_size for _, stat, _ in memory()]
     return Content(
         store=str(store.root),
         nights=len(known),
@@ -128,23 +129,23 @@ def content(store: Store) -> Content:
         files=dict(Counter(item.kind for item in found)),
         bytes=dict(sizes),
         hashes=str(hashes.memory()),
-        hash_entries=len(memory),
-        hash_bytes=sum(memory),
+        hash_entries=len(sizes_of_memory),
+        hash_bytes=sum(sizes_of_memory),
     )
+
+
+def memory() -> Iterator[tuple[Path, os.stat_result, bool]]:
+    """What is remembered of files: each entry's file, and whether nobody can use it any more."""
+    for path, entry in hashes.entries():
+        with contextlib.suppress(FileNotFoundError):  # another process has taken it away
+            yield path, path.stat(), hashes.outdated(entry)
 
 
 def damage(store: Store, baselines: Baselines) -> Iterator[str]:
     """Every file of the two that is not what it should be, in a line each; nothing is changed."""
     for item in items(store.root):
-        if item.kind == "record" and (what := _wrong(item.path, store)):
+        if what := _amiss(item, store):
             yield what
-        elif _TENSORS.fullmatch(item.path.name) and not _is_its_name(item.path):
-            yield f"{item.path}: damaged: its content is not what its name says"
-        elif item.kind == "noise":
-            try:
-                files.read_json(item.path, noise.Noise)
-            except PrunebenchError as error:
-                yield str(error)
     for row in shelf.look(baselines, (), (), baselines.all_case_ids()):
         if row.state == "damaged":
             yield row.what
@@ -157,6 +158,20 @@ def _kind(path: Path, root: Path) -> str:
         return "tensors"
     kind = _KINDS.get(path.relative_to(root).parts[0], "other")
     return "other" if kind in ("record", "noise") and path.suffix != ".json" else kind
+
+
+def _amiss(item: Item, store: Store) -> str:
+    """What is wrong with a file, or an empty text."""
+    if item.kind == "record":
+        return _wrong(item.path, store)
+    if _TENSORS.fullmatch(item.path.name):
+        return _not_its_name(item.path)
+    if item.kind == "noise":
+        try:
+            files.read_json(item.path, noise.Noise)
+        except PrunebenchError as error:
+            return str(error)
+    return ""
 
 
 def _wrong(path: Path, store: Store) -> str:
@@ -179,6 +194,13 @@ def _wrong(path: Path, store: Store) -> str:
     return ""
 
 
-def _is_its_name(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest() == path.stem
+def _not_its_name(path: Path) -> str:
+    """What is wrong with tensors that are named by their hash, or an empty text."""
+    try:
+        with path.open("rb") as stream:
+            found = hashlib.file_digest(stream, "sha256").hexdigest()
+    except FileNotFoundError:
+        return ""  # a run that ended meanwhile has taken it away
+    except OSError as error:
+        return f"{path}: cannot be read: {error.strerror}"
+    return "" if found == path.stem else f"{path}: damaged: its content is not what its name says"

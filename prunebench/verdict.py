@@ -162,14 +162,15 @@ def judge(
     believable = rules.noise.get(now.metric, 0.0) * abs(was.value)
     noisy = believable if believable > allowed else None
     allowed = max(allowed, believable)
-    # 0.90 - 0.89 is 0.010000000000000009: what binary fractions cannot say is no loss.
-    exact = 1e-12 * max(abs(now.value), abs(was.value))
-    if worse_by - allowed > exact:
+    values = now.value, was.value
+    if exceeds(worse_by, allowed, *values):
         outcome = Outcome.UNSURE if seen and not _significant(seen.p, rules) else Outcome.WORSE
-    elif -worse_by - allowed > exact and (seen is None or _significant(seen.p_better, rules)):
+    elif exceeds(-worse_by, allowed, *values) and (
+        seen is None or _significant(seen.p_better, rules)
+    ):
         outcome = Outcome.BETTER
     else:
-        sure = seen is None or seen.high - allowed <= exact
+        sure = seen is None or not exceeds(seen.high, allowed, *values)
         outcome = Outcome.SAME if sure else Outcome.UNSURE
     if seen is not None:
         adjusted = min(1.0, rules.family * seen.p) if rules.family > 1 else None
@@ -183,6 +184,14 @@ def judge(
         )
     p = None if seen is None else seen.p
     return Finding(now.metric, outcome, now.value, was.value, allowed, p, evidence=seen)
+
+
+def exceeds(change: float, allowed: float, now: float, was: float) -> bool:
+    """Whether a *change* from *was* to *now* is more than is *allowed*.
+
+    0.90 - 0.89 is 0.010000000000000009: what binary fractions cannot say is no change.
+    """
+    return change - allowed > 1e-12 * max(abs(now), abs(was))
 
 
 def _significant(p: float, rules: Rules) -> bool:

@@ -488,6 +488,29 @@ def test_many_cases_that_get_worse_together_are_one_broken_night(cases, here: Sh
             assert line.startswith("not accepted: 3 of 5 cases became worse than their baselines")
 
 
+def test_cases_that_were_never_accepted_have_become_no_worse(cases, here: Shelf) -> None:
+    """All three that have a baseline are worse: too few to tell, whatever is new beside them."""
+    labels = list(cases)
+    here.accept(*(answer(cases[label]) for label in labels[:3]))
+    records = [
+        answer(cases[label], ppl=2.4 * (1.02 if i < 3 else 1.0)) for i, label in enumerate(labels)
+    ]
+
+    assert here.problems(cases, *records) == []
+
+
+def test_a_baseline_speaks_before_earlier_nights_do(cases, here: Shelf) -> None:
+    """What was accepted since is the standard: nights from before it object to nothing."""
+    case = cases["sleb-2blocks"]
+    for day in (1, 2, 3):
+        here.store.save(answer(case, ppl=2.4, created=f"2026-11-0{day}T00:00:00+00:00"))
+    now = answer(case, ppl=3.0, created="2026-11-24T00:00:00+00:00")
+    assert len(here.problems(cases, now)) == 1
+    here.accept(now)
+
+    assert here.problems(cases, now) == []
+
+
 # ------------------------------------------------------------------ through the command line
 
 
@@ -783,6 +806,20 @@ def git(*words: str) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_whoever_git_says_accepts_whatever_its_bytes(
+    cases, here: Shelf, cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name from before UTF-8 is told as far as it can be read, and costs no acceptance."""
+    (tmp_path / "gitconfig").write_bytes("[user]\n\tname = J\xf6rg\n".encode("latin-1"))
+    monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+    here.store.save(answer(cases["dense"]))
+
+    assert cli("accept", "cases", "-k", "dense", "--because", "first")[0] == 0
+    accepted = here.baselines.accepted("m/dense")
+    assert accepted is not None
+    assert accepted.by == "J\N{REPLACEMENT CHARACTER}rg"
 
 
 def test_two_peoples_baselines_merge_in_git(cases, here: Shelf, cli) -> None:

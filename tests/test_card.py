@@ -44,6 +44,7 @@ def written(made, **options) -> str:
 
 def test_the_hubs_client_reads_every_accepted_record_back() -> None:
     """Metadata parses, and each result is the measurement it says, to the last digit."""
+    assert len(KEPT.case_ids()) > 20
     for case_id in KEPT.case_ids():
         made = kept(case_id)
         data = ModelCard(written(made)).data
@@ -63,6 +64,7 @@ def test_the_hubs_client_reads_every_accepted_record_back() -> None:
 def test_the_embedded_case_asks_what_was_answered(tmp_path: Path) -> None:
     """The YAML of the card, as a case file, is the question of the record again."""
     (tmp_path / "cases").mkdir()
+    assert len(KEPT.case_ids()) > 20
     for case_id in KEPT.case_ids():
         made = kept(case_id)
         base = Base("prunebench/reference")

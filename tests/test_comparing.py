@@ -11,10 +11,13 @@ import pytest
 from msgspec.structs import replace
 from test_verdict import CPU, accuracy, record
 
-from prunebench import Measurement, Record
+from prunebench import Measurement, Record, comparing
 from prunebench.baseline import Accepted, Baselines
 from prunebench.comparing import compare, read
 from prunebench.files import write_json
+from prunebench.lm_pairing import Unpaired
+from prunebench.lm_results import Score
+from prunebench.record import Tolerance
 from prunebench.store import Store
 from prunebench.verdict import Verdict
 
@@ -266,3 +269,16 @@ def test_the_same_words_after_a_real_run(project: Path, cli) -> None:
 
     assert (code, err) == (0, "")
     assert out == "1 case, 1 in both: 1 same\n"
+
+
+@pytest.mark.parametrize(
+    ("now", "was", "outcome"),
+    [(0.89, 0.90, "same"), (0.8899, 0.90, "worse"), (0.8, 0.79, "same"), (0.8, 0.7899, "better")],
+)
+def test_scores_without_samples_are_held_to_the_same_limit(
+    now: float, was: float, outcome: str
+) -> None:
+    """A point lost of the point allowed is no loss, though 0.90 - 0.89 > 0.01 in floats."""
+    pair = Unpaired("accuracy/x", "acc", Score(now, 0.0, 100), Score(was, 0.0, 100))
+
+    assert str(comparing._unpaired(pair, Tolerance(abs=0.01)).outcome) == outcome

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -169,6 +170,22 @@ def test_clock(tmp_path: Path, files: dict[str, str], found: list[str]) -> None:
         path.write_text(f"{text}\n")
 
     assert states(doctor.clock(tmp_path)) == found
+
+
+def test_a_system_without_a_load_average_has_every_other_command(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Windows has none; the command line imports this module whatever it is asked."""
+    monkeypatch.delattr(os, "getloadavg")
+    spec = importlib.util.spec_from_file_location("prunebench._elsewhere", doctor.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    there = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(there)
+    (found,) = there._guarded("load", there._one(there.load))
+
+    assert (found.check, found.state) == ("load", "note")
+    assert found.found.startswith("could not be told: AttributeError")
 
 
 def test_load_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -396,7 +396,10 @@ def test_a_torn_last_line_is_dropped_without_a_word(tmp_path: Path, tail: bytes)
 def test_a_damaged_line_is_told_and_what_follows_is_computed_again(
     tmp_path: Path, part: bytes
 ) -> None:
-    """A bit that flipped: a warning names file and line; lines before it are used, none after."""
+    """A bit that flipped: a warning names file and line; lines before it are used, none after.
+
+    Also where what is left is sound JSON, and only says another number.
+    """
     journal = Partials(tmp_path).journal("a", "k" * 64)
     model = object()
     with measuring(journal, 0, {"pruned": model}):
@@ -406,7 +409,7 @@ def test_a_damaged_line_is_told_and_what_follows_is_computed_again(
     (file,) = tmp_path.rglob("*.jsonl")
     lines = file.read_bytes().split(b"\n")
     assert part in lines[2]
-    at = lines[2].index(part)
+    at = lines[2].index(part) + len(part) - 1
     lines[2] = lines[2][:at] + bytes([lines[2][at] ^ 1]) + lines[2][at + 1 :]
     file.write_bytes(b"\n".join(lines))
     with pytest.warns(PrunebenchWarning, match=f"{file}:3: damaged; what it holds from there on"):

@@ -59,10 +59,11 @@ def test_the_memory_that_is_asked_for_is_enough(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the formula of dry runs, on a card of just that size, of which 95 % are enough to run."""
-    for case in casefile.load([ROOT / "cases" / folder]):
-        if case.needs.gpu_memory is None:
-            continue
-        card = 0.95 * gibibytes(case.needs.gpu_memory)
+    cases = casefile.load([ROOT / "cases" / folder])
+    asked = [(case, size) for case in cases if (size := case.needs.gpu_memory) is not None]
+    assert asked
+    for case, size in asked:
+        card = 0.95 * gibibytes(size)
         # A search keeps states in a part of the card at hand.
         monkeypatch.setattr(estimate, "gpu_memory", lambda *_, card=card: int(card * GIB))
         if getattr(case.method, "calibration_unit", "") == "lines":

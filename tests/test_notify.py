@@ -321,6 +321,41 @@ def test_what_is_not_known_tonight_changes_nothing() -> None:
     assert [n.text for n in gone] == ["recovered: m/t is no longer reported"]
 
 
+def test_a_condition_that_holds_is_told_until_it_does_not() -> None:
+    """Whatever the outcome beside it: what fails is kept as failing."""
+    state = State()
+    holds = Finding("m/t: now < 0.9", Outcome.WORSE, now=0.8, fails=True)
+    (told,) = notices.changes([Verdict("a/b", ok=False, findings=(holds,))], state)
+    told.told(state)
+
+    assert (told.kind, told.outcome) == ("worse", "fails")
+    assert state.cases["a/b"].bad == {"m/t: now < 0.9": "fails"}
+    assert notices.changes([Verdict("a/b", ok=False, findings=(holds,))], state) == []
+    over = verdict(("m/t: now < 0.9", "same"))
+    assert [n.kind for n in notices.changes([over], state)] == ["recovered"]
+
+
+def test_a_state_that_somebody_edited_is_read_as_far_as_it_goes() -> None:
+    """A step without its night is no step, and the next one is told."""
+    from prunebench.nights import Change, History, Night, Series
+
+    days = tuple(Night(f"2026-11-{day:02}", None, 1.0) for day in range(1, 21))
+    series = Series("m/t", "", "higher", days, (Change(10, 1.0, 0.5, worse=True),))
+    past = History("a/b", "cpu", (series,), ())
+    for steps, count in (
+        (["down"], 1),
+        ([""], 1),
+        (["down 2026-11-11"], 0),
+        (["up 2026-11-11"], 1),
+    ):
+        state = State({"a/b": Known(steps={"m/t": steps})})
+        found = notices.stepped([past], state, lambda *_: "a step")
+        assert [n.at for n in found] == ["down 2026-11-11"] * count
+    for day, count in (("08", 0), ("07", 1), ("14", 0), ("15", 1)):
+        state = State({"a/b": Known(steps={"m/t": [f"any 2026-11-{day}"]})})
+        assert len(notices.stepped([past], state, lambda *_: "a step")) == count
+
+
 def test_a_diagnostic_finding_is_no_news() -> None:
     found = Finding("m/t", Outcome.WORSE, diagnostic=True)
 
@@ -359,6 +394,21 @@ def test_payloads_keep_slacks_limits() -> None:
         rest = section.replace("&lt;", "").replace("&gt;", "").replace("&amp;", "")
         assert "&" not in rest
     assert len(payload["text"]) <= 1500
+
+
+@pytest.mark.parametrize("link", ["", "https://ci.example/1"])
+def test_every_payload_is_one_that_slack_takes(link: str) -> None:
+    """At most 50 blocks, the link among them, of at most 3,000 characters each; none half empty."""
+    for count in range(47, 53):
+        payload = notices.Message("\n".join(["x" * 600] * 4 * count), (), link).payload()
+        assert len(payload["blocks"]) <= 50
+        assert len(payload["blocks"]) >= min(count, 49)
+    for size in (428, 499, 599, 600):  # 7 of 428 are 3,002 with what is between them
+        texts = [
+            block["text"]["text"]
+            for block in notices.Message("\n".join(["x" * size] * 20), ()).payload()["blocks"]
+        ]
+        assert max(map(len, texts)) <= 3000 < max(map(len, texts)) + 1 + size
 
 
 def test_a_message_is_one_line_per_change() -> None:

@@ -463,6 +463,16 @@ def test_one_task_of_a_protocol_is_compared_by_its_own_variant() -> None:
     assert compared(acc_norm=["piqa"], limit=8) == []
 
 
+def test_a_record_of_a_version_with_other_options_is_about_no_published_number() -> None:
+    """Of its calibration or of a metric: whoever reads a folder of records meets such."""
+    theirs = Source(casefile.PROTOCOLS / "sleb@1.yaml").data["metrics"]
+    later = {"an option of later": 1}
+
+    assert measuring(*({**metric, **later} for metric in theirs)) == set()
+    assert found(calibration={"nsamples": 128, **later}) == set()
+    assert found(calibration={"nsamples": 128})
+
+
 def test_what_is_measured_otherwise_is_told() -> None:
     """A number that is left out is named, with the reason."""
     case = record(metrics=[{"name": "perplexity", "dataset": "c4", "seqlen": 128}])
@@ -502,6 +512,15 @@ def test_another_protocol_and_timings_judge_nothing() -> None:
     assert findings(mine, matching(mine, ALL), Tolerance()) == []
     assert [r.value for r in matching(timed, ALL)] == [1364.1]
     assert findings(timed, matching(timed, ALL), Tolerance()) == []
+
+
+def test_what_is_just_allowed_is_the_same() -> None:
+    """0.90 - 0.89 is 0.010000000000000009 in floats, and no more than a point."""
+    row = Row("s", "t", "sleb@1", "Llama-2-7b-hf", {"name": "sleb"}, "perplexity/c4", 0.90,
+              {"blocks": 7})  # fmt: skip
+    for value, outcome in ((0.89, "same"), (0.8899, "better"), (0.9101, "worse")):
+        (finding,) = findings(record(value), [row], Tolerance(abs=0.01))
+        assert str(finding.outcome) == outcome
 
 
 def test_what_the_source_leaves_open_is_allowed() -> None:

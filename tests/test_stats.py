@@ -198,6 +198,21 @@ def test_the_shift_of_timings_is_the_median_of_all_differences() -> None:
     assert math.isinf(rounds([1.0], [2.0]).high)
 
 
+@pytest.mark.parametrize(("rounds_each", "critical"), [(10, 27), (20, 138)])
+def test_the_interval_of_a_shift_leaves_out_what_the_tables_reject(
+    rounds_each: int, critical: int
+) -> None:
+    """Mann and Whitney's U is significant at 5 % one-sided up to this, in any table of it."""
+    rng = np.random.default_rng(15)
+    now, was = rng.normal(10, 1, rounds_each), rng.normal(9, 1, rounds_each)
+    shifts = sorted(a - b for a in now for b in was)
+    seen = rounds(now.tolist(), was.tolist())
+
+    assert (seen.low, seen.high) == (shifts[critical], shifts[-1 - critical])
+    # As far from end to end as a normal error of that size would have it.
+    assert seen.spread == pytest.approx((seen.high - seen.low) / (2 * 1.6448536))
+
+
 def test_holm_is_the_closure_of_bonferroni() -> None:
     """A hypothesis goes when every set of hypotheses that has it is rejected by Bonferroni."""
     rng = np.random.default_rng(12)

@@ -96,3 +96,55 @@ def test_a_damaged_record_is_replaced_and_the_nights_beside_it_stay(tmp_path: Pa
     store.save(night(3))
 
     assert store.answers("a/b") == [night(3), night(1)]
+
+
+def test_what_somebody_put_there_is_no_night(tmp_path: Path) -> None:
+    """Another case's record, no text, no JSON that ends, no record; the case's own stay."""
+    store = Store(tmp_path)
+    folder = store.save(night(1)).parent
+    other = store.save(night(2, case_id="a/c"))
+    (folder / "other.json").write_bytes(other.read_bytes())
+    for name, content in {
+        "bytes": b'{"case_id": "\xff"}',
+        "deep": b"[" * 100_000,
+        "list": b"[]",
+    }.items():
+        (folder / f"{name}.json").write_bytes(content)
+
+    assert store.answers("a/b") == [night(1)]
+    assert store.latest("a/b") == night(1)
+    # Nor is it an answer where a record would lie under its key.
+    store.path("a/b", "o" * 64).write_bytes(other.read_bytes())
+    assert store.find("a/b", "o" * 64) is None
+
+
+def test_answers_are_to_one_question_or_of_one_device(tmp_path: Path) -> None:
+    """As asked for, newest first."""
+    store = Store(tmp_path)
+    limited = replace(night(2), asked={"limit": 5}, key="l" * 64)
+    elsewhere = night(3)
+    elsewhere = replace(
+        elsewhere, environment=replace(elsewhere.environment, device="nvidia-h200"), key="m" * 64
+    )
+    for one in (night(1), limited, elsewhere):
+        store.save(one)
+
+    assert store.answers("a/b") == [elsewhere, limited, night(1)]
+    assert store.answers("a/b", night(1).asked) == [elsewhere, night(1)]
+    assert store.answers("a/b", device="cpu") == [limited, night(1)]
+    assert store.answers("a/b", {"limit": 5}, "nvidia-h200") == []
+    assert store.latest("a/b", {"limit": 5}) == limited
+    assert store.latest("a/b", {"limit": 6}) is None
+
+
+def test_cases_are_told_in_order_and_what_has_no_key_is_kept(tmp_path: Path) -> None:
+    """Whatever order a set or a folder has them in; a model that was never hashed has no key."""
+    store = Store(tmp_path)
+    ids = [f"{folder}/c{number}" for folder in "abc" for number in range(7)]
+    for case_id in reversed(ids):
+        store.save(night(1, case_id=case_id))
+    unkeyed = replace(night(2), key="", case_id="a/c0")
+    store.save(unkeyed)
+
+    assert store.case_ids() == ids
+    assert store.answers("a/c0") == [unkeyed, night(1, case_id="a/c0")]

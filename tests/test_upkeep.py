@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import filelock
@@ -110,8 +112,6 @@ def test_a_night_goes_only_if_every_limit_lets_it(store: Store, baselines: Basel
     """Young ones and the last few stay; a size takes the oldest first."""
     for day in range(1, 10):
         store.save(night(day))
-    import time
-
     age = time.time() - removal._seconds("2026-01-05T03:00:00+00:00")
     assert len(collect(store, baselines, older_than=age, keep_last=7)) == 2
     assert left(store)[-1] == "03"
@@ -120,6 +120,32 @@ def test_a_night_goes_only_if_every_limit_lets_it(store: Store, baselines: Basel
     sizes = sum(item.size for item in upkeep.items(store.root))
     collect(store, baselines, max_size=sizes * 0.7)
     assert left(store) == ["09", "08", "07"]
+
+
+def test_age_alone_lets_older_nights_go(store: Store, baselines: Baselines) -> None:
+    """Seconds back from now; one that says no time is as young as can be."""
+    for day in range(1, 8):
+        store.save(night(day))
+    store.save(night(1, key="l" * 64, created="1 May"))
+    store.save(night(8, key="l" * 64))
+    age = time.time() - datetime(2026, 1, 5, 3, tzinfo=UTC).timestamp()
+    collect(store, baselines, older_than=age)
+
+    assert left(store) == ["08", "07", "06", ""]
+
+
+def test_tensors_that_any_plan_names_stay(store: Store, baselines: Baselines) -> None:
+    """However old: without them the plan is no model."""
+    used, unused = "a" * 64, "b" * 64
+    for sha256 in (used, unused):
+        path = store.root / f"{sha256}.safetensors"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("x")
+        os.utime(path, LONG_AGO)
+    files.write_json(store.root / "plan.json", {"edits": [{"tensors": used}]})
+
+    assert collect(store, baselines) == ["no plan names it"]
+    assert (store.root / f"{used}.safetensors").exists()
 
 
 def test_another_question_keeps_its_own_newest(store: Store, baselines: Baselines) -> None:
@@ -133,13 +159,14 @@ def test_another_question_keeps_its_own_newest(store: Store, baselines: Baseline
 
 def test_a_case_that_is_no_more_keeps_nothing(store: Store, baselines: Baselines) -> None:
     """If that is known; and what --set made of a case is still a case."""
-    for case_id in ("a/b", "a/b@limit=5", "gone/b"):
+    kept = ["a/b", "a/b@limit=5", "x/a/b", "x/a/c@limit=5"]
+    for case_id in (*kept, "gone/b", "gone/b@limit=5", "x/gone/b@limit=5"):
         store.save(night(1, case_id=case_id))
     collect(store, baselines, older_than=1.0)
-    assert len(left(store)) == 3
-    collect(store, baselines, older_than=1.0, cases={"a/b"})
+    assert len(left(store)) == 7
+    collect(store, baselines, older_than=1.0, cases={"a/b", "x/a/b"})
 
-    assert store.case_ids() == ["a/b", "a/b@limit=5"]
+    assert store.case_ids() == kept
     assert not (store.root / "records" / "gone").exists()
 
 
@@ -152,23 +179,74 @@ def test_what_runs_left_behind_goes_when_nobody_needs_it(
         "partial/abc/x.jsonl": "nobody went on with it",
         f"partial/{KEY[:20]}/x.jsonl": "its case is finished",
         "locks/free.lock": "held by nobody",
+        "locks/free.owner": "held by nobody",
+        "locks/left.owner": "held by nobody",
         "records/a/.b.json.tmp": "never finished",
         f"{'0' * 64}.safetensors": "no plan names it",
     }
     young = ["partial/def/x.jsonl", "locks/young.lock", "records/a/.c.json.tmp"]
-    for name in (*old, *young, "locks/held.lock"):
+    held = {"locks/held.lock", "locks/held.owner"}
+    for name in (*old, *young, *held):
         path = store.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("x")
-        if name in old or "held" in name:
+        if name in old or name in held:
             os.utime(path, LONG_AGO)
     with filelock.FileLock(store.root / "locks" / "held.lock"):
         os.utime(store.root / "locks" / "held.lock", LONG_AGO)
         assert sorted(collect(store, baselines)) == sorted(old.values())
 
     there = {item.path.relative_to(store.root).as_posix() for item in upkeep.items(store.root)}
-    assert {*young, "locks/held.lock"} == {n for n in there if not n.endswith(f"{KEY[:20]}.json")}
+    assert {*young, *held} == {n for n in there if not n.endswith(f"{KEY[:20]}.json")}
     assert not (store.root / "partial" / "abc").exists()
+
+
+@pytest.mark.parametrize("name", ["abc", KEY[:20]])
+def test_a_search_that_goes_on_keeps_its_tensors(
+    store: Store, baselines: Baselines, name: str
+) -> None:
+    """They are written once, its journal all the time; also where its case was answered before."""
+    store.save(night(1))
+    folder = store.root / "partial" / name
+    folder.mkdir(parents=True)
+    (folder / "1-a.jsonl").write_text("x")
+    (folder / f"{'0' * 64}.safetensors").write_text("x")
+    os.utime(folder / f"{'0' * 64}.safetensors", LONG_AGO)
+    assert collect(store, baselines, older_than=removal.DAY) == []
+    os.utime(folder / "1-a.jsonl", LONG_AGO)
+
+    assert len(collect(store, baselines, older_than=removal.DAY)) == 2
+
+
+def test_what_another_process_takes_away_meanwhile_is_no_problem(
+    store: Store, baselines: Baselines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the look at a folder and the look at its file; two may collect at once."""
+    gone = store.root / f"{'0' * 64}.safetensors"
+    item = upkeep.Item(gone, "tensors", 1, 1.0)
+    monkeypatch.setattr(upkeep, "items", lambda _: [item])
+    monkeypatch.setattr(hashes, "entries", lambda: iter([(gone, None)]))
+    monkeypatch.setattr(removal, "items", lambda _: [])
+
+    assert list(upkeep.damage(store, baselines)) == []
+    assert upkeep.content(store).hash_entries == 0
+    assert removal.removable(store, baselines) == []
+
+
+def test_what_is_no_text_is_damaged(store: Store, baselines: Baselines) -> None:
+    """A record and a remembered hash with a byte that no UTF-8 has."""
+    path = store.save(night(1))
+    path.write_bytes(path.read_bytes().replace(b'"a/b"', b'"a/\xff"'))
+    there = store.root / "there"
+    there.write_bytes(b"x" * hashes.SMALL)
+    os.utime(there, LONG_AGO)
+    memory = hashes.memory()
+    memory.mkdir(parents=True)
+    hashes._place(hashes.Entry.of(there, there.stat())).write_bytes(b'{"path": "\xff"}')
+
+    assert upkeep.content(store).damaged == 1
+    assert hashes.sha256(there) == hashlib.sha256(b"x" * hashes.SMALL).hexdigest()
+    assert [entry for _, entry in hashes.entries()] == [None]
 
 
 def test_old_memories_of_other_files_go(store: Store, baselines: Baselines, tmp_path: Path) -> None:
@@ -250,7 +328,9 @@ def test_ages_and_sizes_are_read_or_refused_in_one_line(text: str) -> None:
     """What is allowed stands in the message."""
     assert removal.seconds_of("90d", "-") == 90 * 86_400
     assert removal.seconds_of("1.5h", "-") == 5400
-    assert removal.bytes_of("5GB", "-") == 5e9
+    assert removal.seconds_of("2w", "-") == 14 * 86_400
+    for unit, size in {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ti": 2**40}.items():
+        assert removal.bytes_of(f"5{unit}B", "-") == 5 * size
     assert removal.bytes_of("2 MiB", "-") == 2 * 2**20
     with pytest.raises(PrunebenchError, match=r"--older-than .*expected a number and h, d or w"):
         removal.seconds_of(text, "--older-than")

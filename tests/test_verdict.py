@@ -108,6 +108,50 @@ def test_values_without_samples_are_judged_by_size() -> None:
 
     assert outcome(now, was, Tolerance(abs=0.005)) == "worse"
     assert outcome(now, was, Tolerance(abs=0.02)) == "same"
+    assert outcome(was, now, Tolerance(abs=0.005)) == "better"
+
+
+def test_better_needs_significance_as_worse_does() -> None:
+    """Three questions gained of a hundred are beyond a point and may be chance."""
+    assert outcome(accuracy(93), accuracy(90), Tolerance(abs=0.01)) != "better"
+
+
+def test_timings_are_held_to_what_their_test_weighs() -> None:
+    """The median of all shifts (Hodges and Lehmann), which the medians' difference may belie.
+
+    Rounds fall around 1 and 10 ms. All are 0.1 ms slower, and two more of a hundred fall around 10:
+    no doubt slower, by 0.1 ms, though the median leaps from one heap to the other.
+    """
+    was = timing("latency/p/prefill", [1 + i / 1000 for i in range(51)] + [10.0] * 49)
+    now = timing("latency/p/prefill", [1.1 + i / 1000 for i in range(49)] + [10.1] * 51)
+    found = judge(now, was, Tolerance(abs=5.0))
+
+    assert found.now is not None
+    assert found.was is not None
+    assert found.evidence is not None
+    assert found.now - found.was > 9
+    assert found.evidence.p < 1e-6
+    assert found.evidence.loss == pytest.approx(0.1, abs=1e-5)
+    assert found.outcome == "same"
+
+
+def timing(name: str, rounds: list[float]) -> Measurement:
+    return Measurement(name, sorted(rounds)[len(rounds) // 2], "ms", "lower", tuple(rounds))
+
+
+def test_every_timing_is_confirmed_by_its_own_second_measurement() -> None:
+    """One of two that looked slow is so again, the other is not."""
+    steady, slow = [1.0 + i / 1000 for i in range(20)], [2.0 + i / 1000 for i in range(20)]
+    names = ("latency/p/prefill", "latency/p/decode")
+    gpu = replace(CPU, device="nvidia-h200")
+    was = record(*(timing(name, steady) for name in names), environment=gpu)
+    now = record(*(timing(name, slow) for name in names), environment=gpu)
+    now = replace(now, again=(timing(names[0], slow), timing(names[1], steady)))
+    found = {
+        f.what: str(f.outcome) for f in compare(now, was, lambda _: Tolerance(rel=0.05)).findings
+    }
+
+    assert found == {"plan": "same", names[0]: "worse", names[1]: "unsure"}
 
 
 def test_there_is_no_slack_for_rounding() -> None:
@@ -124,6 +168,20 @@ def test_what_is_not_finite_is_worse_even_without_a_baseline() -> None:
     first = compare(record(broken), None, lambda _: Tolerance())
 
     assert outcome(broken, replace(broken, value=3.0)) == "worse"
+    full = replace(broken, note="out of memory")
+    assert outcome(full, full) == "same"  # a fact like any other, where it was so before
+    assert [outcome(full, broken), outcome(broken, full), outcome(broken, broken)] == ["worse"] * 3
+    assert outcome(full, replace(full, value=3.0, note="")) == "worse"
+    fine = replace(broken, value=3.0)
+    noted = replace(fine, note="the GPU was shared")
+    for now, was, why in (
+        (fine, broken, "no finite value"),
+        (fine, full, "out of memory"),
+        (noted, fine, noted.note),
+        (fine, noted, noted.note),
+    ):
+        found = judge(now, was, Tolerance())
+        assert (str(found.outcome), found.note) == ("not_comparable", why)
     assert (first.ok, first.outcome) == (False, "worse")
 
 
@@ -193,6 +251,19 @@ def test_a_choice_within_the_noise_is_a_tie() -> None:
     assert compare(now, sure, lambda _: Tolerance()).outcome == "changed_plan"
 
 
+def test_a_choice_without_a_score_is_no_tie() -> None:
+    """One that is not finite, or that the other run did not look at, is within no noise."""
+
+    def step(chosen: str, **scores: float | None) -> Step:
+        return Step(0, {k[1:]: v for k, v in scores.items()}, chosen, margin=0.0, noise=1e-6)
+
+    theirs = record(plan=(DropBlocks((5,)),), trace=(step("5", _4=1.0, _5=1.0),))
+    for mine in (step("4", _4=None, _5=1.0), step("4", _4=1.0, _5=None), step("4", _4=1.0)):
+        now = record(plan=(DropBlocks((4,)),), trace=(mine,))
+        for one, other in ((now, theirs), (theirs, now)):
+            assert compare(one, other, lambda _: Tolerance()).outcome == "changed_plan"
+
+
 def test_a_tie_may_change_how_a_search_goes_on() -> None:
     """A window merged at a threshold it just passes: fewer trials follow, and another kind of plan.
 
@@ -250,6 +321,34 @@ def test_timings_are_judged_on_a_named_device_only() -> None:
     assert judged("cpu").ok
     assert [f.what for f in judged("cpu").findings] == ["plan"]
     assert judged("nvidia-h200").outcome == "worse"
+
+
+def test_differences_go_as_deep_as_both_sides_do() -> None:
+    """A mapping against anything else, lists of two lengths, and what is too long for a line."""
+
+    def said(now: object, was: object) -> list[str]:
+        return list(verdict.differences({"a": now}, {"a": was}))
+
+    assert said({"b": 1}, {"b": 1}) == []
+    assert said({"b": 1, "c": 2}, {"b": 3, "d": 4}) == [
+        "a.b is 1, was 3",
+        "a.c is 2, was not given",
+        "a.d is not given, was 4",
+    ]
+    assert said({"b": 1}, 3) == ["a is {'b': 1}, was 3"]
+    assert said(3, {"b": 1}) == ["a is 3, was {'b': 1}"]
+    assert said([1, 2], [1, 3]) == ["a[1] is 2, was 3"]
+    assert said([1, 2], [1]) == ["a is [1, 2], was [1]"]
+    assert said("x" * 60, "y" * 61) == [f"a is {'x' * 60}, was {'y' * 57}..."]
+
+
+def test_a_case_for_an_interval_is_neither_good_nor_bad() -> None:
+    """What it is called, unless it crashed or could not run."""
+    of = Verdict("a/b-seed1", ok=True, seed_of="a/b")
+
+    assert of.outcome == "interval"
+    assert replace(of, error="boom").outcome == "crashed"
+    assert replace(of, skipped="no GPU").outcome == "skipped"
 
 
 def verdict_of(outcome: Outcome, *, ok: bool = True) -> Verdict:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,9 +21,9 @@ from msgspec.structs import replace
 from test_verdict import accuracy
 from test_verdict import record as made
 
-from prunebench import casefile, claims, gputime, places, report, slurm, workers
+from prunebench import casefile, claims, gputime, places, report, submitting, workers
 from prunebench.case import Case
-from prunebench.claims import Claims, HeldError
+from prunebench.claims import Claims, HeldError, turn
 from prunebench.errors import PrunebenchError
 from prunebench.places import Slot
 from prunebench.session import Result
@@ -191,6 +192,35 @@ def test_who_times_is_alone_on_the_device(tmp_path: Path, monkeypatch: pytest.Mo
             others = [s for s in spans if s is not span]
             assert all(end <= span[0] or start >= span[1] for start, end in others)
     assert len(beside) == 4
+
+
+GO_IN = """
+def waits(text):
+    print("waits", flush=True)
+    sys.exit()
+
+with turn(["gpu0"], alone=sys.argv[1] == "alone", waiting=waits):
+    print("goes in")
+"""
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "says"),
+    [
+        ("beside", "beside", "goes in"),
+        ("beside", "alone", "waits"),
+        ("alone", "beside", "waits"),
+        ("alone", "alone", "waits"),
+    ],
+)
+def test_whoever_comes_second_goes_in_only_beside(
+    first: str, second: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is inside and stays there: only two of whom neither times share a device."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)  # it remembers the last one
+    with turn(["gpu0"], alone=first == "alone", waiting=lambda _: None):
+        assert other(GO_IN, second).communicate(timeout=20)[0].strip() == says
 
 
 # ------------------------------------------------------------------ workers, without any model
@@ -504,11 +534,28 @@ def test_an_array_of_jobs_is_submitted_once(project: Path, cli: Any, scheduler: 
     assert "array=0-1%2" in (scheduler / "sbatch.sh").read_text()
 
 
+def test_a_queue_that_does_not_answer_is_no_empty_one(
+    project: Path, cli: Any, scheduler: Path
+) -> None:
+    """What may be on its way is not submitted a second time; what was never submitted is."""
+    (scheduler / "squeue").write_text("#!/bin/sh\necho 'Socket timed out' >&2\nexit 1\n")
+    command = ["run", "cases", "--executor", "slurm", "--detach"]
+    assert cli(*command)[0] == 0
+    (scheduler / "sbatch.sh").unlink()
+
+    code, _, errors = cli(*command)
+    assert code == 2
+    assert errors.startswith("--executor slurm: squeue does not answer, and job 7 of an earlier")
+    assert not (scheduler / "sbatch.sh").exists()
+    assert cli(*command, "--set", "blocks=3")[0] == 0
+    assert (scheduler / "sbatch.sh").exists()
+
+
 def test_a_job_that_is_told_to_go_comes_back_as_it_was(project: Path) -> None:
     """Submitit asks for a checkpoint: the same task, for the store has what is done."""
     pytest.importorskip("submitit")
     cases = cases_of(project / "cases")
-    task = slurm.Task(cases, FakeRecipe(project, {}), [0, 2])  # type: ignore[arg-type]
+    task = submitting.Task(cases, FakeRecipe(project, {}), [0, 2])  # type: ignore[arg-type]
     again = task.checkpoint()
 
     assert again.function is task
@@ -522,7 +569,7 @@ def test_a_job_that_is_told_to_go_comes_back_as_it_was(project: Path) -> None:
 )
 def test_slurms_times(text: str, expected: int) -> None:
     """The forms of man sbatch: minutes, minutes:seconds, hours:minutes:seconds, days-hours, ..."""
-    assert slurm.minutes(text) == expected
+    assert submitting.minutes(text) == expected
 
 
 @pytest.mark.parametrize(
