@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from . import hub, modeling
-from .errors import PrunebenchError, PrunebenchWarning
+from .errors import PrunebenchError, PrunebenchWarning, did_you_mean
 from .models import CausalLM
 
 DTYPES = {
@@ -50,9 +50,15 @@ def load_model(
             several GPUs has been written after accelerate's code and never been run on them.
 
     Raises:
-        PrunebenchError: if it is not there, not safetensors, or of an unknown family.
+        PrunebenchError: if it is not there, not safetensors, or of an unknown family; if a word is
+            none of these.
     """
     import transformers
+
+    if dtype not in DTYPES:
+        raise PrunebenchError(f"dtype {dtype!r}: {did_you_mean(str(dtype), DTYPES)}")
+    if weights not in (None, "random"):
+        raise PrunebenchError(f"weights {weights!r}: allowed: random, or None for the checkpoint's")
 
     device = available(device)
     transformers.utils.logging.disable_progress_bar()

@@ -94,3 +94,19 @@ def test_a_unit_that_is_none_is_told() -> None:
     said = amount_problem(Heads(), ["blocks"])
     assert said is not None
     assert said.startswith("heads_of_mine: its class says unit 'block'; did you mean 'blocks'?")
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"dtype": "float3"}, "dtype 'float3': did you mean 'float32'? allowed: auto, bfloat16,"),
+        ({"dtype": None}, "dtype None: allowed: auto"),
+        ({"weights": "radnom"}, "weights 'radnom': allowed: random, or None"),
+    ],
+)
+def test_words_that_load_model_does_not_know_are_told(given: dict[str, Any], said: str) -> None:
+    """Not taken for a fault of the model, nor for the default."""
+    with pytest.raises(PrunebenchError) as caught:
+        prunebench.load_model("prunebench/reference", **given)
+
+    assert str(caught.value).startswith(said)
