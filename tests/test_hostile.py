@@ -19,6 +19,7 @@ from test_verdict import accuracy, record
 
 from prunebench import (
     CaseError,
+    DropBlocks,
     PrunebenchError,
     casefile,
     errors,
@@ -54,6 +55,40 @@ def nested(link: str, count: int = 9) -> str:
     return first + "".join(
         link.format(i, "", ", ".join([f"*a{i - 1}"] * 9)) for i in range(1, count)
     )
+
+
+# --------------------------------------------------------------------------------- outputs
+
+
+def test_a_device_or_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+    """As root, a file renamed over ``/dev/null`` would take it from the whole machine.
+
+    A pipe stands for all that is no regular file.
+    """
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    files.write(pipe, b"{}")
+
+    assert os.read(reader, 10) == b"{}"
+    assert pipe.is_fifo()
+    os.close(reader)
+    with pytest.raises(PrunebenchError, match="cannot be written: No such device or address"):
+        files.write(pipe, b"{}")  # nobody reads: one line, no wait
+
+
+def test_what_leads_to_an_open_file_is_written_to_and_stays(tmp_path: Path) -> None:
+    """``/dev/stdout`` is a link to a descriptor, also where that was sent to a file."""
+    with (tmp_path / "out").open("wb") as stream:
+        link = tmp_path / "stdout"
+        link.symlink_to(f"/proc/self/fd/{stream.fileno()}")
+
+        files.write(link, b"{}")
+        files.require_writable(link)
+
+    assert link.is_symlink()
+    assert (tmp_path / "out").read_bytes() == b"{}"
 
 
 # --------------------------------------------------------------------------------- case files
@@ -279,6 +314,44 @@ def test_impossible_numbers_are_a_damaged_record(change: Any, says: str, tmp_pat
     path.write_text(json.dumps({**whole, **change}))
     with pytest.raises(PrunebenchError, match=says):
         comparing.read(path)
+
+
+def test_malformed_json_names_its_line_and_column(tmp_path: Path) -> None:
+    """Columns count letters, and the mark that Windows puts before UTF-8 is none."""
+    place = tmp_path / "ids.json"
+    for text in ('[\n  ["\u00e9", ]\n]', '\ufeff[\n  ["\u00e9", ]\n]'):
+        place.write_text(text, encoding="utf-8")
+        with pytest.raises(PrunebenchError) as refused:
+            files.read_json(place, list[list[str]])
+        assert str(refused.value).startswith(f"{place}:2:9: damaged: JSON is malformed")
+
+    place.write_text("\ufeff[[1, 2]]", encoding="utf-8")
+    assert files.read_json(place, list[list[int]]) == [[1, 2]]
+
+
+def test_a_mark_before_a_baseline_or_a_list_is_passed_over(tmp_path: Path) -> None:
+    """Editors and spreadsheets on Windows put it there; it changes nothing."""
+    shelf = Baselines(tmp_path)
+    (path,) = shelf.save(record(accuracy(98)), BECAUSE)
+    path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
+    assert shelf.load("a/b", "cpu") is not None
+
+    removal = tmp_path / "removed.csv"
+    removal.write_text("\ufeff3,5", encoding="utf-8")
+    assert planfile.imported(removal).edits == (DropBlocks((3, 5)),)
+    removal.write_text('{"blocks":\n [3,}', encoding="utf-8")
+    with pytest.raises(PrunebenchError, match=f"{removal}:2:5: damaged: not valid JSON"):
+        planfile.imported(removal)
+
+
+def test_a_number_of_a_thousand_digits_is_told_in_our_words(tmp_path: Path) -> None:
+    """Python's own message tells how to raise a limit of Python's."""
+    shelf = Baselines(tmp_path)
+    (path,) = shelf.save(record(accuracy(98)), BECAUSE)
+    path.write_text(path.read_text().replace('"parameters": 80', f'"parameters": {"9" * 5000}'))
+
+    with pytest.raises(PrunebenchError, match="damaged: found a number of 5,000 digits"):
+        shelf.load("a/b", "cpu")
 
 
 def test_deep_and_huge_json_is_one_line(tmp_path: Path, cli) -> None:
