@@ -78,6 +78,7 @@ from .session import (
     USAGE,
     Result,
     Session,
+    command_options,
     exit_code,
 )
 from .store import Store
@@ -128,6 +129,8 @@ def run(  # one parameter per option of the contract
     cases = chosen_cases(paths, keyword, settings, limit)
     if accept and not because.strip():
         raise PrunebenchError("--accept needs --because TEXT: a baseline changes for a reason")
+    if because and not accept:
+        raise PrunebenchError("--because goes with --accept: it is the reason of a new baseline")
     if accept and detach:
         raise PrunebenchError("--accept and --detach exclude each other: nothing is measured yet")
     if force and not accept:
@@ -161,6 +164,17 @@ def run(  # one parameter per option of the contract
             fail_on=outcomes,
             conditions=conditions,
             alpha=alpha,
+            options=command_options(
+                {
+                    "--device": device,
+                    "--limit": limit,
+                    "--fail-on": fail_on,
+                    "--alpha": alpha,
+                    "--strict": strict,
+                    "--baselines": baselines,
+                    "--store": None if store == DEFAULT_STORE else store,
+                }
+            ),
             progress=display.step,
         )
         try:

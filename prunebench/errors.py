@@ -7,6 +7,8 @@ from difflib import get_close_matches
 
 #: A line of a message is cut in its middle beyond so many characters.
 MAX_LINE = 1000
+#: More known words than these are not listed in a message.
+MANY = 40
 
 #: Characters that print nothing and yet do something: they turn the direction of a line, or end it.
 _ACTIVE = {
@@ -76,9 +78,14 @@ class CaseError(PrunebenchError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A sentence that names the nearest known word, and all of them if there are few."""
+    """A sentence that names the nearest known word, and all of them if there are few.
+
+    Of many it says only how many, which is where a whole list would bury the hint.
+    """
     known = sorted(known)
     word = word[:80]  # a long one is near to nothing, and comparing takes its time
     near = get_close_matches(word, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
+    if len(known) > MANY:
+        return f"{hint}there are {len(known):,}, such as {known[0]!r}"
     return f"{hint}allowed: {', '.join(known)}" if known else hint.strip()

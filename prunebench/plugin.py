@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .case import Case
     from .session import Result, Session
 
+STORE = ".prunebench"
 MARKERS = (
     "prunebench: a pruning case collected from a case file",
     "gpu: needs a GPU",
@@ -30,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """Options start with ``--prunebench-``."""
     group = parser.getgroup("prunebench", "pruning benchmark cases")
     add = group.addoption
-    add("--prunebench-store", default=".prunebench", metavar="DIR", help="results folder")
+    add("--prunebench-store", default=STORE, metavar="DIR", help="results folder")
     add("--prunebench-baselines", default=None, metavar="DIR", help="baselines folder")
     add("--prunebench-device", default=None, metavar="D", help="cpu, cuda, ...")
     add("--prunebench-limit", default=None, type=int, metavar="N", help="N questions per task")
@@ -171,7 +172,7 @@ class CaseFailedError(Exception):
     def __init__(self, result: Result) -> None:
         from .report import lines
 
-        again = f"reproduce: {result.case.reproduce}"
+        again = f"reproduce: {result.reproduce}"
         super().__init__("\n".join([*lines(result.verdict), again]))
 
 
@@ -193,10 +194,11 @@ def _session(item: CaseItem) -> Session:
     if _SESSION not in stash:
         from . import gating
         from .baseline import OWN, Baselines
-        from .session import Session
+        from .session import Session, command_options
         from .store import Store
 
         option = item.config.getoption
+        store = option("--prunebench-store")
         folder = option("--prunebench-baselines")
         cases = [i.case for i in item.session.items if isinstance(i, CaseItem)]
         families = [name for case in cases for name in case.families]
@@ -204,7 +206,7 @@ def _session(item: CaseItem) -> Session:
         outcomes, conditions = gating.given(fail_on, "--prunebench-fail-on", families)
         stash[_SESSION] = Session(
             cases,
-            Store(Path(option("--prunebench-store"))),
+            Store(Path(store)),
             Baselines(Path(folder) if folder else OWN),
             option("--prunebench-device"),
             fresh=option("--prunebench-fresh"),
@@ -212,6 +214,15 @@ def _session(item: CaseItem) -> Session:
             conditions=conditions,
             # Each item is judged on its own, perhaps in another process: all share one level.
             family=sum(len(case.metrics) for case in cases),
+            options=command_options(
+                {
+                    "--device": option("--prunebench-device"),
+                    "--limit": option("--prunebench-limit"),
+                    "--fail-on": fail_on,
+                    "--baselines": folder,
+                    "--store": None if store == STORE else store,
+                }
+            ),
         )
         _share_cores()
     return stash[_SESSION]
