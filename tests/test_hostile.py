@@ -36,6 +36,7 @@ from prunebench import (
 from prunebench.baseline import Accepted, Baselines
 from prunebench.metrics.accuracy import Accuracy
 from prunebench.plan import Plan, RefitWeights
+from prunebench.reports import lm_eval
 from prunebench.shape import shape_of
 from prunebench.store import Store
 
@@ -802,6 +803,45 @@ def test_text_from_files_is_only_shown(project: Path, cli) -> None:
         assert code in (0, 1, 2, 5), err
         assert (out + err).replace("\n", "").isprintable()
         assert command[0] == "list" or "[bold]" in out + err
+
+
+def test_no_line_is_a_command_to_a_ci_server(project: Path, cli) -> None:
+    """A case or record from a pull request, shown in a job's log.
+
+    GitHub's runner obeys a line that begins with ``::`` after blanks, and ``##[`` anywhere in one;
+    Azure's ``##vso[``.
+    """
+    command = "x\n::error::a ##[group]b ##vso[task.setvariable variable=c]d\n \t ::stop-commands::e"
+    case = {"model": {"id": command}, "method": {"name": "dense"}}
+    (project / "cases/evil.yaml").write_text(json.dumps({"protocol": "tinyworld@1", **case}))
+    named = replace(
+        accuracy(9, of=10), metric=f"accuracy/{command}", unit=command, note=command, value=None
+    )
+    asked = {"model": {"id": command}, "method": {"name": command}, "metrics": []}
+    Store(project / "store").save(record(named, key="k" * 30, asked=asked))
+    for arguments in (
+        ["run", "cases/evil.yaml", "-q", "--store", "other"],
+        ["show", "a/b", "--store", "store", "--explain"],
+        ["history", "a/b", "--store", "store", "--all", "--metric", "*"],
+        ["list", command],
+        ["export", "store"],
+    ):
+        _, out, err = cli(*arguments)
+        assert "error" in out + err
+        for line in (out + err).splitlines():
+            assert not line.lstrip().startswith("::")
+            assert "##[" not in line
+            assert "##vso[" not in line
+
+
+def test_a_folder_for_lm_eval_has_a_name_that_can_be_written_and_shown() -> None:
+    """Control characters of a model's name are left out of it, as lm-eval leaves slashes out."""
+    for name in (STEERING, "a\0b", "org/model\n"):
+        model = {"model": {"id": name}, "method": {"name": "dense"}, "metrics": []}
+        (folder,) = {Path(p).parent.name for p in lm_eval.layout([record(asked=model)])}
+        assert not any(ord(letter) < 32 or 126 < ord(letter) < 160 for letter in folder)
+    plain = record(asked={**model, "model": {"id": "org/model"}})
+    assert [Path(p).parent.name for p in lm_eval.layout([plain])] == ["org__model"]
 
 
 def test_long_text_is_cut() -> None:
