@@ -1,15 +1,17 @@
-"""Kill -9 at random points of a real run, then resume: what is lost, and whether numbers are equal.
+"""End a real run at random points, then resume: what is lost, and whether numbers are equal.
 
-    python bench/faults.py [--tries 20] [--seed 0] [--json FILE]
+    python bench/faults.py [--tries 20] [--seed 0] [--signal SIGKILL] [--json FILE]
 
-Three cases on the shipped model (searches that keep steps, states with fits, states with a whole
-stream), with every metric that goes batch by batch, a timing and the memory. Every try starts from
-an empty folder, is killed after a random number of its batches and steps and a random time more
-(about half a second, so that kills fall into searches, timings and saving too), and is run again
-with the same command. A batch is lost if it was begun more often than in the undisturbed run, a
-step if it was made more often: tensors are written only as often as a hundredth of a search's time
-allows, which in searches as short as these is seldom. Exits 1 if any number differs or more than
-one batch is lost.
+Five cases on the shipped model (searches that keep steps, parts, states with fits, states with a
+whole stream, states with one sum), with every metric that goes batch by batch, a timing and the
+memory. Every try starts from an empty folder, is ended after a random number of its batches and
+steps and a random time more (about half a second, so that ends fall into searches, timings and
+saving too), and is run again with the same command. A batch is lost if it was begun more often than
+in the undisturbed run, a step if it was made more often. Tensors are written only as often as a
+hundredth of a search's time allows, which in searches as short as these is seldom, so a kill loses
+the steps that have some; a run that is stopped, by SIGTERM, SIGUSR1 or SIGINT, writes them then.
+Exits 1 if any number differs, if more than one batch is lost, or if a stopped run loses a step,
+takes more than 30 seconds to end, or ends with another code than it should.
 """
 
 from __future__ import annotations
@@ -46,8 +48,15 @@ matrix:
     - {name: sleb, calibration_unit: windows}
     - {name: sprint, attn_latency: 5, mlp_latency: 4}
     - {name: slicegpt}
+    - {name: slice_global}
+    - {name: sliding_layer_merging, threshold: 0.3}
 """
 
+#: The exit code of a run that got this signal, unless it had ended.
+CODES = {"SIGKILL": -9, "SIGTERM": 75, "SIGUSR1": 75, "SIGINT": 130}
+
+#: Seconds that a scheduler gives.
+NOTICE = 30.0
 
 #: What a record has of its moment, or is compared in parts.
 OF_THE_MOMENT = ("created", "cost", "measurements", "provenance", "environment")
@@ -56,7 +65,10 @@ SPRINT = "sprint-attn_latency5-mlp_latency4"
 
 
 class Try(NamedTuple):
-    """One kill: after how much of the run, at what, and what had to be done again."""
+    """One end: after how much of the run, at what, how, and what had to be done again.
+
+    *ending* is seconds from the signal to the end of the process, *code* its exit code.
+    """
 
     part: float
     at: str
@@ -65,6 +77,8 @@ class Try(NamedTuple):
     steps: int
     seconds: float
     equal: bool
+    ending: float
+    code: int
 
 
 def main() -> int:
@@ -72,6 +86,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tries", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--signal", choices=CODES, default="SIGKILL")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     _import_once()
@@ -81,39 +96,49 @@ def main() -> int:
         Path("cases").mkdir()
         Path("cases", "small.yaml").write_text(CASE)
         start = time.monotonic()
-        code = _run("whole")
+        code, _ = _run("whole")
         whole = time.monotonic() - start
         assert code == 0, code
         expected, due = _numbers("whole"), _events("whole")
         begun = due.count("batch"), due.count("step")
         print(f"undisturbed: {whole:.1f} s, {begun[0]} batches, {begun[1]} steps of a search")
-        print(f"{'killed at':>9}  {'in':<44} {'saved':>5} {'batches':>7} {'steps':>5}  numbers")
+        heads = f"{'saved':>5} {'batches':>7} {'steps':>5} {'ends':>6} {'code':>4}  numbers"
+        print(f"{'ended at':>9}  {'in':<44} {heads}")
         tries = []
         for number in range(options.tries):
             name = f"try{number}"
-            tries.append(_tried(name, draw, expected, begun))
+            tries.append(_tried(name, draw, expected, begun, options.signal))
             one = tries[-1]
             print(
-                f"{one.part:>8.0%}   {one.at:<44} {one.saved:>5} {one.batches:>7} {one.steps:>5}  "
+                f"{one.part:>8.0%}   {one.at:<44} {one.saved:>5} {one.batches:>7} {one.steps:>5} "
+                f"{one.ending:>5.2f}s {one.code:>4}  "
                 f"{'equal' if one.equal else 'DIFFERENT'}",
                 flush=True,
             )
     lost, steps = max(t.batches for t in tries), max(t.steps for t in tries)
     equal = sum(t.equal for t in tries)
-    what = f"at most {lost} batch and {steps} steps lost"
-    print(f"kill -9: {len(tries)} tries, {what}, {equal} with equal numbers")
+    slowest = max(t.ending for t in tries)
+    what = f"at most {lost} batch and {steps} steps lost, ended within {slowest:.1f} s"
+    print(f"{options.signal}: {len(tries)} tries, {what}, {equal} with equal numbers")
     if options.json:
         options.json.write_text(json.dumps([t._asdict() for t in tries], indent=2) + "\n")
-    return int(lost > 1 or equal < len(tries))
+    bad = (
+        lost > 1
+        or equal < len(tries)
+        or any(t.code not in (CODES[options.signal], 0) for t in tries)
+    )
+    if options.signal != "SIGKILL":
+        bad |= steps > 0 or slowest > NOTICE
+    return int(bad)
 
 
-def _tried(name: str, draw: random.Random, expected: Any, begun: tuple[int, int]) -> Try:
+def _tried(name: str, draw: random.Random, expected: Any, begun: tuple[int, int], by: str) -> Try:
     after = draw.randrange(sum(begun))
-    _run(name, kill_after=after, and_seconds=draw.expovariate(2))
+    ended, ending = _run(name, after, draw.expovariate(2), by)
     part = after / sum(begun)
     saved = len(list(Path(name, "records").rglob("*.json")))
     start = time.monotonic()
-    code = _run(name)
+    code, _ = _run(name)
     assert code == 0, code
     events = _events(name)
     told = Path(f"{name}.err").read_text().splitlines()
@@ -121,7 +146,8 @@ def _tried(name: str, draw: random.Random, expected: Any, begun: tuple[int, int]
     between = "all saved" if saved == CASE.count("- {name: s") else "a search, or between cases"
     at = going[0].replace(SPRINT, "sprint") if going else between if saved else "nothing begun"
     again = events.count("batch") - begun[0], events.count("step") - begun[1]
-    return Try(part, at, saved, *again, time.monotonic() - start, _numbers(name) == expected)
+    seconds, equal = time.monotonic() - start, _numbers(name) == expected
+    return Try(part, at, saved, *again, seconds, equal, ending, ended)
 
 
 def _import_once() -> None:
@@ -137,23 +163,31 @@ def _import_once() -> None:
     from prunebench.metrics import _tasks  # noqa: F401
 
 
-def _run(name: str, kill_after: int | None = None, and_seconds: float = 0.0) -> int:
-    """Run the cases into store *name*; a killed run gives the negative number of the signal."""
+def _run(
+    name: str, after: int | None = None, and_seconds: float = 0.0, by: str = "SIGKILL"
+) -> tuple[int, float]:
+    """Run the cases into store *name*, and end it *by* a signal *after* so many events and seconds.
+
+    Gives its exit code, negative for the number of a signal, and the seconds from signal to end.
+    """
     log = Path(f"{name}.log")
     log.touch()
     child = os.fork()
     if child == 0:
         _child(name)
-    if kill_after is not None:
-        while len(_events(name)) < kill_after:
+    start = time.monotonic()
+    if after is not None:
+        while len(_events(name)) < after:
             time.sleep(0.005)
         time.sleep(and_seconds)
-        os.kill(child, signal.SIGKILL)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        start = time.monotonic()
+        os.kill(child, getattr(signal, by))
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    return code, time.monotonic() - start
 
 
 def _child(store: str) -> None:
-    from prunebench import partial
+    from prunebench import partial, stream
     from prunebench.cli import main as prunebench
     from prunebench.journal import Journal
 
@@ -161,7 +195,7 @@ def _child(store: str) -> None:
     os.dup2(out, 1)
     os.dup2(out, 2)
     log = os.open(f"{store}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    once = partial._Scope.once
+    once, cut = partial._Scope.once, stream.batches
 
     def logged(self: Any, who: str, given: object, make: Any, of: int) -> Any:
         def begun() -> Any:
@@ -178,6 +212,7 @@ def _child(store: str) -> None:
         return kept
 
     partial._Scope.once = logged  # type: ignore[method-assign]
+    stream.batches = lambda windows, size=None: cut(windows, size or 2)  # several in a search
     for name in ("keep_step", "keep_part", "keep_state"):
         setattr(Journal, name, step(getattr(Journal, name)))
     arguments = ["run", "cases", "-q", "--store", store, "--json", f"{store}.json"]

@@ -1,5 +1,7 @@
 """How long the site takes and how large it is, for so many records made of the shipped ones.
 
+Once on many small boards and once all on one, in three groups of which every pair is tested.
+
 python bench/site.py [--records N] [--output DIR]
 """
 
@@ -12,26 +14,31 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from sites import many
+from sites import crowd, many
 
-from prunebench import leaderboard, site
+from prunebench import Record, leaderboard, site
 
 
 def main() -> None:
-    """Build, and print seconds and bytes by kind."""
+    """Build both, and print seconds and bytes by kind."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--records", type=int, default=500)
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
-    records = many(given.records)
+    for made in (many, crowd):
+        measure(made(given.records), given.output and given.output / made.__name__)
+
+
+def measure(records: list[Record], output: Path | None) -> None:
+    """Rank and build *records*, and write them to *output* if there is one."""
     start = time.perf_counter()
     boards = leaderboard.boards(records)
     ranked = time.perf_counter()
     built = site.build(boards, records, "Bench")
     done = time.perf_counter()
-    if given.output:
-        site.write(given.output, built)
-    print(f"{given.records} records, {len(boards)} boards")
+    if output:
+        site.write(output, built)
+    print(f"{len(records)} records, boards: {len(boards)}")
     print(f"ranks {ranked - start:.1f} s, pages {done - ranked:.1f} s")
     for kind, size in sorted(sizes(built).items()):
         print(f"{kind:>10} {size / 1000:9,.0f} kB")

@@ -11,7 +11,6 @@ import json
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -368,12 +367,12 @@ def python() -> str:
     for name in prunebench.__all__:
         if not name.startswith("__"):
             text.append(f"::: {home(name)}.{name}")
+    text += ["## For authors of methods and metrics", "From `prunebench.testing`:"]
+    public = ("check_method", "check_metric", "tiny_model")
+    text += [f"::: prunebench.testing.{name}" for name in public]
     return "\n\n".join(text)
 
 
 def home(name: str) -> str:
     """The module in which a public name is defined, without importing torch for it."""
-    late = prunebench._LATE.get(name)
-    if late:
-        return f"prunebench.{late}"
-    return str(getattr(import_module("prunebench"), name).__module__)
+    return f"prunebench.{prunebench._HOME[name]}"

@@ -37,7 +37,7 @@ def replayed(shell: Shell, block: re.Match[str]) -> str:
     if language != "console" or not re.search(r"^\$ ", body, re.MULTILINE):
         return block[0]
     lines: list[str] = []
-    for command in re.findall(r"^\$ (.*(?:\\\n.*)*)$", body, re.MULTILINE):
+    for command in re.findall(r"^\$ ((?:.*\\\n)*.*)$", body, re.MULTILINE):
         sys.stderr.write(f"{command}\n")
         lines += [f"$ {command}", *shell.run(command)]
     return "```console\n" + "\n".join(lines) + "\n```"

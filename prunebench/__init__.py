@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .api import Method, Metric, Target
-from .errors import CaseError, PrunebenchError
-from .plan import (
-    DropBlocks,
-    DropSublayers,
-    LoadCheckpoint,
-    MergeBlocks,
-    Plan,
-    RefitWeights,
-    SliceHidden,
-    Step,
-)
-from .record import Measurement, Record, Tolerance
-
 if TYPE_CHECKING:
+    from .api import Method, Metric, Target
+    from .errors import CaseError, PrunebenchError
     from .loading import load_model
     from .models import CausalLM
+    from .plan import (
+        DropBlocks,
+        DropSublayers,
+        LoadCheckpoint,
+        MergeBlocks,
+        Plan,
+        RefitWeights,
+        SliceHidden,
+        Step,
+    )
+    from .record import Measurement, Record, Tolerance
     from .reports.frame import frame
     from .tools import apply, choose, lm_eval_model, perplexity
 
@@ -53,21 +52,37 @@ __all__ = [
     "perplexity",
 ]
 
-# These need torch or pandas, which take seconds to import; they arrive when first asked for.
-_LATE = {
-    "CausalLM": "models",
-    "load_model": "loading",
-    "apply": "tools",
-    "choose": "tools",
-    "lm_eval_model": "tools",
-    "perplexity": "tools",
-    "frame": "reports.frame",
+# All arrive when first asked for: torch and pandas take seconds to import, and every pytest run of
+# an environment imports this package for its plugin, whether it has cases or not.
+_HOMES = {
+    "api": ("Method", "Metric", "Target"),
+    "errors": ("CaseError", "PrunebenchError"),
+    "loading": ("load_model",),
+    "models": ("CausalLM",),
+    "plan": (
+        "DropBlocks",
+        "DropSublayers",
+        "LoadCheckpoint",
+        "MergeBlocks",
+        "Plan",
+        "RefitWeights",
+        "SliceHidden",
+        "Step",
+    ),
+    "record": ("Measurement", "Record", "Tolerance"),
+    "reports.frame": ("frame",),
+    "tools": ("apply", "choose", "lm_eval_model", "perplexity"),
 }
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
-    if name in _LATE:
+    if name in _HOME:
         from importlib import import_module
 
-        return getattr(import_module(f".{_LATE[name]}", __name__), name)
+        return getattr(import_module(f".{_HOME[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

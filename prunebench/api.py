@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from msgspec import Meta, Struct
 
@@ -147,15 +147,24 @@ class Metric(
     def measured(
         self, name: str, value: float, samples: Sequence[float] = (), *, paired: bool = True
     ) -> Measurement:
-        """A measurement called ``<tag>/<name>`` in this metric's unit and direction."""
+        """A measurement called ``<tag>/<name>`` in this metric's unit and direction.
+
+        Arrays and tensors are taken too; what is not finite becomes None.
+        """
+        value, kept = _plain(value), tuple(map(_plain, samples))
         return Measurement(
             metric=f"{tag(self)}/{name}",
             value=value if math.isfinite(value) else None,
             unit=self.unit,
             better=self.better,
-            samples=tuple(samples),
-            paired=paired and bool(samples),
+            samples=kept,
+            paired=paired and bool(kept),
         )
+
+
+def _plain(value: Any) -> float:
+    """A number of NumPy or torch as Python's own, which records are made of."""
+    return value.item() if hasattr(value, "item") else value  # type: ignore[no-any-return]
 
 
 def tag(plugin: Method | Metric | type[Method | Metric]) -> str:

@@ -123,7 +123,8 @@ class Case(Struct, frozen=True):
     def reproduce(self) -> str:
         """The command that runs this case alone."""
         settings = "".join(f" --set {shlex.quote(text)}" for text in self.settings)
-        return f"prunebench run {self.file} -k '{self.label}'{settings}"
+        file = shlex.quote(str(self.file))
+        return f"prunebench run {file} -k '{self.label}'{settings}"
 
     @property
     def label(self) -> str:

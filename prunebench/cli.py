@@ -28,6 +28,7 @@ from . import (
     gating,
     grammar,
     outlook,
+    partial,
     report,
     shelf,
     signals,
@@ -154,7 +155,11 @@ def run(  # one parameter per option of the contract
     def write() -> None:
         outputs.write(results, len(cases) - len(results))
 
-    with signals.handled(write), Display(len(cases), quiet=quiet) as display:
+    def last_words() -> None:
+        write()
+        partial.last_words()
+
+    with signals.handled(last_words), Display(len(cases), quiet=quiet) as display:
         session = Session(
             cases,
             Store(store),
@@ -195,7 +200,8 @@ def run(  # one parameter per option of the contract
         finally:
             results = session.settled(execution.in_order(results, cases))
             write()
-    tables.table(results, report.console())
+    if results:  # none but of a run that was stopped or detached
+        tables.table(results, report.console())
     outputs.tell(results, len(cases) - len(results))
     if not (keyword or settings) and (behind := shelf.hint(roots, cases)):
         say(behind)

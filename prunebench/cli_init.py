@@ -61,7 +61,9 @@ def _next(folder: Path, *, ci: bool, nightly: bool) -> list[str]:
     steps += [
         "prunebench run",
         'prunebench accept --because "first results"',
-        "git add cases baselines .gitignore" + (" .github" if ci or nightly else ""),
+        "git add cases baselines .gitignore"
+        + (" .github" if ci or nightly else "")
+        + (" nightly.sh" if nightly else ""),
     ]
     said = ["next:", *(f"  {step}" for step in steps)]
     if nightly:

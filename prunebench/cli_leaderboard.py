@@ -13,11 +13,12 @@ from rich.text import Text
 
 from . import archive, leaderboard, published, report, site
 from .baseline import Baselines
+from .board import Board, Row, plain
 from .files import write_json
-from .leaderboard import Board, Row, Timing, Value
 from .options import DEFAULT_STORE, JsonFile, default_baselines, say, tell
 from .reports import words
 from .session import NOTHING
+from .summary import Timing, Value
 
 #: Room for a table with speedups, cost and intervals, in letters.
 WIDE = 130
@@ -64,7 +65,7 @@ def show(
     rows = published.rows(root.published)
     boards = leaderboard.boards(found.records, lambda record: published.matching(record, rows))
     if json_file is not None:
-        write_json(json_file, {"boards": [leaderboard.plain(board) for board in boards]})
+        write_json(json_file, {"boards": [plain(board) for board in boards]})
     if site_dir is not None:
         built = site.build(boards, found.records, title)
         site.write(site_dir, built)
@@ -163,9 +164,9 @@ def told(value: Value | None, *, interval: bool) -> str:
     if value is None:
         return ""
     text = words.value(value.value, value.unit)
-    if not interval or value.low is None or value.high is None:
+    if not interval or (arm := value.arm) is None:
         return text
-    return f"{text} ±{words.bare((value.high - value.low) / 2, value.unit)}"
+    return f"{text} ±{words.bare(arm, value.unit)}"
 
 
 def short(metric: str) -> str:

@@ -234,16 +234,22 @@ def _is(test: Callable[[Path], bool], path: Path) -> bool:
         return False
 
 
+#: The amounts that a method takes, by what it counts.
+TAKEN = {
+    "none": (),
+    "given": (),
+    "blocks": ("sparsity", "blocks"),
+    "sublayers": ("sparsity", "sublayers"),
+    "width": ("sparsity", "slicing"),
+}
+
+
 def amount_problem(method: Method, amounts: Sequence[str]) -> str | None:
     """What is wrong with the amounts given for a method, or None."""
-    allowed = {
-        "none": (),
-        "given": (),
-        "blocks": ("sparsity", "blocks"),
-        "sublayers": ("sparsity", "sublayers"),
-        "width": ("sparsity", "slicing"),
-    }[method.unit]
     name = tag(method)
+    if method.unit not in TAKEN:
+        return f"{name}: its class says unit {method.unit!r}; {did_you_mean(method.unit, TAKEN)}"
+    allowed = TAKEN[method.unit]
     wrong = [amount for amount in amounts if amount not in allowed]
     if wrong and not allowed:
         what = "removes nothing" if method.unit == "none" else "takes what it is given"

@@ -7,21 +7,23 @@ by their hash.
 
 from __future__ import annotations
 
+import math
 import os
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Struct
 
 from . import loglines
 from .errors import PrunebenchError
-from .plan import AnyEdit, Plan, Step
+from .kept import Done, Found, Kept, Offer, State
+from .plan import Plan, Step
 from .record import Measurement
-from .standing import File, Standing, is_hash, remove
+from .standing import Standing, TooSlowError, is_hash, remove
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,50 +34,8 @@ SCHEMA = 1
 #: written before; a power cut may lose so much.
 SYNC_EVERY = 2.0
 
-
-class Found(Struct, frozen=True):
-    """A search as it is kept: the plan, what it cost, and what it took."""
-
-    edits: tuple[AnyEdit, ...]
-    trace: tuple[Step, ...]
-    seconds: float
-    tokens: int
-    memory: int | None = None
-
-
-class Done(Struct, frozen=True):
-    """A finished metric."""
-
-    measurements: tuple[Measurement, ...]
-    seconds: float
-
-
-class State(Struct, frozen=True):
-    """Where a search stands: plain data, and the file and layout of each tensor."""
-
-    data: Any
-    tensors: dict[str, File]
-    done: int
-    of: int
-
-
-class Kept(NamedTuple):
-    """How far an interrupted case came: what it was at, and how many parts of that are kept.
-
-    *of* is how many parts there are, 0 where that is not known.
-    """
-
-    at: str
-    parts: int = 0
-    of: int = 0
-    unit: tuple[str, str] = ("batch", "batches")
-
-    def __str__(self) -> str:
-        if not self.parts:
-            return f"at {self.at}"
-        one, many = self.unit
-        parts = f"{self.parts} of {self.of}" if self.of else f"{self.parts}"
-        return f"at {self.at}, {parts} {one if parts == '1' else many} kept"
+#: Seconds that a stopped search may take to be saved without a word.
+TELL = 1.0
 
 
 class Journal:
@@ -104,9 +64,14 @@ class Journal:
         self._done: dict[int, Done] = {}
         #: The first steps of a search that was cut off.
         self.steps: list[Step] = []
+        self._ahead: dict[int, Step] = {}
         #: What parts of a search that was cut off gave, by name.
         self.parts: dict[str, Any] = {}
         self._state: State | None = None
+        #: Where the search stood last, if that is not kept.
+        self._offer: Offer | None = None
+        #: What writes a state: a search, or another thread when the search does not come back.
+        self._writes = threading.Lock()
         #: How far that search came: how many of what, and of how many.
         self._progress = Kept("its search")
         #: Seconds that it took.
@@ -223,27 +188,69 @@ class Journal:
     def keep_state(self, data: Any, tensors: dict[str, Tensor], done: int, of: int = 0) -> None:
         """Keep where a search stands, in place of where it stood before.
 
-        Unless that was kept so shortly ago that it is not worth it.
+        Where that was kept so shortly ago that it is not worth it, it is held for *keep_last*.
 
         Args:
             data: plain JSON data, numbers that are not finite included.
-            tensors: by name. One that was there the last time must not have been changed in place;
-                it is not written again.
+            tensors: by name. None may be changed in place later; one that was there the last time
+                is not written again.
             done: how many steps led there.
             of: how many there will be, 0 where that is not known.
         """
-        if self.folder is None or not self._sound or not self._standing.worth(tensors):
+        if self.folder is None or not self._sound:
             return
+        with self._writes:
+            # Data that the search goes on with would change.
+            data = msgspec.to_builtins(data)
+            self._offer = Offer(data, tensors, done, of, self._spent())
+            if self._standing.worth(tensors):
+                self._keep_offer(self._offer)
+
+    def keep_last(self, limit: float) -> None:
+        """A search is stopped: keep where it stood last, if that is not kept.
+
+        Args:
+            limit: seconds that it may take; if they are not enough, that is told.
+        """
+        start = time.monotonic()
+        if not self._writes.acquire(timeout=min(max(limit, 0.0), threading.TIMEOUT_MAX)):
+            return  # another thread is at it
         try:
-            state = State(data, self._standing.write(tensors), done, of)
+            if (offer := self._offer) is None or not self._sound:
+                return
+            size = self._standing.size(offer.tensors)
+            if limit > self._standing.seconds(offer.tensors) > TELL:
+                loglines.tell(f"saving where the search stands, {size / 1e6:,.0f} MB")
+            try:
+                self._keep_offer(offer, limit - (time.monotonic() - start))
+            except TooSlowError:
+                kept = f"step {self._state.done}" if self._state else "its beginning"
+                loglines.warn(
+                    f"{self._head['case']}: its search goes on from {kept}, not from step "
+                    f"{offer.done}: {size / 1e6:,.0f} MB cannot be written in {max(limit, 0):.0f} s"
+                )
+        finally:
+            self._writes.release()
+
+    def end_search(self) -> None:
+        """A search is over, however it ended: nothing of it is held any longer."""
+        self._offer = None
+
+    def _keep_offer(self, offer: Offer, limit: float = math.inf) -> None:
+        try:
+            files = self._standing.write(offer.tensors, limit)
+        except TooSlowError:
+            raise
         except PrunebenchError as error:
             self._stop(str(error))
             return
-        entry = {"state": msgspec.to_builtins(state), "seconds": self._spent()}
-        self.append(entry, at_once=bool(tensors))
+        state = State(offer.data, files, offer.done, offer.of)
+        entry = {"state": msgspec.to_builtins(state), "seconds": offer.seconds}
+        self.append(entry, at_once=bool(offer.tensors))
         if self._sound:
             self._state = state
             self._standing.settle()
+            self._offer = None
 
     def keep_metric(self, metric: int, found: Sequence[Measurement], seconds: float) -> None:
         """Keep the measurements of a finished metric."""
@@ -300,9 +307,10 @@ class Journal:
             self._progress = Kept("its search", state.done, state.of, ("step", "steps"))
         elif "step" in entry:
             step = msgspec.convert(entry["step"], Step)
-            if step.step != len(self.steps):
-                return
-            self.steps.append(step)
+            # Where a clock was set back, the files of two runs are in the wrong order.
+            self._ahead.setdefault(step.step, step)
+            while (following := self._ahead.get(len(self.steps))) is not None:
+                self.steps.append(following)
             self._progress = Kept("its search", len(self.steps), of, ("step", "steps"))
         elif entry["part"] not in self.parts:
             name = str(entry["part"])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -56,6 +57,11 @@ def entries(file: Path, head: dict[str, Any]) -> Iterator[dict[str, Any]]:
 def warn(text: str) -> None:
     """Tell the user what is lost."""
     warnings.warn(text, PrunebenchWarning, stacklevel=3)
+
+
+def tell(text: str) -> None:
+    """Tell the user what is being done."""
+    print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _sum(body: bytes) -> bytes:

@@ -23,7 +23,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import loglines
+from . import loglines, signals
 from .journal import Journal
 from .plan import Step
 
@@ -160,15 +160,37 @@ def once(
     return scope.once(who, given(), make, of)
 
 
+#: The journals of searches under way, for another thread.
+_UNDER_WAY: list[Journal] = []
+
+
 @contextmanager
 def searching(journal: Journal) -> Iterator[None]:
-    """Within the block a search may keep things in *journal*, and finds what one kept before."""
+    """Within the block a search may keep things in *journal*, and finds what one kept before.
+
+    Where it is stopped, by Ctrl-C or by a scheduler, what it last stood on is kept if it was not.
+    """
     journal.begin_search()
     token = _SEARCH.set(journal)
+    _UNDER_WAY.append(journal)
     try:
         yield
+    except KeyboardInterrupt:
+        journal.keep_last(signals.time_left())
+        raise
+    except SystemExit:  # submitit's handler of Slurm's signal ends a job so
+        journal.keep_last(signals.SAVING)
+        raise
     finally:
+        _UNDER_WAY.remove(journal)
         _SEARCH.reset(token)
+        journal.end_search()
+
+
+def last_words() -> None:
+    """Keep what a search stands on though its thread does not come back; for another thread."""
+    for journal in [*_UNDER_WAY]:
+        journal.keep_last(signals.LAST_WORDS)
 
 
 @contextmanager
@@ -233,11 +255,14 @@ def state() -> tuple[Any, dict[str, Tensor]] | None:
 
 
 def keep_state(data: Any, tensors: dict[str, Tensor], done: int, of: int = 0) -> None:
-    """Keep where the search at hand stands, if the time since the last time is worth it.
+    """Keep where the search at hand stands: when the time since the last time is worth it.
+
+    Or when the search is stopped before that; till the next call all of it is held in memory.
 
     Args:
         data: plain JSON data.
-        tensors: by name; one that is the same object as the last time is not written again.
+        tensors: by name; none may be changed in place later, and one that is the same object as
+            the last time is not written again.
         done: how many steps led there.
         of: how many there will be, 0 where that is not known.
     """

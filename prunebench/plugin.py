@@ -7,7 +7,8 @@ only below the folders that the ini key ``prunebench_cases`` names.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shlex
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from .case import Case
     from .session import Result, Session
 
-STORE = ".prunebench"
 MARKERS = (
     "prunebench: a pruning case collected from a case file",
     "gpu: needs a GPU",
@@ -25,6 +25,9 @@ MARKERS = (
     "nightly: for nightly runs",
     "paper: checked against a published row",
 )
+
+
+STORE = ".prunebench"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -82,6 +85,18 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     return CaseFileCollector.from_parent(parent, path=file_path)
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A skipped case is told with its place in the case file, not with ours."""
+    del call
+    report = yield
+    if isinstance(item, CaseItem) and isinstance(report.longrepr, tuple):
+        report.longrepr = (str(item.path), item.case.line, report.longrepr[2])
+    return report
+
+
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """Leave no partial results behind where nothing is unfinished."""
     if (own := session.stash.get(_SESSION, None)) is not None:
@@ -107,8 +122,24 @@ class CaseFileCollector(pytest.File):
             cases = casefile.load([shown if shown.is_file() else self.path], settings, limit)
         except PrunebenchError as error:
             raise self.CollectError(str(error)) from None
+        self._check_ids(cases)
         for case in cases:
-            yield CaseItem.from_parent(self, name=case.label, case=case)
+            try:
+                yield CaseItem.from_parent(self, name=case.label, case=case)
+            except pytest.fail.Exception as error:  # a marker that is none, where pytest is strict
+                raise self.CollectError(f"{case.file}:{case.line}:1: {error}") from None
+
+    def _check_ids(self, cases: list[Case]) -> None:
+        """Refuse ids that another file has, whose records and baselines would be the same files."""
+        known = self.session.stash.setdefault(_KNOWN, {})
+        problems = []
+        for case in cases:
+            path, place = known.setdefault(case.id, (self.path, f"{case.file}:{case.line}"))
+            if path != self.path:
+                here = f"{case.file}:{case.line}:1"
+                problems.append(f"{here}: duplicate case id {case.id!r}, also {place}")
+        if problems:
+            raise self.CollectError("\n".join(problems))
 
 
 class CaseItem(pytest.Item):
@@ -123,12 +154,15 @@ class CaseItem(pytest.Item):
 
     def runtest(self) -> None:
         """Answer and judge the case."""
+        from .report import lines
+
         session = _session(self)
         result = session.answer(self.case)
         verdict = result.verdict
         if verdict.skipped:
             pytest.skip(verdict.skipped)
         self._properties(result)
+        self._timings(result)
         if self.config.getoption("--prunebench-accept") and result.record:
             from . import accepting
 
@@ -142,7 +176,7 @@ class CaseItem(pytest.Item):
                 flag="--prunebench-force",
             )
         elif not verdict.ok:
-            raise CaseFailedError(result)
+            raise CaseFailedError([*lines(verdict), f"reproduce: {self._again()}"])
 
     def repr_failure(
         self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None
@@ -158,6 +192,25 @@ class CaseItem(pytest.Item):
         """The place in the case file."""
         return self.path, self.case.line - 1, self.case.id
 
+    def _again(self) -> str:
+        """The command that runs this item alone.
+
+        It is pytest's, since a method of the project's ``conftest.py`` is known nowhere else.
+        """
+        here = self.config.invocation_params.dir
+        path = self.path.relative_to(here) if self.path.is_relative_to(here) else self.path
+        return shlex.join(["pytest", f"{path}::{self.name}", *_given(self.config)])
+
+    def _timings(self, result: Result) -> None:
+        """The rounds of its timings, where pytest-benchmark is asked for a file or to compare."""
+        session = getattr(self.config, "_benchmarksession", None)
+        if session is None or session.disabled or session.skip or result.record is None:
+            return
+        if session.json or session.save or session.autosave or session.compare:
+            from .reports import benchmark
+
+            session.benchmarks.extend(benchmark.entries(result.record, self.nodeid))
+
     def _properties(self, result: Result) -> None:
         """Every number, for reports such as ``--junitxml``."""
         from .reports import items, junit
@@ -167,13 +220,14 @@ class CaseItem(pytest.Item):
 
 
 class CaseFailedError(Exception):
-    """A case whose findings fail it."""
+    """A case whose findings fail it.
 
-    def __init__(self, result: Result) -> None:
-        from .report import lines
+    Args:
+        told: the findings, a line each, and how to see them again.
+    """
 
-        again = f"reproduce: {result.reproduce}"
-        super().__init__("\n".join([*lines(result.verdict), again]))
+    def __init__(self, told: list[str]) -> None:
+        super().__init__("\n".join(told))
 
 
 def _share_cores() -> None:
@@ -185,7 +239,27 @@ def _share_cores() -> None:
         torch.set_num_threads(max(1, torch.get_num_threads() // workers))
 
 
+def _given(config: pytest.Config) -> Iterator[str]:
+    """The options of this run that bear on what a case measures and how it is judged."""
+    if config.option.inifilename:
+        yield f"--config-file={config.option.inifilename}"
+    if config.option.rootdir:
+        yield f"--rootdir={config.option.rootdir}"
+    for setting in config.option.override_ini or ():
+        # pytest puts settings of its own there; one that was typed is typed again.
+        if any(str(given).endswith(setting) for given in config.invocation_params.args):
+            yield f"--override-ini={setting}"
+    for name in ("store", "baselines", "device", "limit", "fail-on"):
+        value = config.getoption(f"--prunebench-{name}")
+        if value not in (None, "", STORE):
+            yield f"--prunebench-{name}={value}"
+    for setting in config.getoption("--prunebench-set"):
+        yield f"--prunebench-set={setting}"
+
+
 _SESSION = pytest.StashKey["Session"]()
+#: Where each case id was first found: its file, and the place in words.
+_KNOWN = pytest.StashKey[dict[str, tuple[Path, str]]]()
 
 
 def _session(item: CaseItem) -> Session:
@@ -194,11 +268,10 @@ def _session(item: CaseItem) -> Session:
     if _SESSION not in stash:
         from . import gating
         from .baseline import OWN, Baselines
-        from .session import Session, command_options
+        from .session import Session
         from .store import Store
 
         option = item.config.getoption
-        store = option("--prunebench-store")
         folder = option("--prunebench-baselines")
         cases = [i.case for i in item.session.items if isinstance(i, CaseItem)]
         families = [name for case in cases for name in case.families]
@@ -206,7 +279,7 @@ def _session(item: CaseItem) -> Session:
         outcomes, conditions = gating.given(fail_on, "--prunebench-fail-on", families)
         stash[_SESSION] = Session(
             cases,
-            Store(Path(store)),
+            Store(Path(option("--prunebench-store"))),
             Baselines(Path(folder) if folder else OWN),
             option("--prunebench-device"),
             fresh=option("--prunebench-fresh"),
@@ -214,15 +287,6 @@ def _session(item: CaseItem) -> Session:
             conditions=conditions,
             # Each item is judged on its own, perhaps in another process: all share one level.
             family=sum(len(case.metrics) for case in cases),
-            options=command_options(
-                {
-                    "--device": option("--prunebench-device"),
-                    "--limit": option("--prunebench-limit"),
-                    "--fail-on": fail_on,
-                    "--baselines": folder,
-                    "--store": None if store == STORE else store,
-                }
-            ),
         )
         _share_cores()
     return stash[_SESSION]

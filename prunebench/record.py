@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 from msgspec.structs import replace
 
+from .errors import inert
 from .plan import AnyEdit, Step, implausible
 
 Direction = Literal["lower", "higher"]
@@ -146,6 +147,10 @@ class Record(Struct, frozen=True):
             raise ValueError(f"impossible numbers of parameters: {counts}")
         if wrong := implausible(self.plan) or _misshapen(self.asked):
             raise ValueError(wrong)
+        for m in self.measurements:
+            if len(m.clusters) not in (0, len(m.samples)):
+                counts = f"{len(m.clusters)} samples are clustered of {len(m.samples)}"
+                raise ValueError(f"{inert(m.metric, 80)}: {counts}")
 
     @property
     def model_id(self) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from traceback import extract_tb
 from typing import TypeVar
 
 from .api import Method, Metric, tag
@@ -32,14 +33,36 @@ def names(kind: str) -> list[str]:
 
 
 def _find(base: Plugin, kind: str, name: str) -> Plugin:
+    point = None
     if name in files(kind):
-        import_module(f".{kind}.{name}", __package__)
-    elif name in _entry_points(kind):
-        _entry_points(kind)[name].load()
+        home = f"{__package__}.{kind}.{name}"
+        _loaded(lambda: import_module(home), f"{kind[:-1]} {name!r} ({home})")
+    elif (point := _entry_points(kind).get(name)) is not None:
+        _loaded(point.load, f"{kind[:-1]} {name!r} ({_origin(point)})")
     for cls in _subclasses(base):
         if tag(cls) == name:
             return cls  # type: ignore[return-value]
+    if name in files(kind) or point is not None:
+        where = _origin(point) if point else f"{__package__}.{kind}.{name}"
+        raise PrunebenchError(f"{kind[:-1]} {name!r}: {where} has no class with that tag")
     raise PrunebenchError(f"unknown {kind[:-1]} {name!r}; {did_you_mean(name, names(kind))}")
+
+
+def _loaded(load: Callable[[], object], what: str) -> None:
+    """Import somebody's file; whatever is wrong with it is one line that names it."""
+    try:
+        load()
+    except Exception as error:  # code of others fails as it likes
+        frames = [f for f in extract_tb(error.__traceback__) if not f.filename.startswith("<")]
+        place = f"{frames[-1].filename}:{frames[-1].lineno}"
+        if isinstance(error, SyntaxError) and error.filename:
+            place = f"{error.filename}:{error.lineno}"
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise PrunebenchError(f"{what} cannot be loaded: {said} (at {place})") from error
+
+
+def _origin(point: EntryPoint) -> str:
+    return f"{point.value} of {point.dist.name}" if point.dist else point.value
 
 
 @cache

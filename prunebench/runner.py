@@ -16,7 +16,7 @@ from functools import partial
 import torch
 from msgspec.structs import replace
 
-from . import cache, provenance, surgery, trust
+from . import cache, promises, provenance, surgery, trust
 from .api import Method, Metric, Target, tag
 from .calibration import Calibration
 from .case import CalibrationSpec, Case, ModelSpec, Progress, question, silent, unanswerable
@@ -128,7 +128,8 @@ class Worker:
         named = {"dense": dense, "pruned": pruned}
         shared = partial(self._dense_journal, case, metric)
         with watched(partial(self._tell, case, name)), measuring(journal, number, named, shared):
-            found = list(metric.measure(pruned, dense))
+            given = metric.measure(pruned, dense)
+            found = promises.checked_measurements(given, name, dense=pruned is dense)
         seconds = time.perf_counter() - start + journal.saved_seconds - saved
         journal.keep_metric(number, found, seconds)
         return found
@@ -290,8 +291,22 @@ class Worker:
             watched(lambda text: self.progress(case, f"searching, {text}")),
             PeakMemory(self.device) as memory,
         ):
-            plan = case.method.choose(dense, calibration, target)
+            plan = self._chosen(case.method, dense, calibration, target)
         return _Search(plan, time.perf_counter() - start, calibration.tokens, memory.added)
+
+    def _chosen(
+        self, method: Method, dense: CausalLM, calibration: Calibration, target: Target
+    ) -> Plan:
+        before = promises.structure(dense)
+        plan = None
+        try:
+            plan = method.choose(dense, calibration, target)
+        finally:
+            if changed := promises.structure(dense) != before:
+                self._model = None  # no other case is to be measured on what is left of it
+        if changed:
+            raise PrunebenchError(f"{tag(method)}: choose() changed the dense model")
+        return promises.checked_plan(plan, tag(method))
 
 
 def _question(case: Case) -> Question:

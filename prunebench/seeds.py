@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from itertools import chain, repeat
 from statistics import NormalDist, fmean, stdev
 
 from msgspec import Struct
@@ -80,17 +82,24 @@ def _standard_error(measurement: Measurement, record: Record) -> float:
     ]
     if tasks:
         return math.sqrt(math.fsum(standard_error(t, record) ** 2 for t in tasks)) / len(tasks)
-    groups: dict[int, list[float]] = {}
-    for i, sample in enumerate(measurement.samples):
-        cluster = measurement.clusters[i] if measurement.clusters else i
-        groups.setdefault(cluster, []).append(sample)
-    if len(groups) < 2:
+    samples, count = measurement.samples, len(measurement.samples)
+    groups = len({*measurement.clusters}) or count
+    if groups < 2:
         return 0.0
-    mean, count = fmean(measurement.samples), len(measurement.samples)
-    spread = math.sqrt(
-        math.fsum(math.fsum(s - mean for s in group) ** 2 for group in groups.values())
-        * len(groups)
-        / (len(groups) - 1)
-    )
+    squares = _squares(samples, measurement.clusters)
+    spread = math.sqrt(squares * groups / (groups - 1))
     error = spread / count
     return error * (measurement.value or 0.0) if measurement.unit == "ppl" else error
+
+
+def _squares(samples: Sequence[float], clusters: Sequence[int]) -> float:
+    """The sum of squares of what clusters together, or samples alone, lie off the mean."""
+    mean = fmean(samples)
+    if clusters:
+        groups: dict[int, list[float]] = {}
+        for sample, cluster in zip(samples, clusters, strict=True):
+            groups.setdefault(cluster, []).append(sample - mean)
+        return math.fsum(math.fsum(group) ** 2 for group in groups.values())
+    # Right or wrong: twenty thousand squares are two numbers.
+    sizes = Counter(samples)
+    return math.fsum(chain.from_iterable(repeat((s - mean) ** 2, n) for s, n in sizes.items()))

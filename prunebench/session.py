@@ -27,7 +27,7 @@ from .conditions import Condition
 from .errors import PrunebenchError
 from .evidence import p_among
 from .gputime import Clock
-from .journal import Kept
+from .kept import Kept
 from .machine import before_torch, default_device, gpu_ids, skip_reason
 from .partial import Partials
 from .published import Row
@@ -156,7 +156,7 @@ class Session:
         anything is measured.
         """
         with ExitStack() as claim:
-            return replace(self._answer(case, claim, wait=True), options=self.options)
+            return self._answer(case, claim, wait=True)
 
     def attempt(self, case: Case) -> Result | None:
         """Like *answer*, but None at once where another process is answering it now."""
@@ -196,7 +196,7 @@ class Session:
         except PrunebenchError as error:
             return Result(case, Verdict(case.id, ok=False, error=str(error)))
         except Exception as error:  # a plug-in's bug must not lose the other cases
-            return Result(case, Verdict(case.id, ok=False, error=_bug(error)))
+            return Result(case, Verdict(case.id, ok=False, error=_bug(error, case)))
         try:
             if not cached:
                 self._save(record)
@@ -274,7 +274,7 @@ class Session:
         try:
             again = self.worker.again(case, names)
         except Exception as error:  # nor must a plug-in's bug here
-            why = str(error) if isinstance(error, PrunebenchError) else _bug(error)
+            why = str(error) if isinstance(error, PrunebenchError) else _bug(error, case)
             note = f"could not be measured a second time: {why}"
             looked = [record.find(name) for name in names]
             again = tuple(replace(m, value=None, samples=(), note=note) for m in looked if m)
@@ -381,11 +381,18 @@ class _UnsavedError(Exception):
     """A record was made and cannot be written."""
 
 
-def _bug(error: Exception) -> str:
-    """One line for an error that nobody foresaw; the whole traceback with PRUNEBENCH_DEBUG=1."""
+def _bug(error: Exception, case: Case) -> str:
+    """One line for an error that nobody foresaw; the whole traceback with PRUNEBENCH_DEBUG=1.
+
+    The place is the last one in the method's or the metric's own file, if it got so far: deep in a
+    library nobody knows whose call it was.
+    """
     if os.environ.get("PRUNEBENCH_DEBUG"):
         traceback.print_exception(error)
-    last = traceback.extract_tb(error.__traceback__)[-1]
+    modules = [sys.modules.get(type(p).__module__) for p in (case.method, *case.metrics)]
+    own = {getattr(module, "__file__", None) for module in modules}
+    frames = traceback.extract_tb(error.__traceback__)
+    last = next((f for f in reversed(frames) if f.filename in own), frames[-1])
     text = (str(error).splitlines() or [""])[0]
     place = f"{Path(last.filename).name}:{last.lineno}"
     return f"{type(error).__name__}: {text} (at {place}; PRUNEBENCH_DEBUG=1 shows all)"

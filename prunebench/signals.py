@@ -4,13 +4,16 @@ The first signal becomes an exception in the main thread, so that the batch at h
 everything on the way out is closed. A second Ctrl-C kills at once. Where a scheduler's signal finds
 the main thread deep in a library, where Python cannot raise, a second thread has the last words
 within the time that schedulers allow (Slurm's KillWait and Kubernetes' grace period are 30 s).
+What is written on the way out asks *time_left* whether it still may.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -21,6 +24,15 @@ STOPPED = 75
 
 #: Seconds that the main thread is given to come to its end by itself.
 PATIENCE = 20.0
+
+#: Seconds after a scheduler's signal in which the main thread may write what is under way.
+SAVING = 18.0
+
+#: Seconds that the last words may take.
+LAST_WORDS = 6.0
+
+#: When a scheduler's signal came, by the clock of *time.monotonic*.
+_asked: float | None = None
 
 #: What schedulers send.
 NAMES = ("SIGTERM", "SIGUSR1")
@@ -39,7 +51,7 @@ def handled(last_words: Callable[[], None], patience: float = PATIENCE) -> Itera
 
     Args:
         last_words: called from another thread, *patience* seconds after a scheduler's signal, where
-            the block has not ended by then; the process then exits with 75.
+            the block has not ended by then; the process then exits with 75. May take *LAST_WORDS*.
         patience: in seconds.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -51,6 +63,7 @@ def handled(last_words: Callable[[], None], patience: float = PATIENCE) -> Itera
     ended = threading.Event()
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
+    _ask(None)
     told = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     watch = (reading, set(stops) & set(ours), ended, last_words, patience)
     threading.Thread(target=_watch, args=watch, daemon=True, name="signals").start()
@@ -60,10 +73,21 @@ def handled(last_words: Callable[[], None], patience: float = PATIENCE) -> Itera
         yield
     finally:
         ended.set()
+        _ask(None)
         for number in ours:
             signal.signal(number, before[number])
         signal.set_wakeup_fd(told)
         os.close(writing)  # ends the thread, which closes the other end
+
+
+def time_left() -> float:
+    """Seconds in which the main thread may still write; no limit but after a scheduler's signal."""
+    return math.inf if _asked is None else _asked + SAVING - time.monotonic()
+
+
+def _ask(when: float | None) -> None:
+    global _asked  # signals are the whole process's
+    _asked = when
 
 
 def _stops() -> list[signal.Signals]:
@@ -78,6 +102,7 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     del frame
+    _ask(time.monotonic())
     for other in _stops():  # some schedulers send theirs several times
         signal.signal(other, signal.SIG_IGN)
     raise StopRequest(signal.Signals(number).name)

@@ -1,8 +1,12 @@
-"""The tensors of a search under way: files beside its journal, written when it is worth it."""
+"""The tensors of a search under way: files beside its journal, written when it is worth it.
+
+Or when the search is stopped, as far as there is time for that.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import re
 import time
 import weakref
@@ -21,10 +25,17 @@ SHARE = 0.01
 #: Bytes a second that a disk is thought to take until it was written to.
 SPEED = 5e8
 
+#: Seconds of writing after which the speed of this disk counts, not what was known before.
+TRUST = 1.0
+
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 #: The hash that a tensor's file is named by, and the order of its axes in memory.
 File = tuple[str, tuple[int, ...]]
+
+
+class TooSlowError(PrunebenchError):
+    """Not all can be written in the time that is left."""
 
 
 class Standing:
@@ -38,6 +49,7 @@ class Standing:
         self.folder = folder
         self._filed: dict[str, tuple[weakref.ref[Tensor], File]] = {}
         self._next = self._filed
+        self._speed = SPEED
         self.restart()
 
     def restart(self) -> None:
@@ -47,25 +59,46 @@ class Standing:
 
     def worth(self, tensors: Mapping[str, Tensor]) -> bool:
         """Whether so much time has passed that writing these is at most ``SHARE`` of it."""
-        new = sum(tensors[name].nbytes for name in self._new(tensors))
-        return (time.perf_counter() - self._end) * SHARE >= max(self._took, new / SPEED)
+        least = self.size(tensors) / SPEED
+        return (time.perf_counter() - self._end) * SHARE >= max(self._took, least)
 
-    def write(self, tensors: Mapping[str, Tensor]) -> dict[str, File]:
+    def size(self, tensors: Mapping[str, Tensor]) -> int:
+        """How many bytes of these are not written yet."""
+        return sum(tensors[name].nbytes for name in self._new(tensors))
+
+    def seconds(self, tensors: Mapping[str, Tensor]) -> float:
+        """How long writing these will take, as far as that is known."""
+        return self.size(tensors) / self._speed
+
+    def write(self, tensors: Mapping[str, Tensor], limit: float = math.inf) -> dict[str, File]:
         """Write those that are not the very tensors of the last time; *settle* makes them the last.
 
+        Args:
+            tensors: by name.
+            limit: seconds after which writing must have ended.
+
         Raises:
-            PrunebenchError: if one cannot be written; then none of the new ones is left.
+            PrunebenchError: if one cannot be written, or, as soon as that shows, not all of them
+                in time; then none of the new ones is left.
         """
         from .tensors import keep
 
         assert self.folder is not None  # noqa: S101  # the journal's, which asks first
         self._start = time.perf_counter()
-        new = set(self._new(tensors))
+        # The largest first: it is they that tell how fast the disk is.
+        new = sorted(self._new(tensors), key=lambda name: -tensors[name].nbytes)
         self._next = {n: filed for n, filed in self._filed.items() if n in tensors and n not in new}
+        left, done = sum(tensors[name].nbytes for name in new), 0
         try:
             for name in new:
+                spent = time.perf_counter() - self._start
+                if done and spent > TRUST:
+                    self._speed = done / spent
+                if spent + left / self._speed > limit:
+                    raise TooSlowError("there is not the time to write it")
                 file = keep(self.folder, tensors[name])
                 self._next[name] = (weakref.ref(tensors[name]), file)
+                done, left = done + tensors[name].nbytes, left - tensors[name].nbytes
         except PrunebenchError:
             remove(self.folder, _hashes(self._next) - _hashes(self._filed))
             raise

@@ -97,7 +97,7 @@ def answers(strata: Sequence[Stratum]) -> Evidence:
     the two by Simes': twice the smaller p, or the larger.
     """
     sizes = [len(s.worse_by) for s in strata]
-    units = _units(sizes)
+    units = weights(sizes)
     total = sum(u * n for u, n in zip(units, sizes, strict=True))
     sums = [
         unit * round(together)
@@ -148,11 +148,11 @@ def _squares(unit: int, stratum: Stratum) -> float:
 
 def effective_count(sizes: Sequence[int]) -> float:
     """How many equally weighted questions know as much as tasks of these *sizes* together."""
-    pairs = list(zip(_units(sizes), sizes, strict=True))
+    pairs = list(zip(weights(sizes), sizes, strict=True))
     return sum(u * n for u, n in pairs) ** 2 / sum(u * u * n for u, n in pairs)
 
 
-def _units(sizes: Sequence[int]) -> list[int]:
+def weights(sizes: Sequence[int]) -> list[int]:
     """What a question of each task weighs: whole numbers, so that every sum lies on a lattice."""
     return [round(10 * (max(sizes) / n) ** (1 - TEMPER)) for n in sizes]
 
@@ -178,8 +178,8 @@ def graded(worse_by: Sequence[float], clusters: Sequence[int] = ()) -> Evidence:
         loss=loss,
         low=loss - reach,
         high=loss + reach,
-        p=_signed_ranks(own),
-        p_better=_signed_ranks([-d for d in own]),
+        p=signed_ranks(own),
+        p_better=signed_ranks([-d for d in own]),
         spread=spread,
     )
 
@@ -230,7 +230,7 @@ def p_paired(worse_by: Sequence[float]) -> float:
     if len({abs(d) for d in moved}) == 1:
         ups = sum(d > 0 for d in moved)
         return float(stats.binomtest(ups, len(moved), alternative="greater").pvalue)
-    return _signed_ranks(moved)
+    return signed_ranks(moved)
 
 
 def p_unpaired(worse: Sequence[float], better: Sequence[float]) -> float:
@@ -364,7 +364,7 @@ def _margins(strata: Sequence[Stratum]) -> tuple[float, float] | None:
     weights = [len(own) ** (TEMPER - 0.5) for own in moving]
 
     def joined(sign: int) -> float:
-        ps = [_signed_ranks([sign * d for d in own]) for own in moving]
+        ps = [signed_ranks([sign * d for d in own]) for own in moving]
         return float(stats.combine_pvalues(ps, "stouffer", weights=weights).pvalue)
 
     return joined(1), joined(-1)
@@ -377,7 +377,8 @@ def _student(count: int) -> float:
     return float(stats.t.ppf(CONFIDENCE, count - 1))
 
 
-def _signed_ranks(worse_by: Sequence[float]) -> float:
+def signed_ranks(worse_by: Sequence[float]) -> float:
+    """One-sided p-value of Wilcoxon's signed ranks; zeros are left out."""
     moved = [d for d in worse_by if d != 0]
     if not moved:
         return 1.0

@@ -27,6 +27,13 @@ class Value(Struct, frozen=True):
     high: float | None = None
     note: str = ""
 
+    @property
+    def arm(self) -> float | None:
+        """The longer arm of the interval; the other may end where values do, as at zero."""
+        if self.low is None or self.high is None:
+            return None
+        return max(self.high - self.value, self.value - self.low)
+
 
 class Timing(Struct, frozen=True):
     """Speedups of one shape on one backend of one device."""

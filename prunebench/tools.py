@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,7 @@ from .api import Method, Target
 from .calibration import Calibration, check_ids
 from .case import CalibrationSpec
 from .errors import PrunebenchError
-from .grammar import build_method
+from .grammar import amount_problem, build_method, check_keys
 from .loading import load_model
 from .models import CausalLM, perplexity_of
 from .plan import Plan
@@ -49,8 +49,14 @@ def choose(
     Raises:
         PrunebenchError: if the request cannot be met.
     """
-    chosen = method if isinstance(method, Method) else build_method(method, options)
-    target = Target(sparsity=sparsity, blocks=blocks, sublayers=sublayers, slicing=slicing)
+    chosen = _method(method, options)
+    given = {"sparsity": sparsity, "blocks": blocks, "sublayers": sublayers, "slicing": slicing}
+    amounts = {key: value for key, value in given.items() if value is not None}
+    problems = [f"{where[-1]}: {message}" for where, message in check_keys(amounts, ())]
+    problems += [p for p in [amount_problem(chosen, list(amounts))] if p]
+    if problems:
+        raise PrunebenchError("\n".join(problems))
+    target = Target(**amounts)  # type: ignore[arg-type]  # checked above
     return chosen.choose(lm, _calibration(calibration, lm), target)
 
 
@@ -86,15 +92,46 @@ def lm_eval_model(lm: CausalLM, batch_size: int = 64, **options: Any) -> Any:
 
 
 def tensor(ids: Ids) -> Tensor:
-    """Token windows as a tensor, (windows, length)."""
-    if isinstance(ids, Tensor):
-        return ids
-    lengths = {len(row) for row in ids}
-    if len(lengths) != 1 or min(lengths) < 2:
+    """Token windows as a tensor of int64, (windows, length).
+
+    Raises:
+        PrunebenchError: if they are no whole numbers, not equally long, or fewer than two tokens.
+    """
+    if not isinstance(ids, Tensor):
+        ids = _read(ids)
+    if ids.ndim != 2 or not len(ids) or ids.shape[1] < 2:
+        shape = "x".join(map(str, ids.shape)) or "none"
         raise PrunebenchError(
-            f"token windows must be equally long; found lengths {sorted(lengths)}"
+            f"token windows: found the shape {shape}, expected windows x length, at least 1 x 2"
         )
-    return torch.tensor(ids, dtype=torch.long)
+    if ids.is_floating_point() or ids.is_complex() or ids.dtype == torch.bool:
+        kind = str(ids.dtype).removeprefix("torch.")
+        raise PrunebenchError(f"token windows: found {kind} numbers, expected whole token ids")
+    return ids.long()
+
+
+def _read(ids: Sequence[Sequence[int]]) -> Tensor:
+    try:
+        lengths = {len(row) for row in ids}
+        if len(lengths) > 1 or lengths == {1}:
+            raise PrunebenchError(
+                f"token windows must be equally long; found lengths {sorted(lengths)}"
+            )
+        return torch.tensor(ids)
+    except (TypeError, ValueError, RuntimeError):  # as many as there are things that are no ids
+        message = f"token windows: found {type(ids).__name__}, expected lists of token ids"
+        raise PrunebenchError(message) from None
+
+
+def _method(method: str | Method, options: dict[str, Any]) -> Method:
+    if isinstance(method, str):
+        return build_method(method, options)
+    if not isinstance(method, Method):
+        raise PrunebenchError(f"method: found {method!r}, expected a name or a Method object")
+    if options:
+        name = type(method).__name__
+        raise PrunebenchError(f"{', '.join(options)}: give options to {name}(...) itself")
+    return method
 
 
 def _calibration(given: Ids | CalibrationSpec | None, lm: CausalLM) -> Calibration:
@@ -102,4 +139,7 @@ def _calibration(given: Ids | CalibrationSpec | None, lm: CausalLM) -> Calibrati
         given = CalibrationSpec()
     if isinstance(given, CalibrationSpec):
         return Calibration(given, lm)
+    if isinstance(given, str | Mapping):
+        message = "calibration: expected token windows or a prunebench.case.CalibrationSpec"
+        raise PrunebenchError(f"{message}, found {given!r}")
     return Calibration.of_ids(tensor(given), lm)

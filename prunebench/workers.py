@@ -22,7 +22,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from . import signals
+from . import partial, signals
 from .baseline import Baselines
 from .case import Case
 from .conditions import Condition
@@ -339,7 +339,7 @@ def _work(pipe: Connection, recipe: Recipe, cases: Sequence[Case]) -> None:
 
     number = 0
     try:
-        with signals.handled(lambda: None):
+        with signals.handled(partial.last_words):
             session = recipe.session(cases, progress)
             while (asked := pipe.recv()) is not None:
                 number, waiting = asked

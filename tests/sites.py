@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from pathlib import Path
 from typing import Any
@@ -52,11 +53,39 @@ def many(count: int) -> list[Record]:
     return made
 
 
-def _shaken(m: Measurement, draw: random.Random) -> Measurement:
+def crowd(count: int) -> list[Record]:
+    """So many rows of one board, a third of them in each of three groups: the shipped ones under
+    other options, each with answers and windows of its own.
+    """
+    draw = random.Random(0)
+    pruned = [record for record in shipped()[::2] if record.plan]
+    made = []
+    for i in range(count):
+        record, like = pruned[i % len(pruned)], pruned[3 * (i % 3)]
+        method = {**record.asked["method"], "variant": i}
+        worse = draw.uniform(0, 0.1)
+        made.append(
+            replace(
+                record,
+                case_id=f"crowd/{i}",
+                asked={**record.asked, "method": method},
+                parameters=like.parameters,
+                measurements=tuple(_shaken(m, draw, worse) for m in record.measurements),
+            )
+        )
+    return made
+
+
+def _shaken(m: Measurement, draw: random.Random, worse: float | None = None) -> Measurement:
     """Some right answers wrong; a task and the mean over tasks need not agree here."""
+    if m.unit == "ppl" and worse is not None:
+        samples = tuple(s + worse * draw.random() for s in m.samples)
+        return replace(m, samples=samples, value=math.exp(sum(samples) / len(samples)))
     if m.unit != "acc":
         return m
-    samples = tuple(s if draw.random() > 0.02 else 0.0 for s in m.samples)
+    samples = tuple(
+        s if draw.random() > (0.02 if worse is None else worse) else 0.0 for s in m.samples
+    )
     return replace(m, samples=samples, value=sum(samples) / len(samples))
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from sites import built, hostile, shipped
 
 from prunebench import leaderboard, site
@@ -135,6 +136,32 @@ def test_filters_narrow_and_say_how_much_is_left(page: Any, board: str) -> None:
     assert rows.count() == 2
 
 
+def test_filters_take_any_name(page: Any, tmp_path: Path) -> None:
+    """A name with a bar in it, with spaces to fold, and devices of such names."""
+    records = [
+        replace(
+            record,
+            case_id=f"c/{i}",
+            asked={**record.asked, "method": {"name": name}},
+            environment=replace(record.environment, device=f"dev|{i % 2}  x"),
+        )
+        for i, (name, record) in enumerate(
+            zip(["a|b", "a  b", "a b"], shipped()[::2], strict=False)
+        )
+    ]
+    files = built(records)
+    site.write(tmp_path / "site", files)
+    (path,) = (tmp_path / "site" / "boards").glob("*.html")
+    page.goto(path.as_uri())
+    rows = page.locator("#board tbody tr:not(.group):visible")
+    for name, count in (("Method", (3, 1, 1, 1)), ("Device", (3, 2, 1))):
+        box = page.get_by_role("combobox", name=name)
+        for index, expected in enumerate(count):
+            box.select_option(index=index)
+            assert rows.count() == expected, (name, index)
+        box.select_option(index=0)
+
+
 def test_more_columns_on_request(page: Any, board: str) -> None:
     """Tasks are hidden until asked for."""
     page.goto(board)
@@ -190,6 +217,23 @@ def test_no_page_scrolls_sideways_on_a_phone(page: Any, folder: Path) -> None:
         assert wide <= 375, path.name
 
 
+def test_long_names_stay_within_a_phone(page: Any, tmp_path: Path) -> None:
+    """A method of three hundred letters, on its board and where other cases name it."""
+    records = shipped()
+    longest = [
+        replace(r, asked={**r.asked, "method": {"name": "x" * 300, "n": "v" * 90}})
+        for r in records
+        if r.case_id.endswith("/sleb-0.3")
+    ]
+    others = [r for r in records if not r.case_id.endswith("/sleb-0.3")]
+    site.write(tmp_path / "site", built([*others, *longest]))
+    page.set_viewport_size({"width": 375, "height": 800})
+    for path in sorted((tmp_path / "site").rglob("*.html")):
+        page.goto(path.as_uri())
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= 375, path.name
+
+
 def test_dark_by_system_and_by_choice(page: Any, board: str) -> None:
     """The system's scheme decides, the button overrules it, and every page keeps the choice."""
     back = "getComputedStyle(document.body).backgroundColor"
@@ -208,6 +252,23 @@ def test_dark_by_system_and_by_choice(page: Any, board: str) -> None:
     assert page.evaluate(back) == dark[0]
     page.reload()
     assert page.evaluate(back) == dark[0]
+
+
+def test_prints_dark_on_light(page: Any, board: str) -> None:
+    """Whatever the theme; without controls, and with nothing cut off that scrolls on a screen."""
+    ink = "getComputedStyle(document.body).color"
+    page.goto(board)
+    light = page.evaluate(ink)
+    page.locator("#theme").click()
+    page.locator("#theme").click()
+    assert page.evaluate(ink) != light
+    page.emulate_media(media="print", color_scheme="dark")
+
+    assert page.evaluate(ink) == light
+    assert not page.locator("#controls").is_visible()
+    assert (
+        page.evaluate("getComputedStyle(document.querySelector('.scroll')).overflowX") == "visible"
+    )
 
 
 def test_a_hostile_record_runs_nothing(page: Any, folder: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import shutil
 from pathlib import Path
 
@@ -117,6 +118,18 @@ def test_settings_override_any_key_and_mark_the_id(tmp_path: Path) -> None:
     assert case.reproduce.endswith(
         "--set calibration.seed=4 --set metrics.0.nsamples=3 --set sparsity=0.25"
     )
+
+
+def test_cases_that_a_setting_makes_alike_are_one(tmp_path: Path) -> None:
+    """Listed under `include` as in a matrix; what still differs keeps both, and is refused."""
+    one, two = "{method: {name: random}, sparsity: 0.2}", "{method: {name: random}, blocks: 1}"
+    path = write(tmp_path, f"{GOOD}include: [{one}, {two}]\n")
+    (case,) = casefile.load([path], ["sparsity=0.5"])
+
+    assert (case.id, case.target.sparsity) == ("group/file/random-0.5@sparsity=0.5", 0.5)
+    path.write_text(path.read_text().replace("blocks: 1", "blocks: 1, fail_on: [gone]"))
+    with pytest.raises(CaseError, match="duplicate case id 'group/file/random-0"):
+        casefile.load([path], ["sparsity=0.5"])
 
 
 def test_an_amount_replaces_another_amount(tmp_path: Path) -> None:
@@ -410,3 +423,17 @@ def test_tasks_of_lm_eval_among_case_files_are_none(tmp_path: Path) -> None:
     assert casefile.find([named]) == [named]
     with pytest.raises(CaseError, match="the tag '!function': a case file holds plain data"):
         casefile.load([named])
+
+
+def test_the_command_of_a_case_names_its_file_as_a_shell_reads_it(tmp_path: Path) -> None:
+    """A blank in a folder's name made two files of one."""
+    folder = tmp_path / "my cases"
+    folder.mkdir()
+    file = folder / "a b.yaml"
+    file.write_text(
+        "model: {id: prunebench/reference}\nmethod: {name: first}\nblocks: 1\n"
+        "metrics: [{name: compute}]\n"
+    )
+    (case,) = casefile.load([file])
+
+    assert shlex.split(case.reproduce) == ["prunebench", "run", str(file), "-k", "first-1blocks"]

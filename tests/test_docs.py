@@ -6,7 +6,6 @@ import importlib
 import json
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -253,30 +252,6 @@ def test_the_method_of_the_tutorial_chooses(tiny, ids, tmp_path: Path, monkeypat
         lm.blocks[3].mlp.down_proj.weight.zero_()
 
     assert prunebench.choose(lm, "quiet", blocks=1, calibration=ids).edits[0].blocks == (3,)
-
-
-def test_commands_in_the_documentation_exist() -> None:
-    """Every `$ prunebench ...` names a command, and options that this command has."""
-    known = {
-        name: {o for p in command.params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
-        for name, command in commands()
-    }
-    seen = 0
-    for page in written():
-        text = page.read_text().replace("\\\n", " ")
-        lines = re.findall(r"^ *\$ (?:\w+=\S+ )*prunebench (.*)$", text, re.MULTILINE)
-        if page.parent.name == "howto":
-            lines += re.findall(r"^prunebench (?!\[)(.*)$", text, re.MULTILINE)
-        for line in lines:
-            words = shlex.split(line.split("|")[0], comments=True)
-            name = " ".join(words[:2]) if " ".join(words[:2]) in known else words[0]
-            assert name in known or words[0].startswith("--"), f"{page.name}: {line}"
-            for word in words:
-                option = word.partition("=")[0]
-                if re.fullmatch(r"--?[a-z][a-z-]*", option) and name in known:
-                    assert option in known[name], f"{page.name}: {line}"
-            seen += 1
-    assert seen >= 40
 
 
 def test_every_page_is_where_links_say() -> None:

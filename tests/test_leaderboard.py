@@ -17,8 +17,18 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from test_verdict import CPU, record
 
-from prunebench import DropBlocks, Measurement, Record, archive, leaderboard, published, ranking
+from prunebench import (
+    DropBlocks,
+    Measurement,
+    Record,
+    archive,
+    contest,
+    leaderboard,
+    published,
+    ranking,
+)
 from prunebench.baseline import Baselines
+from prunebench.board import plain
 from prunebench.cli_leaderboard import print_board
 from prunebench.evidence import evidence
 from prunebench.report import InertConsole
@@ -80,7 +90,7 @@ def test_two_sided_p_is_twice_the_binomial_tail() -> None:
     second = case("b", answers([*range(100), *range(150, 153)]))
     tail = sum(math.comb(15, k) for k in range(12, 16)) / 2**15
 
-    seen = ranking.compared([first], [second], "accuracy/t")
+    seen = contest.compared([first], [second], "accuracy/t")
 
     assert seen is not None
     assert seen == (pytest.approx(2 * tail), True)
@@ -116,7 +126,7 @@ def test_a_rank_never_contradicts_the_number_beside_it() -> None:
     assert b.value is not None
     assert a.value > b.value
 
-    seen = ranking.compared([case("a", a)], [case("b", b)], "perplexity/t")
+    seen = contest.compared([case("a", a)], [case("b", b)], "perplexity/t")
 
     assert seen is not None
     assert seen[0] == 1.0
@@ -135,7 +145,7 @@ def test_windows_are_tested_as_verdicts_test_them(moved: list[float], draw: rand
     )
     now, was = (a, b) if (a.value or 0) > (b.value or 0) else (b, a)
     judged = evidence(now, was)
-    seen = ranking.compared([case("a", a)], [case("b", b)], "perplexity/t")
+    seen = contest.compared([case("a", a)], [case("b", b)], "perplexity/t")
 
     assert judged is not None
     assert seen is not None
@@ -422,4 +432,4 @@ def test_record_text_is_inert_in_the_terminal(capsys: pytest.CaptureFixture[str]
     out = capsys.readouterr().out
     assert "\x1b" not in out
     assert "\\x1b[31mred[/b]" in out
-    assert msgspec.json.encode(leaderboard.plain(board))
+    assert msgspec.json.encode(plain(board))

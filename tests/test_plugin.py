@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -48,8 +50,6 @@ def test_a_case_passes_and_a_regression_fails_with_its_findings(user: pytest.Pyt
     assert float(told["sparsity"] or "") > 0
 
     path = user.path / "baselines/quality/small/sleb-windows-2blocks.json"
-    import json
-
     data = json.loads(path.read_text())
     (ppl,) = [m for m in data["measurements"] if m["metric"] == "perplexity/tinyworld"]
     ppl["value"] /= 2
@@ -71,7 +71,7 @@ def test_a_case_passes_and_a_regression_fails_with_its_findings(user: pytest.Pyt
     result.stdout.fnmatch_lines(
         [
             "*small/sleb-windows-2blocks: worse perplexity/tinyworld: *, was *, allowed *, p = *",
-            "*reproduce: prunebench run cases/small.yaml -k 'sleb-windows-2blocks'",
+            "*reproduce: pytest cases/small.yaml::sleb-windows-2blocks",
         ]
     )
     assert "Traceback" not in result.stdout.str()
@@ -96,20 +96,30 @@ def test_only_the_named_folders_are_collected(user: pytest.Pytester) -> None:
     assert user.runpytest_subprocess("elsewhere", "--collect-only").ret == 5
 
 
-def test_an_unused_plugin_imports_nothing() -> None:
-    """Loaded into a pytest run without cases, it brings in none of the package's dependencies."""
+def test_an_unused_plugin_imports_nothing(tmp_path: Path) -> None:
+    """Loaded into a pytest run without cases, it brings in two modules of ours and no library."""
+    tmp_path.joinpath("test_theirs.py").write_text("def test_theirs(): pass\n")
     program = (
         "import sys, pytest\n"
-        "pytest.main(['--version'])\n"
-        "names = {'prunebench.plugin', 'prunebench.casefile', 'msgspec', 'yaml', 'torch', 'rich'}\n"
-        "print(sorted(names & set(sys.modules)))"
+        "assert pytest.main(['-q', '-p', 'no:cacheprovider', '.']) == 0\n"
+        "ours = {name for name in sys.modules if name.startswith('prunebench')}\n"
+        "print(sorted(ours | ({'msgspec', 'torch'} & set(sys.modules))))"
     )
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path("/")
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=tmp_path
     )
 
-    assert "torch" not in done.stdout
-    assert "prunebench.casefile" not in done.stdout
+    assert done.stdout.splitlines()[-1] == "['prunebench', 'prunebench.plugin']"
+
+
+def test_every_public_name_arrives_when_asked_for() -> None:
+    """The package's table of homes and its __all__ are one list."""
+    import prunebench
+
+    assert all(getattr(prunebench, name) is not None for name in prunebench.__all__)
+    assert set(prunebench.__all__) <= set(dir(prunebench))
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = prunebench.nonsense
 
 
 def test_accepting_needs_a_reason(user: pytest.Pytester) -> None:
@@ -162,3 +172,107 @@ def test_fail_on_takes_outcomes_and_conditions(user: pytest.Pytester) -> None:
         ["--prunebench-fail-on: *no metric 'acuracy' is measured; did you *"]
     )
     assert "Traceback" not in result.stdout.str()
+
+
+OWN_METHOD = """\
+from typing import ClassVar
+
+from prunebench import Method, PrunebenchError
+
+
+class Never(Method, frozen=True, tag="never"):
+    calibrated: ClassVar[bool] = False
+
+    def choose(self, lm, calibration, target):
+        raise PrunebenchError("never")
+"""
+OWN_CASE = """\
+model: {id: prunebench/reference, dtype: float32}
+metrics: [{name: perplexity, dataset: tinyworld, seqlen: 128, nsamples: 2}]
+method: {name: never}
+blocks: 1
+"""
+
+
+def test_the_line_that_reproduces_a_failure_does(user: pytest.Pytester) -> None:
+    """A method of conftest.py, a name with a blank, an ini file and options: the line has it all.
+
+    It was `prunebench run` on half of a name, which knows no method of a conftest.py.
+    """
+    user.makeconftest(OWN_METHOD)
+    (user.path / "other.ini").write_text("[pytest]\nprunebench_cases = 'my cases'\n")
+    (user.path / "my cases").mkdir()
+    (user.path / "my cases" / "own.yaml").write_text(OWN_CASE)
+    options = (
+        "--prunebench-store=my store",
+        "--prunebench-set=model.dtype=float32",
+        "--prunebench-limit=5",
+    )
+    result = user.runpytest_subprocess("-c", "other.ini", "my cases", *options)
+    result.assert_outcomes(failed=1)
+    (line,) = [x for x in result.outlines if x.startswith("reproduce: ")]
+    program, *arguments = shlex.split(line.removeprefix("reproduce: "))
+
+    assert program == "pytest"
+    assert set(options) < set(arguments)
+    again = user.runpytest_subprocess(*arguments)
+    again.assert_outcomes(failed=1)
+    assert line in again.outlines
+
+
+def test_a_case_that_cannot_run_is_skipped_at_its_place(user: pytest.Pytester) -> None:
+    """With the reason and the line of the case file, not of the plugin."""
+    case = OWN_CASE.replace("never", "first") + "needs: {memory: 900000 GiB}\n"
+    (user.path / "cases" / "small.yaml").write_text(case)
+    result = user.runpytest_subprocess("cases", "-rs")
+
+    result.assert_outcomes(skipped=1)
+    result.stdout.fnmatch_lines(["SKIPPED * cases/small.yaml:3: needs 900000 GiB *"])
+
+
+def test_mistakes_across_files_are_told_with_their_lines(user: pytest.Pytester) -> None:
+    """An id that two files have, and a marker that is not registered."""
+    cases = user.path / "cases"
+    (cases / "small.yml").write_text(SMALL_CASE)
+    (cases / "marked.yaml").write_text(OWN_CASE.replace("never", "first") + "marks: [heavy]\n")
+    result = user.runpytest_subprocess("cases")
+
+    assert result.ret == 2
+    result.stdout.fnmatch_lines(
+        [
+            "cases/marked.yaml:3:1: 'heavy' not found in `markers` configuration option",
+            "cases/small.yml:7:1: duplicate case id 'small/sleb-windows-2blocks', also "
+            "cases/small.yaml:7",
+        ]
+    )
+    named = user.runpytest_subprocess(
+        "--co", "cases/small.yaml::sleb-windows-2blocks", "cases/small.yaml"
+    )
+    assert named.ret == 0  # the same file, named twice
+
+
+def test_timings_go_to_pytest_benchmark(user: pytest.Pytester) -> None:
+    """Its JSON has every round of the record in seconds, also of a stored one; compare reads it."""
+    (user.path / "cases" / "small.yaml").write_text(
+        OWN_CASE.replace("never", "first").split("metrics")[0]
+        + "metrics: [{name: latency, prompt_tokens: 4, new_tokens: 2, rounds: 3, warmup: 0}]\n"
+        "method: {name: first}\nblocks: 6\n"
+    )
+    for name in ("one.json", "two.json"):
+        user.runpytest_subprocess("cases", f"--benchmark-json={name}").assert_outcomes(passed=1)
+    (file,) = (user.path / ".prunebench/records").rglob("*.json")
+    timed = {
+        m["metric"]: m["samples"]
+        for m in json.loads(file.read_text())["measurements"]
+        if m["unit"] == "ms"
+    }
+    told = json.loads((user.path / "two.json").read_text())["benchmarks"]
+
+    assert len(timed) == len(told) == 3
+    for one in told:
+        node, _, metric = one["fullname"].removesuffix("]").partition("[")
+        assert node == "cases/small.yaml::first-6blocks"
+        assert one["stats"]["data"] == pytest.approx([ms / 1e3 for ms in timed[metric]])
+    compare = [sys.executable, "-m", "pytest_benchmark", "compare", "one.json", "two.json"]
+    done = subprocess.run(compare, capture_output=True, text=True, check=True, cwd=user.path)
+    assert done.stdout.count("first-6blocks[latency/hf-eager-1x4+2/ttft]") == 2

@@ -614,6 +614,18 @@ def test_a_latex_table_has_as_many_cells_in_every_row() -> None:
     assert text.count(r"\begin{tabular}") == text.count(r"\end{tabular}") == 1
 
 
+def test_small_numbers_in_latex_are_powers_of_ten() -> None:
+    """4.6e-07 in mathematics is 4.6 times e, less 07."""
+    spread = (4.0e-7, 5.2e-7)
+    tiny_one = Measurement("divergence/wiki", 4.6e-7, "nats", "lower", spread, True)
+    text = latex.text(grid.grid([record(tiny_one)]))
+    (cell,) = re.findall(r"\$([^$]*\\pm[^$]*)\$", text)
+    powers = re.sub(r" \\times 10\^\{(-?\d+)\}", r"e\1", cell)
+
+    assert "e" not in cell.replace(r"\times", "")
+    assert [float(part) for part in powers.split(r" \pm ")] == pytest.approx([4.6e-7, 6e-8])
+
+
 def test_csv_comes_back_with_every_digit(accepted: list[Record]) -> None:
     """By the csv module and by pandas; lines end as RFC 4180 has them."""
     import pandas as pd

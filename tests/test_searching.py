@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ import torch
 from conftest import read
 
 import prunebench
-from prunebench import models, partial, standing, stream, tensors
+from prunebench import models, partial, signals, standing, stream, tensors
 from prunebench.errors import PrunebenchError, PrunebenchWarning
 from prunebench.journal import Journal
 from prunebench.methods import _slicing, _sliding, _sprint, _sprint_scores, shortened_llama
@@ -509,3 +511,201 @@ def test_a_journal_from_before_states_still_reads(tmp_path: Path) -> None:
     assert again.search_seconds == 2.0
     (file,) = tmp_path.rglob("*.jsonl")
     assert loglines.first(file) == {"journal": 1, "case": "a/b", "key": "k" * 64}
+
+
+# ------------------------------------------------------------------------- stopped
+
+
+#: The searches that keep where they stand, a piece of work of each, and where to stop it.
+STATES: dict[str, tuple[Any, str, tuple[int, ...]]] = {
+    "sprint": (_sprint_scores.Search, "first_stage", (1, 2, 4)),
+    "sprint-few-states": (_sprint_scores.Search, "second_stage", (2, 5)),
+    "sprint-no-refit": (_sprint_scores.Search, "first_stage", (2, 3)),
+    "slicegpt": (_slicing, "principal", (2, 3, 8)),  # two are a block
+    "slice_global": (_slicing, "_directions", (5, 14, 27)),  # thirteen are a batch
+}
+
+
+@contextmanager
+def stopped(name: str, at: int, by: BaseException | None = None) -> Iterator[list[int]]:
+    """Stop a search at its *at*-th piece of work; gives how many steps were done by then."""
+    place, work, _ = STATES[name]
+    calls, steps = 0, [0]
+    keep = Journal.keep_state
+
+    def counted(self: Journal, data: Any, tensors: Any, done: int, of: int = 0) -> None:
+        steps[0] = done
+        keep(self, data, tensors, done, of)
+
+    doing = getattr(place, work)
+
+    def stopping(*given: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == at:
+            raise by or KeyboardInterrupt
+        return doing(*given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Journal, "keep_state", counted)
+        patch.setattr(place, work, stopping)
+        yield steps
+
+
+@pytest.mark.parametrize(("search", "name"), [(name, name) for name in STATES], indirect=["search"])
+def test_a_stopped_search_loses_the_step_at_hand_at_most(
+    search: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though too little time has passed to write tensors: it goes on from its last step."""
+    monkeypatch.setattr(standing, "SHARE", 0.0)  # never worth it
+    expected, _ = search()
+    for at in STATES[name][2]:
+        kept = opened(tmp_path / str(at))
+        with stopped(name, at) as steps, pytest.raises(KeyboardInterrupt):
+            search(kept)
+        kept.close()
+        again = opened(tmp_path / str(at))
+        state = again.state()
+        assert (state is None) == (steps[0] == 0)
+        assert again.kept.parts == steps[0]
+        found, _ = search(again)
+        again.close()
+
+        assert found == expected
+    assert steps[0] >= 1
+
+
+@pytest.mark.parametrize("search", ["slicegpt"], indirect=True)
+def test_stopped_again_and_again_a_search_ends_the_same(
+    search: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By Ctrl-C, by a scheduler, by Slurm's job itself: each run gets one block further."""
+    monkeypatch.setattr(standing, "SHARE", 0.0)
+    expected, _ = search()
+    ways: list[BaseException] = [KeyboardInterrupt(), signals.StopRequest("SIGTERM"), SystemExit(1)]
+    done = []
+    for number in range(9):
+        kept = opened(tmp_path)
+        try:
+            # A block is two decompositions; the third is of the next.
+            with stopped("slicegpt", 3, ways[number % 3]):
+                found, _ = search(kept)
+            break
+        except (KeyboardInterrupt, SystemExit):
+            done.append(opened(tmp_path).kept.parts)
+        finally:
+            kept.close()
+    assert done == [1, 2, 3, 4, 5]
+    assert found == expected
+    # Three batches and ten rotations: nothing of the states before the last.
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 13
+
+
+def test_a_search_that_fails_or_ends_holds_and_writes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it stood on is only written when it is to go on."""
+    monkeypatch.setattr(standing, "SHARE", 0.0)
+    kept = opened(tmp_path)
+    tensor = torch.ones(2)
+    held = weakref.ref(tensor)
+    with pytest.raises(ValueError, match="a bug"), searching(kept):  # noqa: PT012
+        partial.keep_state(1, {"x": tensor}, 1)
+        raise ValueError("a bug")
+    with searching(kept):
+        partial.keep_state(1, {"x": tensor}, 1)
+    kept.keep_last(60.0)
+    del tensor
+
+    assert held() is None
+    assert list(tmp_path.rglob("*")) == []
+
+
+def test_data_of_a_stopped_search_is_that_of_its_tensors(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list that the search goes on with is kept as it was."""
+    monkeypatch.setattr(standing, "SHARE", 0.0)
+    kept, chosen = opened(tmp_path), [3]
+    with pytest.raises(KeyboardInterrupt), searching(kept):  # noqa: PT012
+        partial.keep_state(chosen, {"x": torch.ones(2)}, 1)
+        chosen.append(5)
+        raise KeyboardInterrupt
+    kept.close()
+    found = opened(tmp_path).state()
+
+    assert found is not None
+    assert found[0] == [3]
+
+
+@pytest.mark.parametrize(
+    ("speed", "limit", "whole"),
+    [
+        # 4 MB in four tensors, 500 MB/s as long as nothing else is known.
+        (None, 0.009, True),
+        (None, 0.007, False),
+        (None, -1.0, False),
+        # 4 s a tensor: that shows after the first, and the other three would end after 16 s.
+        (250_000, 17.0, True),
+        (250_000, 15.0, False),
+    ],
+)
+def test_a_stopped_search_is_kept_as_far_as_there_is_time(
+    speed: int | None,
+    limit: float,
+    whole: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whole or not at all: what it says, what is on the disk, and where the next run begins."""
+    monkeypatch.setattr(standing, "SHARE", 0.0)
+    clock, writes = [0.0], 0
+    keep = tensors.keep
+
+    def slow(folder: Path, tensor: Any) -> Any:
+        nonlocal writes
+        writes += 1
+        clock[0] += tensor.nbytes / speed if speed else 0.0
+        return keep(folder, tensor)
+
+    monkeypatch.setattr(standing.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(tensors, "keep", slow)
+    kept = opened(tmp_path)
+    given = {str(i): torch.full((250_000,), float(i)) for i in range(4)}
+    with warnings.catch_warnings(record=True) as seen, searching(kept):
+        warnings.simplefilter("always")
+        partial.keep_state([1], given, 7)
+        kept.keep_last(limit)
+    kept.close()
+    found = opened(tmp_path).state()
+    files = sorted(tmp_path.rglob("*.safetensors"))
+
+    if whole:
+        assert not seen
+        assert found is not None
+        assert all(torch.equal(found[1][name], given[name]) for name in given)
+    else:
+        assert writes <= 1
+        assert found is None
+        assert files == []
+        (one,) = seen
+        assert str(one.message) == (
+            "a/b: its search goes on from its beginning, not from step 7: "
+            f"4 MB cannot be written in {max(limit, 0):.0f} s"
+        )
+
+
+def test_saving_that_takes_a_while_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever pressed Ctrl-C knows why the run has not ended yet."""
+    monkeypatch.setattr(standing, "SHARE", 0.0)
+    for speed, said in [(5e8, ""), (1e6, "saving where the search stands, 4 MB\n")]:
+        monkeypatch.setattr(standing, "SPEED", speed)
+        kept = opened(tmp_path / str(speed))
+        with pytest.raises(KeyboardInterrupt), searching(kept):  # noqa: PT012
+            partial.keep_state([1], {"x": torch.zeros(1_000_000)}, 1)
+            raise KeyboardInterrupt
+        kept.close()
+        assert capsys.readouterr().err == said
+        assert opened(tmp_path / str(speed)).state() is not None

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -157,6 +157,11 @@ ODD: dict[str, dict[str, Any]] = {
     "a checkpoint": {"plan": (plan.LoadCheckpoint("x", "y"),)},
     "no value": {"measurements": (Measurement("accuracy/t", None, "acc", "higher"),)},
     "huge": {"measurements": (Measurement("perplexity/t", 1e300, "ppl", "lower", (690.0,) * 3),)},
+    "below nothing": {
+        "measurements": (
+            Measurement("perplexity/t", -1.0, "ppl", "lower", (1.0,) * 3, paired=True),
+        )
+    },
 }
 
 
@@ -300,6 +305,67 @@ def test_a_plot_names_its_points_and_takes_its_colours_from_the_page() -> None:
         == "$m0_<b> $m1_<b> $m2_<b> $m3_<b>"
     )
     assert plots.svg(plot, [p.method for p in points]) == text
+
+
+def drawn(points: Sequence[plots.Point], *, log: bool = False) -> etree._Element:
+    front = (0,)
+    plot = plots.Plot("p", "T", "D", "x", "y", tuple(points), front, log=log)
+    return etree.fromstring(plots.svg(plot, sorted({p.method for p in points})))
+
+
+def test_an_interval_down_to_nothing_ends_at_the_axis() -> None:
+    """A perplexity over seeds may reach zero, which a scale of powers has not."""
+    points = [
+        plots.Point(0, 2.3, "a", "a", 2.2, 2.4),
+        plots.Point(16, 8.0, "b", "b", 0.0, 16.0),
+        plots.Point(33, 6000.0, "c", "c", 5000.0, 7000.0),
+    ]
+    root = drawn(points, log=True)
+    hued = [p.get("d") for p in root.iter("{*}path") if (p.get("class") or "")[:3] == "s-s"]
+    bars = [found for d in hued if (found := re.fullmatch(r"M\S+ (\S+)L\S+ (\S+)", d))]
+    heights = [float(y) for bar in bars for y in bar.groups()]
+    tall = float(root.get("viewBox", "").split()[3])
+
+    assert len(bars) == 3
+    assert 0 <= min(heights) < max(heights) <= tall * 0.85
+
+
+@pytest.mark.parametrize("count", [60, 200])
+def test_a_legend_of_many_methods_has_room(count: int) -> None:
+    """The plot grows with its legend, which names no more than so many."""
+    points = [plots.Point(i, i, f"method-{i}", f"p{i}") for i in range(count)]
+    root = drawn(points)
+    texts = [t.text for t in root.iter("{*}text")]
+
+    assert sum((t or "").startswith("method-") for t in texts) == plots.NAMED - 1
+    assert f"and {count - plots.NAMED + 1} more, by their tooltips" in texts
+    assert len(list(root.iter("{*}title"))) == count + 1
+
+
+def test_long_names_share_a_legend_of_fewer_columns() -> None:
+    """Three columns of long names would be wider than the plot; wide letters count twice."""
+    assert (
+        plots._across(["dense", "first", "random", "sleb", "slicegpt", "sliding_layer_merging"])
+        == 3
+    )
+    assert plots._across(["m" * 25 + "..."] * 9) == 2
+    assert plots._across(["日" * 25 + "..."] * 9) == 1
+
+
+@pytest.mark.filterwarnings("error")
+def test_plots_of_any_method_are_drawn() -> None:
+    """Names too long for a line, with control characters, or in letters of no font at hand."""
+    names = ["x" * 300, "a\x1b[31m", "\u202eevil", "日本語", "$x$", "_lead", ""]
+    records = [
+        replace(record, case_id=f"c/{i}", asked={**record.asked, "method": {"name": name, "n": i}})
+        for i, (name, record) in enumerate(zip(names, shipped()[::2], strict=False))
+    ]
+    (board,) = leaderboard.boards(records)
+
+    page = pages(built(records))[f"boards/{board.name}.html"]
+
+    assert [tag for tag, _ in page.elements].count("figure") == 2
+    assert "日本語" in page.text
 
 
 def contrast(one: str, other: str) -> float:

@@ -94,15 +94,15 @@ def test_a_claim_from_another_host_is_free_once_nobody_renews_it(
     if shutil.which("unshare") is None or subprocess.run([*ELSEWHERE, "true"]).returncode:
         pytest.skip("no second host name here: unshare --uts needs Linux and root")
     monkeypatch.setenv(claims.KIND, "soft")
-    monkeypatch.setattr(claims, "LEASE", 1.0)
+    monkeypatch.setattr(claims, "LEASE", 2.0)
     said: list[str] = []
     mine = Claims(tmp_path, said.append)
-    program = f"import prunebench.claims as c\nc.LEASE = 1.0\n{HOLD}"
+    program = f"import prunebench.claims as c\nc.LEASE = 2.0\n{HOLD}"
     with other(program, tmp_path, KEY, before=ELSEWHERE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        for _ in range(5):  # two leases and a half
-            time.sleep(0.5)
+        for _ in range(3):  # a lease and a half
+            time.sleep(1)
             with pytest.raises(HeldError, match=" on elsewhere "):
                 mine.hold(KEY, "a/b", None).__enter__()
         holder.kill()
@@ -110,7 +110,7 @@ def test_a_claim_from_another_host_is_free_once_nobody_renews_it(
         mine.hold(KEY, "a/b", None).__enter__()  # nothing here tells that it is dead
     start = time.monotonic()
     with mine.hold(KEY, "a/b", lambda _: None):
-        assert time.monotonic() - start < 10
+        assert time.monotonic() - start < 30
     (line,) = said
     assert " on elsewhere " in line
 

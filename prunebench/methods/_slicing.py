@@ -56,11 +56,10 @@ def per_block(lm: CausalLM, windows: Tensor, width: int, variant: Variant) -> Pl
             bases[STAGE.format(len(trace))] = axes.to(storage_dtype(lm.hf.dtype))
             trace.append(step)
             with torch.no_grad():
-                states = [projected(state, axes) for state in states]
-                states = [
-                    state + batch.branch(block, index, half, state)
-                    for batch, state in zip(stream.batches, states, strict=True)
-                ]
+                # One after the other: the stream of the last block may still be held, to be kept.
+                for i, batch in enumerate(stream.batches):
+                    state = projected(states[i], axes)
+                    states[i] = state + batch.branch(block, index, half, state)
         if index + 1 < depth:
             standing = {_STATE.format(i): state for i, state in enumerate(states)}
             partial.keep_state(msgspec.to_builtins(trace), bases | standing, index + 1, depth)

@@ -83,17 +83,23 @@ def _cell(cell: Cell | None, notes: dict[str, str]) -> str:
     measured = cell.measurement
     if measured.value is None:
         return escaped(measured.note) or "not finite"
-    value = words.bare(measured.value, measured.unit)
+    value = _number(measured.value, measured.unit)
     if cell.error is None:
         shown = f"${value}$"
     else:
-        shown = rf"${value} \pm {words.bare(cell.error, measured.unit)}$"
+        shown = rf"${value} \pm {_number(cell.error, measured.unit)}$"
     marks = []
     for row in cell.published:
         number = escaped(words.value(row.value, measured.unit))
         note = f"published {number}, {escaped(f'{row.credit}, {row.where}')}"
         marks.append(notes.setdefault(note, _mark(len(notes))))
     return shown + (rf"\textsuperscript{{{','.join(marks)}}}" if marks else "")
+
+
+def _number(value: float, unit: str) -> str:
+    """As mathematics has it: in ``4.6e-07`` an e is a variable, and 07 is taken from it."""
+    digits, power, exponent = words.bare(value, unit).partition("e")
+    return rf"{digits} \times 10^{{{int(exponent)}}}" if power else digits
 
 
 def _mark(number: int) -> str:

@@ -217,7 +217,8 @@ def _everything(run: Judged) -> Block:
         values = (_value(own, column, errors=False) for column in shown.columns)
         outcome = item.verdict.outcome.replace("_", " ")
         rows.append(_row([code(run.name(item)), gone, *values, outcome]))
-    head = f"<details><summary>All {len(rows)} cases</summary>\n\n{_row(heads)}\n"
+    whole = f"All {len(rows)} cases" if len(rows) != 1 else "The case in full"
+    head = f"<details><summary>{whole}</summary>\n\n{_row(heads)}\n"
     head += _rule([False, *[True] * (len(heads) - 2), False])
     return Block(head, tuple(rows), "\n\n</details>", what="cases")
 

@@ -8,8 +8,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from .. import files
+from ..board import Board, plain
 from ..errors import PrunebenchError
-from ..leaderboard import Board, plain
 from ..record import Record
 
 #: What an earlier build wrote; those files are removed when they are no longer built.

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
-from ..leaderboard import Board, Row, Value
+from ..board import Board, Row
 from ..report import duration, number, size
 from ..reports import words
+from ..summary import Value
 
 
 class Cell(Struct, frozen=True):
@@ -82,12 +83,12 @@ def _valued(name: str) -> Callable[[Row], Cell]:
 
 
 def told(value: Value | None) -> Cell:
-    """A value and half of its interval."""
+    """A value and the longer arm of its interval."""
     if value is None:
         return Cell()
     small = value.note
-    if value.low is not None and value.high is not None:
-        small = f"±{words.bare((value.high - value.low) / 2, value.unit)}"
+    if (arm := value.arm) is not None:
+        small = f"±{words.bare(arm, value.unit)}"
     unit = "" if value.unit == "MiB" else value.unit
     return Cell(words.value(value.value, unit), small, value.value)
 

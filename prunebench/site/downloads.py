@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from ..leaderboard import Board, Row, Value
+from ..board import Board, Row
 from ..reports.tabular import written
+from ..summary import Value
 
 _TIMED = ("device", "backend", "shape", "prefill", "decode", "whole")
 

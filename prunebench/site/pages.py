@@ -11,13 +11,14 @@ from typing import Any
 from msgspec import Struct
 
 from .. import nights, plan, provenance, ranking
+from ..board import Board, Row
 from ..errors import PrunebenchError, inert, inert_lines
 from ..files import slug
-from ..leaderboard import Board, Row, Value
 from ..record import Measurement, Record
 from ..report import COLUMNS, duration, number, size
 from ..reports import words
 from ..reports.rows import standard_error
+from ..summary import Value
 from . import cells, drawing, plots
 from .drawing import Drawing
 
@@ -186,7 +187,7 @@ def _point(row: Row, x: float, value: Value, scale: float) -> plots.Point:
     low, high = ((None if end is None else end * scale) for end in (value.low, value.high))
     label = inert(row.label, 200)
     text = f"{label}, {row.sparsity * 100:.1f} % gone: {words.value(value.value, value.unit)}"
-    return plots.Point(x, value.value * scale, inert(row.method, 80), text, low, high)
+    return plots.Point(x, value.value * scale, row.method, text, low, high)
 
 
 def _most_timed(board: Board) -> tuple[str, str, str, str] | None:

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import io
+import math
 import re
-from collections.abc import Sequence
+import unicodedata
+import warnings
+from collections.abc import Mapping, Sequence
 from typing import Any
 from xml.etree import ElementTree as ET
 
 from msgspec import Struct
+
+from ..errors import inert
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
@@ -17,8 +22,12 @@ INK, RULE, FRONT = "#010101", "#020202", "#040404"
 _CLASSES = {INK: "ink", RULE: "rule", FRONT: "front"}
 #: How many hues the style sheet has; more methods differ by their marks alone.
 HUES = 8
-#: Inches; a plot is scaled to its column.
-TALL = 5.0
+#: How many methods a legend names.
+NAMED = 45
+#: Inches; a plot is scaled to its column, and taller where its legend is.
+WIDE, TALL = 5.6, 5.0
+#: How wide a letter of the legend is, and a mark with what is left free beside it.
+LETTER, MARK = 0.083, 0.36
 MARKS = "osD^vPX*<>ph"
 #: What presentation attributes can say.
 _KEPT = {
@@ -74,8 +83,11 @@ def svg(plot: Plot, methods: Sequence[str]) -> str:
         "path.simplify": False,
         "text.parse_math": False,
     }
-    with mpl.rc_context(styles):
-        figure = Figure(figsize=(5.6, TALL))
+    with mpl.rc_context(styles), warnings.catch_warnings():
+        # Texts stay texts: the reader's fonts have the letters that matplotlib's lacks.
+        warnings.filterwarnings("ignore", "Glyph", UserWarning)
+        warnings.filterwarnings("ignore", "overflow", RuntimeWarning)  # somebody's 1e300
+        figure = Figure(figsize=(WIDE, TALL))
         axes = figure.add_subplot()
         _draw(axes, plot, methods)
         stream = io.StringIO()
@@ -100,12 +112,12 @@ def _draw(axes: Any, plot: Plot, methods: Sequence[str]) -> None:
     ends = [plot.points[i] for i in plot.front]
     front = [(p.x, p.y) for p in ends]
     axes.plot(*zip(*front, strict=True), color=FRONT, linewidth=1.4, dashes=(5, 3), zorder=1)
+    numbers = {name: at for at, name in enumerate(methods)}
+    least = _least(plot)
+    _bars(axes, plot, numbers, least)
     for i, point in enumerate(plot.points):
-        at = methods.index(point.method)
+        at = numbers[point.method]
         colour = f"#0300{at % HUES:02x}"
-        if point.low is not None and point.high is not None:
-            ends_y = [[max(0.0, point.y - point.low)], [max(0.0, point.high - point.y)]]
-            axes.errorbar(point.x, point.y, ends_y, fmt="none", ecolor=colour, elinewidth=1)
         edge = FRONT if i in plot.front else colour
         axes.scatter(
             [point.x],
@@ -118,37 +130,93 @@ def _draw(axes: Any, plot: Plot, methods: Sequence[str]) -> None:
             gid=f"point{i}",
             zorder=3,
         )
+    if plot.log:
+        axes.set_ylim(bottom=least)
     present = {point.method for point in plot.points}
     known = [(at, name) for at, name in enumerate(methods) if name in present]
+    marks, names = [_mark(at) for at, _ in known], [_shown(name) for _, name in known]
+    if len(names) > NAMED:
+        others = f"and {len(names) - NAMED + 1} more, by their tooltips"
+        marks, names = [*marks[: NAMED - 1], _mark(0, "none")], [*names[: NAMED - 1], others]
+    across = _across(names)
     axes.figure.legend(
-        [_mark(at) for at, _ in known],
-        [_shown(name) for _, name in known],
+        marks,
+        names,
         frameon=False,
         fontsize=10,
-        ncols=3,
+        ncols=across,
         columnspacing=1.0,
         handletextpad=0.2,
         loc="lower center",
         bbox_to_anchor=(0.5, 0.0),
     )
     # Margins in inches: to lay out by measuring texts takes three times as long.
-    lines = -(-len(known) // 3)
+    lines = -(-len(names) // across)
+    below = 0.72 + 0.235 * lines
+    tall = max(TALL, below + 2.5)
+    axes.figure.set_size_inches(WIDE, tall)
+    low, high = sorted(axes.get_ylim())
+    letters = max(
+        len(f"{tick:g}") for tick in (0, *axes.get_yticks()) if low <= tick <= high or not tick
+    )
     axes.figure.subplots_adjust(
-        left=0.13, right=0.985, top=0.985, bottom=(0.72 + 0.235 * lines) / TALL
+        left=(0.335 + 0.097 * max(letters, 4)) / WIDE,
+        right=0.985,
+        top=0.985,
+        bottom=below / tall,
     )
 
 
-def _mark(at: int) -> Any:
+def _least(plot: Plot) -> float:
+    """Where the bars end that have no end: a scale of powers has no zero to reach down to."""
+    if not plot.log:
+        return -math.inf
+    lowest = min(p.y for p in plot.points)
+    ends = (p.low for p in plot.points if p.low is not None and p.low > 0)
+    return max(lowest / 2, min(lowest, *ends) / 1.1)
+
+
+def _bars(axes: Any, plot: Plot, numbers: Mapping[str, int], least: float) -> None:
+    """The intervals, all of a hue at once: one by one they take longer than all else."""
+    bars: dict[int, list[tuple[float, float, float]]] = {}
+    for p in plot.points:
+        if p.low is not None and p.high is not None:
+            ends = (p.x, max(least, min(p.y, p.low)), max(p.y, p.high))
+            bars.setdefault(numbers[p.method] % HUES, []).append(ends)
+    for hue, own in bars.items():
+        axes.vlines(*zip(*own, strict=True), colors=f"#0300{hue:02x}", linewidth=1)
+
+
+def _mark(at: int, shape: str = "") -> Any:
     from matplotlib.lines import Line2D
 
-    style: dict[str, Any] = {"marker": MARKS[at % len(MARKS)], "color": f"#0300{at % HUES:02x}"}
+    style: dict[str, Any] = {
+        "marker": shape or MARKS[at % len(MARKS)],
+        "color": f"#0300{at % HUES:02x}",
+    }
     return Line2D([], [], linestyle="none", markersize=6.5, **style)
 
 
 def _shown(name: str) -> str:
     """A name that has room, and that a legend does not leave out for its leading underscore."""
-    text = f"{name[:25]}..." if len(name) > 28 else name
+    text = inert(name, 80)
+    text = f"{text[:25]}..." if len(text) > 28 else text
     return f" {text}" if text.startswith("_") else text
+
+
+def _across(names: Sequence[str]) -> int:
+    """How many columns of a legend, filled one after the other, have room for *names*."""
+    for columns in (3, 2):
+        lines = -(-len(names) // columns)
+        own = [names[i : i + lines] for i in range(0, len(names), lines)]
+        letters = sum(max(map(_letters, column)) for column in own)
+        if LETTER * letters + MARK * len(own) <= WIDE:
+            return columns
+    return 1
+
+
+def _letters(name: str) -> int:
+    return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in name)
 
 
 def _page_svg(text: str, plot: Plot) -> str:

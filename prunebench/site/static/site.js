@@ -68,7 +68,7 @@
     const text = row.textContent.toLowerCase();
     return words.every((word) => text.includes(word)) && selects.every((select) => {
       const wanted = select.value;
-      return !wanted || row.dataset[select.dataset.filter].split("|").includes(wanted);
+      return !wanted || row.dataset[select.dataset.filter].split(" ").includes(wanted);
     });
   };
   const filter = () => {

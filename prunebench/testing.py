@@ -1,0 +1,93 @@
+"""The conformance kit: what a method or a metric has to keep to, checked on a small model.
+
+For authors: ``check_method(MyMethod())`` and ``check_metric(MyMetric(...))`` in a test of theirs.
+"""
+
+from __future__ import annotations
+
+import torch
+import transformers
+
+from . import conformance, registry
+from .api import Method, Metric, tag
+from .grammar import TAKEN
+from .loading import load_model
+from .models import CausalLM
+
+__all__ = ["check_method", "check_metric", "tiny_model"]
+
+
+def check_method(method: Method, lm: CausalLM | None = None) -> None:
+    """Check that *method* keeps what a method promises.
+
+    Its options survive a case file; ``choose`` leaves the model bit-identical, says the same when
+    asked again, removes as much as was asked, reads calibration data only if it says so, and
+    refuses what cannot be; its plan survives a file and gives the same model each time; a nested
+    one's smaller amount is a prefix of the larger.
+
+    Args:
+        method: with the options to check.
+        lm: a dense model, by default ``tiny_model()``.
+
+    Raises:
+        AssertionError: with every problem found, a line each.
+    """
+    problems = list(conformance.of_plugin(method, registry.method))
+    if method.unit not in TAKEN:
+        problems.append(f"unit is {method.unit!r}, expected one of {', '.join(TAKEN)}")
+    else:
+        problems += conformance.MethodCheck(method, lm or tiny_model()).problems()
+    _tell(method, problems)
+
+
+def check_metric(metric: Metric, lm: CausalLM | None = None) -> None:
+    """Check that *metric* keeps what a metric promises, on a dense model and a pruned one.
+
+    Its options survive a case file; its measurements are called ``<name>/...``, survive a file, are
+    the same when measured again (unless their name says that they vary), ask both models the same
+    questions where they are paired, and leave both models bit-identical.
+
+    Args:
+        metric: with the options to check, such as ``dataset="tinyworld"``.
+        lm: a dense model with its tokenizer, by default the shipped reference model in float32.
+
+    Raises:
+        AssertionError: with every problem found, a line each.
+    """
+    lm = lm or load_model("prunebench/reference", dtype="float32")
+    problems = list(conformance.of_plugin(metric, registry.metric))
+    _tell(metric, problems + list(conformance.of_metric(metric, lm)))
+
+
+def tiny_model(blocks: int = 12) -> CausalLM:
+    """A Llama of random weights, the same every time, that takes milliseconds: 64 tokens, width 32.
+
+    Queries are grouped and the head is tied, so that what is wrong with either is seen.
+    """
+    config = transformers.LlamaConfig(
+        vocab_size=64,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=blocks,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        tie_word_embeddings=True,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+    )
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        hf = transformers.AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        for parameter in hf.parameters():
+            # Default initialisation is so small that every block is nearly the identity.
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    hf.requires_grad_(False)
+    return CausalLM(hf.eval())
+
+
+def _tell(plugin: Method | Metric, problems: list[str]) -> None:
+    if problems:
+        lines = "".join(f"\n  {problem}" for problem in dict.fromkeys(problems))
+        raise AssertionError(f"{tag(plugin)} ({type(plugin).__name__}):{lines}")
