@@ -75,6 +75,7 @@ from .progress import Display
 from .session import (
     CRASHED,
     INTERRUPTED,
+    NOTHING,
     OK,
     USAGE,
     Result,
@@ -257,6 +258,9 @@ def check(
         return
     files = casefile.find(case_paths(paths))
     cases = casefile.load(files)
+    if not cases:  # a mistyped folder is not to pass for a good one
+        say(f"no cases in {', '.join(map(str, case_paths(paths)))}")
+        raise typer.Exit(NOTHING)
     if as_json:
         print_json({"files": [str(f) for f in files], "cases": [c.id for c in cases]})
     else:

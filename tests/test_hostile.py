@@ -614,6 +614,7 @@ def test_a_hostile_model_folder_is_one_line(changes: Any, says: str, tmp_path: P
         with pytest.raises(PrunebenchError, match=says) as caught:
             load_model(model, known=known)
         assert str(caught.value).isprintable()
+        assert "nothing is downloaded" not in str(caught.value)  # of a folder, nothing ever is
 
 
 @pytest.mark.filterwarnings("ignore::prunebench.errors.PrunebenchWarning")

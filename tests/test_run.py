@@ -16,10 +16,13 @@ import jsonschema
 import pytest
 import torch
 from conftest import read
+from test_verdict import accuracy, record
 
 from prunebench import reference
+from prunebench.baseline import Accepted, Baselines
 from prunebench.reports import schema
 
+BECAUSE = Accepted(by="someone", when="2026-11-22T00:00:00+00:00", because="first")
 ACCEPT = ("--accept", "--because", "first run")
 
 
@@ -199,6 +202,13 @@ def test_bugs_in_a_plugin_are_told_in_one_line(
         (["run", "cases", "--speed"], 2, "--speed"),
         (["show", "nothing"], 2, "no record of 'nothing', nor of any case; prunebench run makes"),
         (["accept", "cases"], 2, "accept needs --because"),
+        (["check", "empty"], 5, "no cases in empty"),
+        (
+            ["export", "shelf", "--metric", "acuracy/t"],
+            2,
+            "'acuracy/t'; did you mean 'accuracy/t'?",
+        ),
+        (["export", "shelf", "-k", "zzz"], 5, "no records in shelf match -k 'zzz'"),
         (["frobnicate"], 2, "frobnicate"),
     ],
 )
@@ -206,6 +216,8 @@ def test_bad_arguments_are_plain_lines(
     arguments: list[str], code: int, says: str, project: Path, cli
 ) -> None:
     """One line on standard error, no box, no traceback, the exit code of the contract."""
+    (project / "empty").mkdir()
+    Baselines(project / "shelf").save(record(accuracy(9, of=10)), BECAUSE)
     got, out, err = cli(*arguments)
 
     assert got == code
