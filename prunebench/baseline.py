@@ -37,6 +37,8 @@ MAX_SAMPLE_BYTES = 1_000_000
 #: What they unpack to, and how many samples a measurement has, is far less.
 MAX_UNPACKED_BYTES = 100_000_000
 MAX_SAMPLES = 10_000_000
+#: No count of ours is as long.
+MAX_DIGITS = 30
 #: What reading a damaged samples file may raise.
 _DAMAGE = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError),
@@ -249,11 +251,11 @@ def _read(path: Path, case_id: str) -> Record:
 
 def _data(path: Path) -> dict[str, Any]:
     try:
-        text = files.read(path).decode()
+        text = files.read(path).decode("utf-8-sig")  # with what Windows puts before it, or not
     except UnicodeDecodeError as error:
         raise PrunebenchError(f"{path}: cannot be read: {error}") from None
     try:
-        data = json.loads(text, parse_constant=_finite, parse_float=_finite)
+        data = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
     except json.JSONDecodeError as error:
         conflict = "<<<<<<< " in text
         why = "a merge conflict is left in it" if conflict else "truncated?"
@@ -272,6 +274,12 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"found {text[:40]}, expected a finite number")
     return number
+
+
+def _whole(text: str) -> int:
+    if len(text) > MAX_DIGITS:
+        raise ValueError(f"found a number of {len(text):,} digits")
+    return int(text)
 
 
 def _samples_of(path: Path) -> bytes:

@@ -75,10 +75,12 @@ from .progress import Display
 from .session import (
     CRASHED,
     INTERRUPTED,
+    NOTHING,
     OK,
     USAGE,
     Result,
     Session,
+    command_options,
     exit_code,
 )
 from .store import Store
@@ -129,6 +131,8 @@ def run(  # one parameter per option of the contract
     cases = chosen_cases(paths, keyword, settings, limit)
     if accept and not because.strip():
         raise PrunebenchError("--accept needs --because TEXT: a baseline changes for a reason")
+    if because and not accept:
+        raise PrunebenchError("--because goes with --accept: it is the reason of a new baseline")
     if accept and detach:
         raise PrunebenchError("--accept and --detach exclude each other: nothing is measured yet")
     if force and not accept:
@@ -166,6 +170,17 @@ def run(  # one parameter per option of the contract
             fail_on=outcomes,
             conditions=conditions,
             alpha=alpha,
+            options=command_options(
+                {
+                    "--device": device,
+                    "--limit": limit,
+                    "--fail-on": fail_on,
+                    "--alpha": alpha,
+                    "--strict": strict,
+                    "--baselines": baselines,
+                    "--store": None if store == DEFAULT_STORE else store,
+                }
+            ),
             progress=display.step,
         )
         try:
@@ -243,6 +258,9 @@ def check(
         return
     files = casefile.find(case_paths(paths))
     cases = casefile.load(files)
+    if not cases:  # a mistyped folder is not to pass for a good one
+        say(f"no cases in {', '.join(map(str, case_paths(paths)))}")
+        raise typer.Exit(NOTHING)
     if as_json:
         print_json({"files": [str(f) for f in files], "cases": [c.id for c in cases]})
     else:

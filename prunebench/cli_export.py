@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,7 +14,7 @@ import typer
 from . import files, gathering, published
 from .baseline import Baselines
 from .cli_checkpoint import save_checkpoint
-from .errors import PrunebenchError, inert_lines
+from .errors import PrunebenchError, did_you_mean, inert_lines
 from .options import (
     DEFAULT_STORE,
     BaselineDir,
@@ -115,8 +116,13 @@ def export(
     places = paths or [p for p in (roots.root, store) if p.is_dir()]
     found = [r for r in gathering.newest(places) if select(r.case_id)]
     if not found:
-        say(f"no records in {', '.join(map(str, places)) or 'baselines/ and .prunebench/'}")
+        where = ", ".join(map(str, places)) or "baselines/ and .prunebench/"
+        say(f"no records in {where}" + (f" match -k {keyword!r}" if keyword else ""))
         raise typer.Exit(NOTHING)
+    names = {m.metric for record in found for m in record.measurements}
+    for pattern in metric or ():
+        if not any(fnmatchcase(name, pattern) for name in names):
+            raise PrunebenchError(f"no metric {pattern!r}; {did_you_mean(pattern, names)}")
     if form == "lm-eval":
         _folder(found, output)
         return

@@ -10,7 +10,7 @@ import typer
 from . import completing, grammar
 from .api import Target
 from .errors import PrunebenchError
-from .files import write_json
+from .files import require_writable, write_json
 from .layers import Setting
 from .machine import before_torch
 from .options import JsonFile, print_json, tell
@@ -59,26 +59,35 @@ def prune(
     problems += [p for p in [grammar.amount_problem(chosen, list(amounts))] if p]
     if problems:
         raise PrunebenchError("\n".join(problems))
+    if json_file is not None:
+        require_writable(json_file)
     before_torch()
     from . import pruning
 
-    pruned = pruning.prune(
-        model,
-        chosen,
-        Target(**amounts),  # type: ignore[arg-type]  # checked above
-        calibration_ids=calibration_ids,
-        eval_ids=eval_ids,
-        output=output,
-        dtype=dtype,
-        device=device,
-    )
-    if json_file:
-        if pruned.tensors is not None:
-            pruned.tensors.save(json_file.parent)
-        write_json(json_file, pruning.to_json(pruned))
-    tell(f"{describe(pruned.plan)}; sparsity {pruned.sparsity:.2%}")
-    if (ppl := pruned.perplexity) is not None:
-        tell(f"perplexity {ppl.dense:.4f} dense, {ppl.pruned:.4f} pruned")
+    def tell_all(pruned: pruning.Pruned) -> None:
+        if json_file:
+            if pruned.tensors is not None:
+                pruned.tensors.save(json_file.parent)
+            write_json(json_file, pruning.to_json(pruned))
+        tell(f"{describe(pruned.plan)}; sparsity {pruned.sparsity:.2%}")
+        if (ppl := pruned.perplexity) is not None:
+            tell(f"perplexity {ppl.dense:.4f} dense, {ppl.pruned:.4f} pruned")
+
+    try:
+        pruned = pruning.prune(
+            model,
+            chosen,
+            Target(**amounts),  # type: ignore[arg-type]  # checked above
+            calibration_ids=calibration_ids,
+            eval_ids=eval_ids,
+            output=output,
+            dtype=dtype,
+            device=device,
+        )
+    except pruning.UnsavedError as error:
+        tell_all(error.pruned)
+        raise
+    tell_all(pruned)
 
 
 def import_plan(

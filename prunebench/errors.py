@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 #: A line of a message is cut in its middle beyond so many characters.
 MAX_LINE = 1000
+#: More known words than these are not listed in a message.
+MANY = 40
 
 #: Characters that print nothing and yet do something: they turn the direction of a line, or end it.
 _ACTIVE = {
@@ -23,17 +26,22 @@ def inert(text: str, limit: int = MAX_LINE) -> str:
     """*text* from outside as one line that a terminal only shows.
 
     Control characters (with which a terminal is steered), line ends, marks that reverse the
-    direction of writing and lone surrogates are written as their escapes; what is longer than
-    *limit* loses its middle.
+    direction of writing and lone surrogates are written as their escapes, and so is what a CI
+    server obeys wherever it stands in a log; what is longer than *limit* loses its middle.
     """
     if len(text) > limit:
         text = f"{text[: limit * 2 // 3]}... {len(text):,} letters ...{text[-limit // 4 :]}"
-    return "".join(_escaped(letter) for letter in text)
+    return _OBEYED.sub(r"\\x23", "".join(_escaped(letter) for letter in text))
 
 
 def inert_lines(text: str) -> str:
-    """Each line of *text* made inert."""
-    return "\n".join(map(inert, text.split("\n")))
+    """Each line of *text* made inert, also to a CI server that reads them as a log."""
+    return "\n".join(disarmed(inert(line)) for line in text.split("\n"))
+
+
+def disarmed(line: str) -> str:
+    """*line*, where it begins as a command of GitHub Actions does (``::error::``), as text."""
+    return _COMMAND.sub(r"\1\\x3a:", line)
 
 
 def _escaped(letter: str) -> str:
@@ -41,6 +49,12 @@ def _escaped(letter: str) -> str:
     if code < 0x20 or 0x7F <= code < 0xA0 or code in _ACTIVE:
         return letter.encode("unicode_escape").decode()
     return letter
+
+
+#: What GitHub's runner takes for a command at the start of a line, and what it and Azure's do
+#: anywhere in one.
+_COMMAND = re.compile(r"^(\s*)::")
+_OBEYED = re.compile(r"#(?=#(?:\[|vso\[))")
 
 
 class PrunebenchError(Exception):
@@ -76,9 +90,14 @@ class CaseError(PrunebenchError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A sentence that names the nearest known word, and all of them if there are few."""
+    """A sentence that names the nearest known word, and all of them if there are few.
+
+    Of many it says only how many, which is where a whole list would bury the hint.
+    """
     known = sorted(known)
     word = word[:80]  # a long one is near to nothing, and comparing takes its time
     near = get_close_matches(word, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
+    if len(known) > MANY:
+        return f"{hint}there are {len(known):,}, such as {known[0]!r}"
     return f"{hint}allowed: {', '.join(known)}" if known else hint.strip()

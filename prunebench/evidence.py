@@ -22,9 +22,10 @@ def evidence(
 ) -> Evidence | None:
     """What the samples say of *now* being worse than *was*; None where none were kept.
 
-    Answers to the same questions and windows of the same text are paired, timings are not.
+    Answers to the same questions and windows of the same text are paired, timings are not. Where
+    only one of the two has all of them there is no evidence either (``unpairable``).
     """
-    if not now.samples or not was.samples:
+    if not now.samples or not was.samples or unpairable(now, was):
         return None
     sign = 1 if now.better == "lower" else -1
     # Baselines keep samples in single precision: what rounds to the same there has not moved.
@@ -41,6 +42,18 @@ def evidence(
     if now.unit == "ppl" and was.value is not None:
         return _in_perplexity(seen, was.value)
     return seen
+
+
+def unpairable(now: Measurement, was: Measurement) -> str:
+    """Why paired samples have no partners, or an empty text.
+
+    Data that grew or shrank under an unchanged name asks other questions. Taken as unpaired, right
+    and wrong answers would be compared by their medians, which do not move while most are right.
+    """
+    mine, theirs = len(now.samples), len(was.samples)
+    if not (now.paired and was.paired and mine and theirs) or mine == theirs:
+        return ""
+    return f"{mine:,} questions or windows, the baseline has {theirs:,}"
 
 
 def tasks_of(mean: Measurement, now: Record, was: Record) -> list[tuple[Measurement, Measurement]]:

@@ -62,13 +62,15 @@ def save(
 
 
 def require_free(folder: Path) -> None:
-    """Refuse a place that is taken.
+    """Refuse a place that is taken or takes nothing.
 
     Raises:
-        PrunebenchError: if there is a file, or a folder that is not empty.
+        PrunebenchError: if there is a file, or a folder that is not empty, or none can be made.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise PrunebenchError(f"{folder}: is there already and not an empty folder")
+    if not folder.exists():
+        files.require_writable(folder)
 
 
 def write(lm: CausalLM, folder: Path) -> None:

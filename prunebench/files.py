@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import tempfile
@@ -22,6 +23,8 @@ MAX_PART = 200
 _PART = re.compile(r"[A-Za-z0-9_=+@][A-Za-z0-9._=+@-]*")
 #: What JSON may have as it is, and a terminal acts on.
 _STEERING = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+#: Where msgspec says JSON is malformed.
+_BYTE = re.compile(r" \(byte (\d+)\)")
 #: Names that are devices on Windows, whatever follows their first dot.
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
 
@@ -79,10 +82,16 @@ def read(path: Path, limit: int = MAX_BYTES) -> bytes:
 def write(path: Path, data: bytes) -> None:
     """Write *data* so that a reader sees the old file or the new one, never half of it.
 
+    A device or a pipe (``/dev/null``, ``/dev/stdout``, a shell's ``>(...)``) is written to: a file
+    put in its place would take it away from everybody.
+
     Raises:
         PrunebenchError: if the place cannot be written.
     """
     try:
+        if _is_stream(path):
+            _send(path, data)
+            return
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -101,6 +110,44 @@ def write(path: Path, data: bytes) -> None:
         raise PrunebenchError(f"{path}: cannot be written: {reason}") from error
 
 
+def _is_stream(path: Path) -> bool:
+    """Whether that is a device, a pipe or an open file of this process rather than a place."""
+    if path.exists() and not path.is_file():
+        return not path.is_dir()
+    own = "/proc/"  # where /dev/stdout and /dev/fd lead, also when they are sent to a file
+    to_own = path.is_symlink() and str(path.readlink()).startswith(own)
+    return to_own or str(path.parent.resolve()).startswith(own)
+
+
+def _send(path: Path, data: bytes) -> None:
+    # A pipe that nobody reads is an error, not a wait without an end.
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
+    os.set_blocking(handle, True)
+    with os.fdopen(handle, "wb") as stream:
+        stream.write(data)
+
+
+def require_writable(path: Path) -> None:
+    """Refuse to begin long work whose result could not be written to *path*.
+
+    Nothing is left behind, not even the folders that are missing.
+
+    Raises:
+        PrunebenchError: naming it and what the system says.
+    """
+    try:
+        if _is_stream(path):
+            return
+        if path.is_dir():
+            raise PrunebenchError(f"{path}: cannot be written: it is a folder")
+        there = next(parent for parent in path.absolute().parents if parent.exists())
+        with tempfile.TemporaryFile(dir=there):
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise PrunebenchError(f"{path}: cannot be written: {reason}") from None
+
+
 def write_json(path: Path, data: Any) -> None:
     """Write *data* as indented JSON; what is not finite becomes null."""
     write(path, as_json(data))
@@ -117,15 +164,25 @@ def printable_json(data: Any) -> str:
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """Read a *kind* from a JSON file.
+    """Read a *kind* from a JSON file; what Windows puts before UTF-8 is passed over.
 
     Raises:
         PrunebenchError: if it is missing, truncated, or something else; the file is left alone.
     """
+    data = read(path).removeprefix(codecs.BOM_UTF8)
     try:
-        return msgspec.json.decode(read(path), type=kind)
+        return msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, RecursionError, ValueError) as error:
-        raise PrunebenchError(f"{path}: damaged: {error}") from None
+        why = _BYTE.sub("", str(error))
+        raise PrunebenchError(f"{path}{_place(data, str(error))}: damaged: {why}") from None
+
+
+def _place(data: bytes, message: str) -> str:
+    """Line and column of the byte that *message* speaks of, as ``:3:17``; else nothing."""
+    if (found := _BYTE.search(message)) is None:
+        return ""
+    lines = data[: int(found[1])].split(b"\n")
+    return f":{len(lines)}:{len(lines[-1].decode(errors='replace')) + 1}"
 
 
 def _umask() -> int:

@@ -17,6 +17,7 @@ from .conditions import (
     unfit,
 )
 from .errors import PrunebenchError, did_you_mean
+from .evidence import unpairable
 from .record import Measurement, Record
 from .verdict import Finding, Outcome
 
@@ -127,7 +128,9 @@ def _before(now: Record, was: Record | None, metric: str) -> Measurement | str:
         return _sparsity(was)
     if _asked(now, metric) != _asked(was, metric):
         return "the baseline was measured otherwise"
-    return was.find(metric) or "the baseline has no such measurement"
+    if (old := was.find(metric)) is None:
+        return "the baseline has no such measurement"
+    return unpairable(now.find(metric) or old, old) or old
 
 
 def _judge(

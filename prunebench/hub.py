@@ -244,7 +244,9 @@ def explained(model_id: str, revision: str | None, error: BaseException) -> str:
             f"code when opened, so only safetensors are read; whoever trusts them converts them "
             f"once: {CONVERT}"
         )
-    return f"{name} cannot be loaded: {text}" + (f"; {OFFLINE}" if offline() else "")
+    # Of a folder nothing would be downloaded anyway: what is wrong with it is in it.
+    missing = offline() and folder_of(model_id) is None
+    return f"{name} cannot be loaded: {text}" + (f"; {OFFLINE}" if missing else "")
 
 
 def _kept(model_id: str) -> str:
@@ -279,5 +281,6 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
 
 
 def _first_line(error: BaseException) -> str:
-    text = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    return text.strip()
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    first = lines[0] if lines else type(error).__name__
+    return f"{first} {lines[1]}" if first.endswith(":") and len(lines) > 1 else first

@@ -179,6 +179,8 @@ def one_case(text: str, ids: Sequence[str], what: str) -> str:
         PrunebenchError: if there is none, or more than one.
     """
     matches = [i for i in ids if i == text] or [i for i in ids if i.endswith(text)]
+    if not ids:
+        raise PrunebenchError(f"no {what} of {text!r}, nor of any case; prunebench run makes them")
     if not matches:
         raise PrunebenchError(f"no {what} of {text!r}; {did_you_mean(text, ids)}")
     if len(matches) > 1:

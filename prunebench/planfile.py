@@ -6,6 +6,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Iterable
+from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
@@ -92,14 +93,17 @@ def imported(path: Path, unit: str = "blocks", count: int | None = None) -> Plan
         PrunebenchError: saying what is wrong with the file.
     """
     try:
-        text = files.read(path, MAX_LIST_BYTES).decode("utf-8")
+        text = files.read(path, MAX_LIST_BYTES).decode(
+            "utf-8-sig"
+        )  # a spreadsheet puts a mark before it
     except UnicodeDecodeError:
         raise PrunebenchError(f"{path}: cannot be read: not UTF-8 text") from None
     try:
         data = json.loads(text)
-    except (ValueError, RecursionError):
+    except (ValueError, RecursionError) as error:
         if text.lstrip().startswith(("{", "[")):
-            raise PrunebenchError(f"{path}: damaged: not valid JSON") from None
+            place = f":{error.lineno}:{error.colno}" if isinstance(error, JSONDecodeError) else ""
+            raise PrunebenchError(f"{path}{place}: damaged: not valid JSON") from None
         data = None
     if not isinstance(data, dict | list):
         data = _WORD.findall(text)

@@ -49,6 +49,14 @@ class Pruned(Struct, frozen=True):
     tensors: Any = None
 
 
+class UnsavedError(PrunebenchError):
+    """The checkpoint could not be kept; *pruned*, which may have taken hours, is there."""
+
+    def __init__(self, message: str, pruned: Pruned) -> None:
+        super().__init__(message)
+        self.pruned = pruned
+
+
 def prune(
     model: str,
     method: Method,
@@ -75,7 +83,10 @@ def prune(
 
     Raises:
         PrunebenchError: if anything given does not fit; nothing is then written.
+        UnsavedError: if that shows only when the checkpoint is written.
     """
+    if output is not None:
+        export.require_free(output)  # hours of search are not to end with this
     given = _read_ids(calibration_ids) if calibration_ids else None
     evaluated = tools.tensor(_read_ids(eval_ids)) if eval_ids else None
     lm = load_model(model, dtype=dtype, device=device)
@@ -111,7 +122,10 @@ def prune(
         about = {k: v for k, v in told.items() if k != "trace"}
         windows = None if evaluated is None else (len(evaluated), len(evaluated[0]))
         card = _card(result, pruned, target, calibration.spec if given is None else None, windows)
-        export.save(pruned, output, about, {"README.md": card_text.render(card).encode()})
+        try:
+            export.save(pruned, output, about, {"README.md": card_text.render(card).encode()})
+        except PrunebenchError as error:
+            raise UnsavedError(str(error), result) from error
     return result
 
 

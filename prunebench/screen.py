@@ -13,7 +13,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from .errors import inert, inert_lines
+from .errors import disarmed, inert, inert_lines
 
 COLOURS = {
     "better": "green",
@@ -146,12 +146,18 @@ class InertConsole(Console):
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterator[Segment]:
         """As rich renders, each piece of text made inert; what rich itself adds is left."""
+        blank = True  # so far on this line, where a CI server looks for commands
         for segment in super().render(renderable, options):
             if segment.control:
                 yield segment
-            else:
-                text = "\n".join(inert(part, limit=10**6) for part in segment.text.split("\n"))
-                yield segment._replace(text=self._sayable(text))
+                continue
+            parts = []
+            for i, part in enumerate(segment.text.split("\n")):
+                blank = blank or i > 0
+                text = inert(part, limit=10**6)
+                parts.append(disarmed(text) if blank else text)
+                blank = blank and not text.strip()
+            yield segment._replace(text=self._sayable("\n".join(parts)))
 
     def _sayable(self, text: str) -> str:
         try:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import sys
 import traceback
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
@@ -46,6 +47,7 @@ class Result(Struct, frozen=True):
     """What became of a case.
 
     *cached* records were made by an earlier run; *published* are the papers' numbers about it.
+    *options* are what else the command said (``command_options``).
     """
 
     case: Case
@@ -53,6 +55,27 @@ class Result(Struct, frozen=True):
     record: Record | None = None
     cached: bool = False
     published: tuple[Row, ...] = ()
+    options: str = ""
+
+    @property
+    def reproduce(self) -> str:
+        """The command that measures and judges this case alone, to the same end."""
+        return f"{self.case.reproduce}{self.options}"
+
+
+def command_options(given: Mapping[str, object]) -> str:
+    """Options as they stand in a command, a blank before each; what is not given is left out.
+
+    Args:
+        given: by their names, with the value that was given; True for a switch.
+    """
+    words = []
+    for name, value in given.items():
+        if value is True:
+            words.append(name)
+        elif value not in (None, False, ""):
+            words.append(f"{name} {shlex.quote(str(value))}")
+    return "".join(f" {word}" for word in words)
 
 
 class Session:
@@ -69,6 +92,7 @@ class Session:
         conditions: conditions that fail where they hold, instead of each case's.
         alpha: level of the tests, instead of what each case says.
         family: how many tests share it, where verdicts are not settled together at the end.
+        options: what else the command said, for the line that repeats a case.
         progress: told of every step.
 
     Raises:
@@ -88,6 +112,7 @@ class Session:
         conditions: tuple[Condition, ...] | None = None,
         alpha: float | None = None,
         family: int = 1,
+        options: str = "",
         progress: Progress = silent,
     ) -> None:
         self.cases = cases
@@ -99,6 +124,7 @@ class Session:
         self.conditions = conditions
         self.alpha = alpha
         self.family = family
+        self.options = options
         self.progress = progress
         self.claims = Claims(store.root, _say)
         self._clock = Clock(progress)
@@ -204,7 +230,8 @@ class Session:
         """The results of a run, each test now one of all of them."""
         judged = [(r.verdict, self._fail_on(r.case)) for r in results]
         settled = verdict.settle(judged)
-        return [replace(r, verdict=v) for r, v in zip(results, settled, strict=True)]
+        own = self.options
+        return [replace(r, verdict=v, options=own) for r, v in zip(results, settled, strict=True)]
 
     def published(self, record: Record) -> tuple[Row, ...]:
         """The papers' numbers about what *record* measured."""

@@ -70,7 +70,7 @@ def table(results: Sequence[Result], console: Console) -> None:
         screen.findings(console, result.verdict.case_id, report.lines(result.verdict))
         if not result.verdict.ok:
             # Whole on any screen: it is to be copied.
-            console.print(Text(f"  run it again: {result.case.reproduce}"), soft_wrap=True)
+            console.print(Text(f"  run it again: {result.reproduce}"), soft_wrap=True)
     for result in results:
         if result.record is not None:
             for line in report.published_lines(result.record, result.published):

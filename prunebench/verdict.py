@@ -12,7 +12,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from . import stats
-from .evidence import evidence, tasks_of
+from .evidence import evidence, tasks_of, unpairable
 from .outcomes import ALPHA as ALPHA
 from .outcomes import FAILING as FAILING
 from .outcomes import NIGHTLY_ALPHA as NIGHTLY_ALPHA
@@ -151,8 +151,8 @@ def judge(
         both = was.value is None and bool(now.note and was.note)
         outcome = Outcome.SAME if both else Outcome.WORSE
         return Finding(now.metric, outcome, None, was.value, note=now.note or "not a finite number")
-    if was.value is None or now.note or was.note:
-        note = now.note or was.note or "no finite value"
+    if was.value is None or now.note or was.note or unpairable(now, was):
+        note = now.note or was.note or unpairable(now, was) or "no finite value"
         return Finding(now.metric, Outcome.NOT_COMPARABLE, now.value, was.value, note=note)
     seen = evidence(now, was, tasks)
     worse_by = now.value - was.value if now.better == "lower" else was.value - now.value

@@ -19,6 +19,7 @@ from test_verdict import accuracy, record
 
 from prunebench import (
     CaseError,
+    DropBlocks,
     PrunebenchError,
     casefile,
     errors,
@@ -35,6 +36,7 @@ from prunebench import (
 from prunebench.baseline import Accepted, Baselines
 from prunebench.metrics.accuracy import Accuracy
 from prunebench.plan import Plan, RefitWeights
+from prunebench.reports import lm_eval
 from prunebench.shape import shape_of
 from prunebench.store import Store
 
@@ -54,6 +56,40 @@ def nested(link: str, count: int = 9) -> str:
     return first + "".join(
         link.format(i, "", ", ".join([f"*a{i - 1}"] * 9)) for i in range(1, count)
     )
+
+
+# --------------------------------------------------------------------------------- outputs
+
+
+def test_a_device_or_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
+    """As root, a file renamed over ``/dev/null`` would take it from the whole machine.
+
+    A pipe stands for all that is no regular file.
+    """
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    files.write(pipe, b"{}")
+
+    assert os.read(reader, 10) == b"{}"
+    assert pipe.is_fifo()
+    os.close(reader)
+    with pytest.raises(PrunebenchError, match="cannot be written: No such device or address"):
+        files.write(pipe, b"{}")  # nobody reads: one line, no wait
+
+
+def test_what_leads_to_an_open_file_is_written_to_and_stays(tmp_path: Path) -> None:
+    """``/dev/stdout`` is a link to a descriptor, also where that was sent to a file."""
+    with (tmp_path / "out").open("wb") as stream:
+        link = tmp_path / "stdout"
+        link.symlink_to(f"/proc/self/fd/{stream.fileno()}")
+
+        files.write(link, b"{}")
+        files.require_writable(link)
+
+    assert link.is_symlink()
+    assert (tmp_path / "out").read_bytes() == b"{}"
 
 
 # --------------------------------------------------------------------------------- case files
@@ -290,6 +326,44 @@ def test_impossible_numbers_are_a_damaged_record(change: Any, says: str, tmp_pat
     path.write_text(json.dumps({**whole, **change}))
     with pytest.raises(PrunebenchError, match=says):
         comparing.read(path)
+
+
+def test_malformed_json_names_its_line_and_column(tmp_path: Path) -> None:
+    """Columns count letters, and the mark that Windows puts before UTF-8 is none."""
+    place = tmp_path / "ids.json"
+    for text in ('[\n  ["\u00e9", ]\n]', '\ufeff[\n  ["\u00e9", ]\n]'):
+        place.write_text(text, encoding="utf-8")
+        with pytest.raises(PrunebenchError) as refused:
+            files.read_json(place, list[list[str]])
+        assert str(refused.value).startswith(f"{place}:2:9: damaged: JSON is malformed")
+
+    place.write_text("\ufeff[[1, 2]]", encoding="utf-8")
+    assert files.read_json(place, list[list[int]]) == [[1, 2]]
+
+
+def test_a_mark_before_a_baseline_or_a_list_is_passed_over(tmp_path: Path) -> None:
+    """Editors and spreadsheets on Windows put it there; it changes nothing."""
+    shelf = Baselines(tmp_path)
+    (path,) = shelf.save(record(accuracy(98)), BECAUSE)
+    path.write_text("\ufeff" + path.read_text(), encoding="utf-8")
+    assert shelf.load("a/b", "cpu") is not None
+
+    removal = tmp_path / "removed.csv"
+    removal.write_text("\ufeff3,5", encoding="utf-8")
+    assert planfile.imported(removal).edits == (DropBlocks((3, 5)),)
+    removal.write_text('{"blocks":\n [3,}', encoding="utf-8")
+    with pytest.raises(PrunebenchError, match=f"{removal}:2:5: damaged: not valid JSON"):
+        planfile.imported(removal)
+
+
+def test_a_number_of_a_thousand_digits_is_told_in_our_words(tmp_path: Path) -> None:
+    """Python's own message tells how to raise a limit of Python's."""
+    shelf = Baselines(tmp_path)
+    (path,) = shelf.save(record(accuracy(98)), BECAUSE)
+    path.write_text(path.read_text().replace('"parameters": 80', f'"parameters": {"9" * 5000}'))
+
+    with pytest.raises(PrunebenchError, match="damaged: found a number of 5,000 digits"):
+        shelf.load("a/b", "cpu")
 
 
 def test_deep_and_huge_json_is_one_line(tmp_path: Path, cli) -> None:
@@ -540,6 +614,7 @@ def test_a_hostile_model_folder_is_one_line(changes: Any, says: str, tmp_path: P
         with pytest.raises(PrunebenchError, match=says) as caught:
             load_model(model, known=known)
         assert str(caught.value).isprintable()
+        assert "nothing is downloaded" not in str(caught.value)  # of a folder, nothing ever is
 
 
 @pytest.mark.filterwarnings("ignore::prunebench.errors.PrunebenchWarning")
@@ -740,6 +815,45 @@ def test_text_from_files_is_only_shown(project: Path, cli) -> None:
         assert code in (0, 1, 2, 5), err
         assert (out + err).replace("\n", "").isprintable()
         assert command[0] == "list" or "[bold]" in out + err
+
+
+def test_no_line_is_a_command_to_a_ci_server(project: Path, cli) -> None:
+    """A case or record from a pull request, shown in a job's log.
+
+    GitHub's runner obeys a line that begins with ``::`` after blanks, and ``##[`` anywhere in one;
+    Azure's ``##vso[``.
+    """
+    command = "x\n::error::a ##[group]b ##vso[task.setvariable variable=c]d\n \t ::stop-commands::e"
+    case = {"model": {"id": command}, "method": {"name": "dense"}}
+    (project / "cases/evil.yaml").write_text(json.dumps({"protocol": "tinyworld@1", **case}))
+    named = replace(
+        accuracy(9, of=10), metric=f"accuracy/{command}", unit=command, note=command, value=None
+    )
+    asked = {"model": {"id": command}, "method": {"name": command}, "metrics": []}
+    Store(project / "store").save(record(named, key="k" * 30, asked=asked))
+    for arguments in (
+        ["run", "cases/evil.yaml", "-q", "--store", "other"],
+        ["show", "a/b", "--store", "store", "--explain"],
+        ["history", "a/b", "--store", "store", "--all", "--metric", "*"],
+        ["list", command],
+        ["export", "store"],
+    ):
+        _, out, err = cli(*arguments)
+        assert "error" in out + err
+        for line in (out + err).splitlines():
+            assert not line.lstrip().startswith("::")
+            assert "##[" not in line
+            assert "##vso[" not in line
+
+
+def test_a_folder_for_lm_eval_has_a_name_that_can_be_written_and_shown() -> None:
+    """Control characters of a model's name are left out of it, as lm-eval leaves slashes out."""
+    for name in (STEERING, "a\0b", "org/model\n"):
+        model = {"model": {"id": name}, "method": {"name": "dense"}, "metrics": []}
+        (folder,) = {Path(p).parent.name for p in lm_eval.layout([record(asked=model)])}
+        assert not any(ord(letter) < 32 or 126 < ord(letter) < 160 for letter in folder)
+    plain = record(asked={**model, "model": {"id": "org/model"}})
+    assert [Path(p).parent.name for p in lm_eval.layout([plain])] == ["org__model"]
 
 
 def test_long_text_is_cut() -> None:

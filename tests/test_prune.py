@@ -13,6 +13,9 @@ import torch
 import transformers
 from conftest import read
 
+from prunebench import export
+from prunebench.errors import PrunebenchError
+
 
 @pytest.fixture
 def saved(tiny, ids, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -153,6 +156,58 @@ def test_bad_input_is_a_line_and_writes_nothing(
     assert says in err
     assert "Traceback" not in err
     assert not (saved / "o").exists()
+
+
+@pytest.mark.parametrize(
+    ("option", "place", "says"),
+    [
+        ("--output", "model", "is there already and not an empty folder"),
+        ("--output", "calib.json/x", "calib.json/x: cannot be written: Not a directory"),
+        ("--json", "model", "model: cannot be written: it is a folder"),
+        ("--json", "calib.json/x", "calib.json/x: cannot be written: Not a directory"),
+    ],
+)
+def test_a_place_that_takes_nothing_is_found_out_before_the_search(
+    option: str, place: str, says: str, saved: Path, cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A search takes hours; where its result cannot go is known at once."""
+    from prunebench.methods.sleb import Sleb
+
+    monkeypatch.setattr(Sleb, "choose", lambda *_: pytest.fail("it searched"))
+
+    code, _, err = cli("prune", "./model", "--method", "sleb", "--blocks", 1, *IDS, option, place)
+
+    assert code == 2
+    assert says in err
+    assert sorted(p.name for p in saved.iterdir()) == ["calib.json", "eval.json", "model"]
+
+
+def test_what_was_found_is_told_where_the_checkpoint_cannot_be_kept(
+    saved: Path, cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full in the end costs the checkpoint, not the search."""
+
+    def full(*_: object) -> None:
+        raise PrunebenchError("out: cannot be written: No space left on device")
+
+    monkeypatch.setattr(export, "save", full)
+
+    code, out, err = cli("prune", "./model", "--method", "last", "--blocks", 2, "--output", "out",
+                         "--json", "o")  # fmt: skip
+
+    assert (code, err) == (2, "out: cannot be written: No space left on device\n")
+    assert out.startswith("drop_blocks 5 4; sparsity")
+    assert read(saved / "o")["plan"] == [{"edit": "drop_blocks", "blocks": [5, 4]}]
+
+
+def test_a_device_without_numbers_is_one_line(saved: Path, cli) -> None:
+    """Torch has a device for shapes alone, where nothing can be pruned or scored."""
+    code, _, err = cli("prune", "./model", "--method", "sleb", "--blocks", 1, *IDS,
+                       "--device", "meta")  # fmt: skip
+
+    assert code == 2
+    assert err.startswith("--device meta: ")
+    assert err.count("\n") == 1
 
 
 def test_a_missing_model_is_one_line(saved: Path, cli) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -15,10 +16,13 @@ import jsonschema
 import pytest
 import torch
 from conftest import read
+from test_verdict import accuracy, record
 
 from prunebench import reference
+from prunebench.baseline import Accepted, Baselines
 from prunebench.reports import schema
 
+BECAUSE = Accepted(by="someone", when="2026-11-22T00:00:00+00:00", because="first")
 ACCEPT = ("--accept", "--because", "first run")
 
 
@@ -189,14 +193,22 @@ def test_bugs_in_a_plugin_are_told_in_one_line(
         (["run", "cases", "-k", "a and"], 2, "expected a word"),
         (["run", "cases", "--accept"], 2, "--accept needs --because"),
         (["run", "cases", *ACCEPT, "--limit", "3"], 2, "exclude each other"),
+        (["run", "cases", "--because", "no flag"], 2, "--because goes with --accept"),
         (["run", "cases", "--set", "blocks"], 2, "expected KEY=VALUE"),
         (["run", "cases", "--set", "blocks=0"], 2, "--set blocks=0: found 0"),
         (["run", "cases", "--set", "metods.name=x"], 2, "--set metods.name=x: unknown key"),
         (["run", "cases", "--fail-on", "worst"], 2, "unknown outcome 'worst'"),
         (["run", "cases", "--device", "abacus"], 2, "--device abacus"),
         (["run", "cases", "--speed"], 2, "--speed"),
-        (["show", "nothing"], 2, "no record of 'nothing'"),
+        (["show", "nothing"], 2, "no record of 'nothing', nor of any case; prunebench run makes"),
         (["accept", "cases"], 2, "accept needs --because"),
+        (["check", "empty"], 5, "no cases in empty"),
+        (
+            ["export", "shelf", "--metric", "acuracy/t"],
+            2,
+            "'acuracy/t'; did you mean 'accuracy/t'?",
+        ),
+        (["export", "shelf", "-k", "zzz"], 5, "no records in shelf match -k 'zzz'"),
         (["frobnicate"], 2, "frobnicate"),
     ],
 )
@@ -204,6 +216,8 @@ def test_bad_arguments_are_plain_lines(
     arguments: list[str], code: int, says: str, project: Path, cli
 ) -> None:
     """One line on standard error, no box, no traceback, the exit code of the contract."""
+    (project / "empty").mkdir()
+    Baselines(project / "shelf").save(record(accuracy(9, of=10)), BECAUSE)
     got, out, err = cli(*arguments)
 
     assert got == code
@@ -251,6 +265,20 @@ def test_accept_takes_stored_records(project: Path, cli) -> None:
     code, _, err = cli("accept", "cases", "--because", "again")
     assert code == 2
     assert "older version of the case" in err
+
+
+def test_the_line_that_repeats_a_case_fails_as_the_run_did(project: Path, cli) -> None:
+    """It has the options that the verdict depends on, quoted for a shell."""
+    options = ["--limit", 5, "--store", "s t", "--baselines", "b", "--fail-on", "sparsity < 0.9"]
+    code, out, _ = cli("run", "cases", "-q", *options, "--junit", "j.xml")
+    (line,) = (x for x in out.splitlines() if "run it again: " in x)
+    command = line.partition("run it again: ")[2]
+
+    assert code == 1
+    again, out, _ = cli(*shlex.split(command)[1:], "-q")
+    assert again == 1
+    assert "1 reused from the results folder" in out
+    assert f"reproduce: {command}".replace("<", "&lt;") in (project / "j.xml").read_text()
 
 
 def test_fail_on_chooses_what_fails(project: Path, cli) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from prunebench import DropBlocks, Measurement, Record, Step, Tolerance, verdict
-from prunebench.evidence import evidence
+from prunebench import DropBlocks, Measurement, Record, Step, Tolerance, gating, verdict
+from prunebench.conditions import Condition
+from prunebench.evidence import evidence, p_among
 from prunebench.record import Environment
 from prunebench.session import exit_code
 from prunebench.stats import p_paired, p_unpaired
@@ -53,6 +54,37 @@ def test_sign_test_is_mcnemars_closed_form() -> None:
         expected = sum(math.comb(n, k) for k in range(ups, n + 1)) / 2**n
 
         assert p_paired([1.0] * ups + [-1.0] * downs + [0.0] * 7) == pytest.approx(expected)
+
+
+def test_other_questions_are_not_comparable() -> None:
+    """A data set that shrank under its name: 30 answers lost of 50 are no *same*.
+
+    By medians, which are 1 on both sides, nothing would have moved.
+    """
+    now, was = accuracy(30, of=50), accuracy(98)
+
+    found = judge(now, was, Tolerance(0.01))
+
+    assert (found.outcome, found.now, found.was) == ("not_comparable", 0.6, 0.98)
+    assert found.note == "50 questions or windows, the baseline has 100"
+    assert evidence(now, was) is None
+    assert judge(accuracy(60), was, Tolerance(0.01)).outcome == "worse"
+
+
+def test_a_condition_on_a_loss_over_other_questions_is_open() -> None:
+    """``drop`` and ``p`` are about the same questions; ``now`` is a fact all the same."""
+    now, was = record(accuracy(30, of=50)), record(accuracy(98))
+    texts = ("accuracy/t: drop > 1pp", "accuracy/t: p < 0.05", "accuracy/t < 0.7")
+    items = [gating.read(text) for text in texts]
+    conditions = [item for item in items if isinstance(item, Condition)]
+
+    drop, p, value = gating.findings(now, was, conditions, p_among(now, was))
+
+    for found in (drop, p):
+        assert found.outcome == "not_comparable"
+        assert found.note == "50 questions or windows, the baseline has 100"
+    assert value.outcome == "worse"
+    assert value.fails
 
 
 def test_no_difference_is_no_evidence() -> None:

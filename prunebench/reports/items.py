@@ -94,7 +94,7 @@ def judged(results: Iterable[Result], left: int = 0, *, strict: bool = False) ->
             r.record,
             str(r.case.file),
             r.case.line,
-            r.case.reproduce,
+            r.reproduce,
             0.0 if r.cached or r.record is None else r.record.cost.get("case_time", 0.0),
         )
         for r in results

@@ -162,7 +162,7 @@ def _model_name(record: Record) -> str:
 
 def _folder(name: str) -> str:
     """As lm-eval makes a folder's name of a model's; never one that leads out of its place."""
-    plain = re.sub(r"[\"<>:/|\\?*\[\]]+", "__", name)
+    plain = re.sub(r"[\"<>:/|\\?*\[\]\x00-\x1f\x7f-\x9f]+", "__", name)
     return plain if plain.strip(".") else f"model{plain}"
 
 
