@@ -147,6 +147,8 @@ def run(  # one parameter per option of the contract
         return
     how = execution.How(workers, per_gpu, executor, tuple(slurm or ()), detach)
     how.check()
+    if baselines is not None and not baselines.exists() and not accept:
+        say(f"--baselines {baselines}: no such folder, so that every case is new")
     roots = Baselines(baselines or default_baselines())
     results: list[Result] = []
     stopped: KeyboardInterrupt | None = None
@@ -159,6 +161,7 @@ def run(  # one parameter per option of the contract
     def last_words() -> None:
         write()
         partial.last_words()
+        say("stopped in the middle of a call; run the same command to go on")
 
     with signals.handled(last_words), Display(len(cases), quiet=quiet) as display:
         session = Session(
@@ -264,7 +267,8 @@ def check(
     if as_json:
         print_json({"files": [str(f) for f in files], "cases": [c.id for c in cases]})
     else:
-        tell(f"{len(cases)} cases in {len(files)} files: ok")
+        one, many = len(cases) == 1, len(files) != 1
+        tell(f"{len(cases)} case{'s' * (not one)} in {len(files)} file{'s' * many}: ok")
 
 
 @app.command()

@@ -114,7 +114,7 @@ def export(
     roots = Baselines(baselines or default_baselines())
     select = matcher(keyword)
     places = paths or [p for p in (roots.root, store) if p.is_dir()]
-    found = [r for r in gathering.newest(places) if select(r.case_id)]
+    found = [r for r in gathering.newest(places, say) if select(r.case_id)]
     if not found:
         where = ", ".join(map(str, places)) or "baselines/ and .prunebench/"
         say(f"no records in {where}" + (f" match -k {keyword!r}" if keyword else ""))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from . import archive, gating, published
@@ -15,18 +15,23 @@ from .record import Record
 from .verdict import FAILING, Finding, Verdict, compare
 
 
-def newest(paths: Iterable[Path]) -> list[Record]:
+def newest(paths: Iterable[Path], tell: Callable[[str], None] | None = None) -> list[Record]:
     """Of every case the newest record in *paths*, sorted by case id.
 
     Args:
         paths: results folders, baselines folders, records, and files of ``run --json``.
+        tell: called with a line for each damaged record of a folder, which is left out.
 
     Raises:
-        PrunebenchError: if one is none of these, empty, or damaged.
+        PrunebenchError: if one is none of these or empty; without *tell* also if one is damaged.
     """
     read = archive.read(paths)
-    if read.problems:
-        raise PrunebenchError("\n".join(read.problems))
+    if tell is None:
+        if read.problems:
+            raise PrunebenchError("\n".join(read.problems))
+    else:
+        for problem in read.problems:
+            tell(f"left out: {problem}")
     found: dict[str, Record] = {}
     # A baseline is the record it was accepted from, without timings and with fewer digits.
     for record in sorted(read.records, key=lambda r: (r.created, len(r.measurements))):

@@ -270,6 +270,8 @@ def build_method(name: str, options: Data) -> Method:
         PrunebenchError: with every problem, a line each.
     """
     cls = registry.method(name)
+    if "name" in options:
+        raise PrunebenchError(f"{name}: name: found {options['name']!r}; a name is no option")
     data = {"name": name, **options}
     lines = [f"{name}: {'.'.join(map(str, w))}: {m}" for w, m in schema.problems(data, cls)]
     if lines:

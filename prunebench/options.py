@@ -46,10 +46,24 @@ Settings = Annotated[
 Limit = Annotated[
     int | None, typer.Option(min=1, metavar="N", help="At most N questions per task.")
 ]
-StoreDir = Annotated[Path, typer.Option("--store", help="Results folder.")]
+
+
+def _folder(option: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Refuse what is there and no folder, before anything is measured."""
+    if path is not None and path.exists() and not path.is_dir():
+        raise PrunebenchError(f"{option.opts[0]} {path}: expected a folder, found a file")
+    return path
+
+
+StoreDir = Annotated[Path, typer.Option("--store", help="Results folder.", callback=_folder)]
 BaselineDir = Annotated[
     Path | None,
-    typer.Option("--baselines", help="Baselines folder; default baselines/.", show_default=False),
+    typer.Option(
+        "--baselines",
+        help="Baselines folder; default baselines/.",
+        show_default=False,
+        callback=_folder,
+    ),
 ]
 Device = Annotated[
     str | None,

@@ -229,5 +229,5 @@ def _absent(dataset: str, error: Exception) -> str:
     doubt = f"; unverified: {HUB[dataset].doubt}" if HUB[dataset].doubt else ""
     return (
         f"dataset {dataset!r} ({HUB[dataset].repo}) cannot be loaded: {reason}{where}{doubt}; "
-        "a local file can stand in: dataset: ./file.txt"
+        "a local file can stand in: dataset: ./file.txt in a case, --calibration-ids for prune"
     )

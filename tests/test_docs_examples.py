@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import pytest_benchmark.plugin
 import typer
 import yaml
 
@@ -89,6 +90,8 @@ def test_every_option_that_is_named_exists() -> None:
     plugin = (ROOT / "prunebench/plugin.py").read_text()
     known = set().union(*options().values(), OTHERS, re.findall(r"--prunebench-[a-z-]+", plugin))
     known |= {"--install-completion"}
+    theirs = Path(pytest_benchmark.plugin.__file__).read_text()
+    known |= set(re.findall(r"--benchmark-[a-z-]+", theirs))
     for page in pages():
         for code in re.findall(r"`([^`\n]+)`", FENCE.sub("", page.read_text())):
             named = set(re.findall(r"(?<![\w-])--[a-z][a-z_-]+", code))

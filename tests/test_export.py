@@ -224,6 +224,19 @@ def test_export_takes_the_newest_of_baselines_and_store(here: Path, cli: Cli) ->
     assert created(path, "baselines") == {newer.created}
 
 
+def test_a_damaged_record_is_told_and_the_others_are_exported(here: Path, cli: Cli) -> None:
+    """As by the leaderboard; named by itself it is an error."""
+    bad = here / "baselines" / "quality" / "small" / "bad.json"
+    bad.write_text("{")
+    code, out, err = cli("export", "baselines", "--format", "csv")
+
+    assert code == 0
+    assert {row["case_id"] for row in csv.DictReader(io.StringIO(out, newline=""))} == {CASE}
+    assert err.startswith("left out: ")
+    assert "bad.json" in err
+    assert cli("export", bad, "--format", "csv")[0] == 2
+
+
 @pytest.mark.parametrize(
     ("form", "start"),
     [

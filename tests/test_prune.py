@@ -134,6 +134,7 @@ BAD = [
     (["--method", "sliding_layer_merging", "--blocks", "5"], "at most 4 may"),
     (["--method", "slicegpt", "--slicing", "0.99"], "less than the least width, 8"),
     (["--method", "slicegpt", "--blocks", "1"], "slicegpt takes 'sparsity' or 'slicing'"),
+    (["--method", "sleb", "--blocks", "1", "--option", "name=first"], "a name is no option"),
     (["--method", "external"], "exactly one of 'checkpoint' and 'plan'"),
     (["--method", "external", "--option", "plan=none.json"], "none.json: cannot be read"),
     (["--method", "external", "--option", "checkpoint=./none"], "no such model folder: './none'"),

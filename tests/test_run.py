@@ -200,6 +200,8 @@ def test_bugs_in_a_plugin_are_told_in_one_line(
         (["run", "cases", "--fail-on", "worst"], 2, "unknown outcome 'worst'"),
         (["run", "cases", "--device", "abacus"], 2, "--device abacus"),
         (["run", "cases", "--speed"], 2, "--speed"),
+        (["run", "cases", "--store", "conftest.py"], 2, "--store conftest.py: expected a folder"),
+        (["show", "x", "--baselines", "conftest.py"], 2, "--baselines conftest.py: expected a"),
         (["show", "nothing"], 2, "no record of 'nothing', nor of any case; prunebench run makes"),
         (["accept", "cases"], 2, "accept needs --because"),
         (["check", "empty"], 5, "no cases in empty"),
@@ -217,6 +219,7 @@ def test_bad_arguments_are_plain_lines(
 ) -> None:
     """One line on standard error, no box, no traceback, the exit code of the contract."""
     (project / "empty").mkdir()
+    (project / "conftest.py").touch()
     Baselines(project / "shelf").save(record(accuracy(9, of=10)), BECAUSE)
     got, out, err = cli(*arguments)
 
@@ -224,6 +227,16 @@ def test_bad_arguments_are_plain_lines(
     assert says in err
     assert "Traceback" not in err
     assert not set("╭│╰") & set(out + err)
+
+
+def test_a_mistyped_baselines_folder_is_told(project: Path, cli) -> None:
+    """Nothing would fail, as every case is new; where one is about to be made all is well."""
+    told = "--baselines baslines: no such folder, so that every case is new\n"
+    code, _, err = cli("run", "cases", "-q", "--baselines", "baslines")
+
+    assert (code, told in err) == (0, True)
+    assert "no such folder" not in cli("run", "cases", "-q", "--baselines", "b", *ACCEPT)[2]
+    assert "no such folder" not in cli("run", "cases", "-q", "--baselines", "b")[2]
 
 
 def test_list_runs_nothing(project: Path, cli) -> None:
@@ -235,7 +248,7 @@ def test_list_runs_nothing(project: Path, cli) -> None:
 
 def test_check_counts_and_complains(project: Path, cli) -> None:
     """Good files are counted; a bad one is a line with its place and exit 2."""
-    assert cli("check", "cases") == (0, "1 cases in 1 files: ok\n", "")
+    assert cli("check", "cases") == (0, "1 case in 1 file: ok\n", "")
     (project / "cases" / "bad.yaml").write_text("modle: 1\n")
     code, out, err = cli("check", "cases")
 
