@@ -251,8 +251,12 @@ def test_mistakes_across_files_are_told_with_their_lines(user: pytest.Pytester) 
     assert named.ret == 0  # the same file, named twice
 
 
-def test_timings_go_to_pytest_benchmark(user: pytest.Pytester) -> None:
+def test_timings_go_to_pytest_benchmark(
+    user: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Its JSON has every round of the record in seconds, also of a stored one; compare reads it."""
+    # Where this test runs under xdist, the one that it starts does not.
+    monkeypatch.delenv("PYTEST_XDIST_WORKER", raising=False)
     (user.path / "cases" / "small.yaml").write_text(
         OWN_CASE.replace("never", "first").split("metrics")[0]
         + "metrics: [{name: latency, prompt_tokens: 4, new_tokens: 2, rounds: 3, warmup: 0}]\n"

@@ -164,7 +164,7 @@ def test_heads_that_must_divide_the_width_do(tiny, ids) -> None:
     [
         ("slicegpt", {"slicing": 0.9}, "leaves less than the least width, 8"),
         ("slicegpt", {"slicing": 0.5, "round_to": 64}, "multiple of 64, but the hidden size is 32"),
-        ("slicegpt", {"blocks": 2}, "give 'sparsity' or 'slicing'"),
+        ("slicegpt", {"blocks": 2}, "slicegpt takes 'sparsity' or 'slicing'"),
     ],
 )
 def test_what_cannot_be_sliced_is_told(method: str, amount, says: str, tiny, ids) -> None:
