@@ -262,7 +262,7 @@ class Worker:
             try:
                 search = self._choose(case, dense, Target(**{kind: largest}))  # type: ignore[arg-type]
             except PrunebenchError:
-                if largest <= wanted:
+                if largest <= wanted or self._model is None:  # nothing whole is left to search in
                     raise
                 # A larger amount that cannot be had is that case's failure, not this one's.
                 largest = wanted
@@ -298,14 +298,18 @@ class Worker:
         self, method: Method, dense: CausalLM, calibration: Calibration, target: Target
     ) -> Plan:
         before = promises.structure(dense)
-        plan = None
+        plan, refused = None, ""
         try:
             plan = method.choose(dense, calibration, target)
+        except PrunebenchError as error:
+            if promises.structure(dense) == before:
+                raise
+            refused = f" and then refused: {error}"
         finally:
             if changed := promises.structure(dense) != before:
                 self._model = None  # no other case is to be measured on what is left of it
         if changed:
-            raise PrunebenchError(f"{tag(method)}: choose() changed the dense model")
+            raise PrunebenchError(f"{tag(method)}: choose() changed the dense model{refused}")
         return promises.checked_plan(plan, tag(method))
 
 

@@ -22,11 +22,12 @@ from typing import ClassVar
 import numpy
 import torch
 
-from prunebench import DropBlocks, Method, Metric, Plan
+from prunebench import DropBlocks, Method, Metric, Plan, PrunebenchError
 
 
 class Theirs(Method, frozen=True, tag="theirs"):
     calibrated: ClassVar[bool] = False
+    nested: ClassVar[bool] = True
     how: str = "well"
 
     def choose(self, lm, calibration, target):
@@ -36,9 +37,11 @@ class Theirs(Method, frozen=True, tag="theirs"):
             return Plan(("drop it",))
         if self.how == "torch":
             return torch.zeros(2) @ torch.zeros(3)
-        if self.how == "takes":
-            lm.keep([0, 1])
-        return Plan((DropBlocks((6, 7)[: target.block_count(lm)]),))
+        if self.how in ("takes", "refuses"):
+            lm.keep(range(7))
+        if self.how == "refuses" and target.blocks == 2:
+            raise PrunebenchError("two are too many")
+        return Plan((DropBlocks((5, 6)[: target.block_count(lm)]),))
 
 
 class TheirMetric(Metric, frozen=True, tag="theirs"):
@@ -143,7 +146,7 @@ def test_broken_packages_do_not_disturb_others(package: Path, cli: Cli) -> None:
     [
         ("{name: theirs, how: none}", SIZE, "theirs: choose() returned None, expected a Plan"),
         ("{name: theirs, how: words}", SIZE, "theirs: the plan has 'drop it' among its edits"),
-        ("{name: theirs, how: torch}", SIZE, "(at package_theirs.py:19; PRUNEBENCH_DEBUG=1 shows"),
+        ("{name: theirs, how: torch}", SIZE, "(at package_theirs.py:20; PRUNEBENCH_DEBUG=1 shows"),
         ("{name: first}", "{name: theirs, how: junk}", "measure() gave 3, expected a Measurement"),
         ("{name: first}", "{name: theirs, how: none}", "theirs: measure() gave no measurement"),
     ],
@@ -173,3 +176,20 @@ def test_a_method_that_takes_the_model_apart_spoils_its_own_case_alone(
     assert "theirs: choose() changed the dense model" in out + errors
     assert record["dense_parameters"] == 1_797_760
     assert record["parameters"] < record["dense_parameters"]
+
+
+@pytest.mark.parametrize(
+    ("how", "said"), [("takes", ""), ("refuses", " and then refused: two are")]
+)
+def test_a_smaller_amount_is_not_searched_in_what_the_larger_left(
+    package: Path, cli: Cli, how: str, said: str
+) -> None:
+    """A search for both amounts takes the model apart: neither is measured on the remains."""
+    case = CASE.format(metric=SIZE, method=f"{{name: theirs, how: {how}}}")
+    case = case.replace("blocks: 2", "matrix: {blocks: [1, 2]}")
+    (package / "cases" / "a.yaml").write_text(case)
+    code, out, errors = cli("run", "cases", "--json", "out.json", "-q")
+
+    assert code == 3
+    assert read(package / "out.json")["records"] == []
+    assert f"theirs: choose() changed the dense model{said}" in out + errors
