@@ -118,7 +118,7 @@ def _inverted(sizes: Floats, counts: Floats, sums: Floats, beyond: Floats) -> Fl
     logs = np.log(np.maximum(np.abs(waves), 1e-300))
     heights = counts @ logs
     pair, at = np.nonzero(heights > _NOTHING)
-    odd = ((counts[pair] % 2) * (waves[:, at] < 0).T).sum(axis=1) % 2
+    odd = ((counts % 2) @ (waves < 0))[pair, at] % 2
     terms = np.exp(heights[pair, at]) * (1 - 2 * odd)
     # The lattice's points from each sum to where nothing is left, two apart.
     points = (beyond - sums) // 2 + 1

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import combinations
 from statistics import fmean, variance
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 Pair = tuple[int, int, float, bool]
 #: Numbers that are held at once.
 ROOM = 2_000_000
+#: Clusters with more questions than this differ in too many sizes to be counted one size at a time.
+LONG = 1000
 
 
 class Side(Struct, frozen=True):
@@ -66,7 +69,7 @@ def pairs(entries: Sequence[Entry], group: Sequence[int], metric: str) -> list[P
         classes.setdefault(side.alike, []).append(side)
     found: list[Pair] = []
     for number, own in enumerate(classes.values()):
-        if own[0].kind == "odd":
+        if own[0].kind == "odd" or _long(own):
             found += _one_by_one(combinations(own, 2), metric)
         elif own[0].measured.paired:
             found += _all(own, metric)
@@ -81,6 +84,14 @@ def _one_by_one(chosen: Iterator[tuple[Side, Side]], metric: str) -> Iterator[Pa
         first, second = sorted((one, other), key=lambda side: side.at)
         if (seen := contest.compared(first.entry, second.entry, metric)) is not None:
             yield first.at, second.at, *seen
+
+
+def _long(sides: Sequence[Side]) -> bool:
+    """Whether clusters of right and wrong are too long for a table of sizes by rows by rows."""
+    answers = (s for s in sides if s.kind == "answers")
+    groups = {m.clusters for s in answers for m in (s.measured, *s.tasks)}
+    longest = max((n for clusters in groups for n in Counter(clusters).values()), default=0)
+    return longest > LONG or longest * len(sides) ** 2 > 10 * ROOM
 
 
 # ------------------------------------------------------------------------------------- a row
@@ -246,7 +257,7 @@ def _moved(right: NDArray[np.float32], one: Whole, other: Whole) -> Iterator[tup
         total, both = right.sum(axis=1), right @ right.T
         yield 1, (total[one] + total[other] - 2 * both[one, other]).astype(int)
         return
-    counts = right.astype(np.int16)
+    counts = right.astype(np.int16)  # at most LONG
     most = int(counts.max())
     table = np.zeros((most, len(counts), len(counts)), np.int32)
     for i, row in enumerate(counts):

@@ -173,6 +173,16 @@ def test_all_at_once_is_one_by_one(made: Made, monkeypatch: pytest.MonkeyPatch) 
     assert placed == ranking.places(entries, groups, METRIC)
 
 
+def test_long_clusters_are_as_one_by_one() -> None:
+    """With more right answers in a cluster than sixteen bits count."""
+    draw = Draw(4)
+    entries = [tasks(120_000, cluster=40_000)(draw, i) for i in (0, 13, 13)]
+
+    slow, fast = (find(entries, [[0, 1, 2]], METRIC) for find in (one_by_one, ranking.tests))
+
+    assert [t.p for t in fast] == [t.p for t in slow]
+
+
 def test_rooms_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is held at once changes nothing."""
     draw = Draw(2)
