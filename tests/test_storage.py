@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from prunebench import Measurement, PrunebenchError
 from prunebench.baseline import Accepted, Baselines
 from prunebench.errors import PrunebenchWarning
 from prunebench.plan import DropBlocks, DropSublayers, Plan, Step
+from prunebench.record import storable
 from prunebench.store import Store
 
 BECAUSE = Accepted(by="someone", when="2026-11-22T00:00:00+00:00", because="first")
@@ -69,6 +71,21 @@ def test_right_and_wrong_answers_take_a_bit_each(tmp_path: Path) -> None:
     Baselines(tmp_path).save(record(accuracy(12_345, of=20_000)), BECAUSE)
 
     assert (tmp_path / "quality/a/b.samples.gz").stat().st_size < 4000
+
+
+@pytest.mark.parametrize("value", [math.inf, -1e301, 1e301])
+def test_what_floats_cannot_add_up_is_kept_as_no_number(value: float, tmp_path: Path) -> None:
+    """A record that a run writes can be read again, without the samples of a broken model."""
+    broken = Measurement("perplexity/t", value, "ppl", "lower", (0.5, value), paired=True)
+    kept = record(storable(broken), *measured()[:1])
+    Store(tmp_path).save(kept)
+    read = Store(tmp_path).latest(kept.case_id, kept.asked)
+
+    assert read is not None
+    assert read.measurements == (
+        Measurement("perplexity/t", None, "ppl", "lower"),
+        *measured()[:1],
+    )
 
 
 def test_a_broken_model_is_no_standard(tmp_path: Path) -> None:
