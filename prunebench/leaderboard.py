@@ -202,7 +202,7 @@ def _row(records: Sequence[Record], cases: dict[str, list[Record]], lookup: Publ
 def _papers(record: Record, lookup: Published) -> tuple[published.Row, ...]:
     try:
         return tuple(published.compared(record, lookup(record)))
-    except (PrunebenchError, msgspec.ValidationError):
+    except PrunebenchError:
         return ()  # somebody else's record, of a protocol or settings that are not known here
 
 

@@ -21,6 +21,7 @@ from prunebench import Measurement, leaderboard, plan, site
 from prunebench.errors import PrunebenchError
 from prunebench.site import drawing, plots
 from prunebench.site import pages as building
+from prunebench.site.cells import columns
 
 #: Elements that have no end.
 VOID = {"meta", "link", "input", "br", "wbr", "img"}
@@ -205,6 +206,24 @@ def test_a_board_shows_each_row_with_its_numbers(files: dict[str, bytes]) -> Non
         if not row.dense:
             assert cells[0] == [row.places["accuracy/mean"].text]
             assert f"{1 + row.sparsity:.2f}x" in flat
+
+
+def test_speedups_of_other_devices_and_shapes_say_whose_they_are() -> None:
+    """One row timed on two devices, on one of them in two shapes: the first alone has no name."""
+    first = shipped()[2]
+    more = tuple(
+        replace(m, metric=m.metric.replace("1x64", "8x64"), value=2.5)
+        for m in first.measurements
+        if "speedup-decode" in m.metric
+    )
+    gpu = replace(first.environment, device="nvidia-h200")
+    both = replace(first, environment=gpu, measurements=(*first.measurements, *more))
+    (board,) = leaderboard.boards([first, replace(both, created="2020-01-01", key="older")])
+    (decode,) = [c for c in columns(board) if c.key == "decode"]
+    (row,) = board.rows
+    small = decode.cell(row).small
+
+    assert re.findall(r"on [^;]*", small) == ["on nvidia-h200", "on nvidia-h200 8x64+8"]
 
 
 def test_a_case_page_has_its_provenance_and_nights(files: dict[str, bytes]) -> None:

@@ -9,7 +9,7 @@ from msgspec import Struct
 from ..board import Board, Row
 from ..report import duration, number, size
 from ..reports import words
-from ..summary import Value
+from ..summary import Timing, Value
 
 
 class Cell(Struct, frozen=True):
@@ -104,14 +104,21 @@ def _timings(board: Board) -> Iterator[Column]:
 
 def _timed(part: str) -> Callable[[Row], Cell]:
     def cell(row: Row) -> Cell:
-        found = [value for t in row.timings if (value := getattr(t, part)) is not None]
+        found = [(t, value) for t in row.timings if (value := getattr(t, part)) is not None]
         if not found:
             return Cell()
-        first = told(found[0])
-        more = ", ".join(words.value(value.value, value.unit) for value in found[1:])
-        return Cell(first.text, "; ".join(filter(None, (first.small, more))), first.sort)
+        (shown, value), *others = found
+        first = told(value)
+        more = (f"{words.value(v.value, v.unit)} {_unlike(t, shown)}" for t, v in others)
+        return Cell(first.text, "; ".join(filter(None, (first.small, *more))), first.sort)
 
     return cell
+
+
+def _unlike(timing: Timing, shown: Timing) -> str:
+    """In what a timing was taken otherwise than the one that is shown: device, backend, shape."""
+    pairs = ((getattr(timing, key), getattr(shown, key)) for key in ("device", "backend", "shape"))
+    return "on " + " ".join(own for own, other in pairs if own != other)
 
 
 def _device(row: Row) -> Cell:
