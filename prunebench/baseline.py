@@ -25,7 +25,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import files
+from . import files, together
 from .errors import PrunebenchError
 from .evidence import MAX_HALF
 from .record import SCHEMA, Measurement, Record
@@ -114,7 +114,8 @@ class Baselines:
                 that can be compared with nothing, such as a timing on a shared GPU.
         """
         prepared = self.prepare(record, accepted)
-        write(prepared)
+        with together.turn(self.root):
+            self.write(prepared)
         return [path for path in prepared if path.suffix == ".json"]
 
     def prepare(self, record: Record, accepted: Accepted) -> dict[Path, bytes]:
@@ -134,6 +135,21 @@ class Baselines:
             return contents
         timed = self.latency(record.case_id, record.environment.device)
         return contents | _contents(timed, replace(record, measurements=varying), accepted)
+
+    def write(self, prepared: dict[Path, bytes]) -> None:
+        """Write what was prepared, all of it or nothing, in the folder's turn (``together``)."""
+        names = {path.relative_to(self.root).as_posix(): data for path, data in prepared.items()}
+        together.write(self.root, names)
+
+    @property
+    def cut_off(self) -> str:
+        """That an accept was cut off in the middle and how it is ended; or an empty text."""
+        if not together.unfinished(self.root):
+            return ""
+        return (
+            f"{self.root}: an accept was cut off in the middle, some baselines are new and some "
+            f"old; the next prunebench accept ends it"
+        )
 
     def accepted(self, case_id: str) -> Accepted | None:
         """Who accepted the baseline of a case, if there is one."""
@@ -168,12 +184,6 @@ def unfit(measurement: Measurement) -> str:
     if measurement.value is None:
         return "" if measurement.note else f"not finite: {measurement.metric}"
     return f"{measurement.metric}: {measurement.note}" if measurement.note else ""
-
-
-def write(prepared: dict[Path, bytes]) -> None:
-    """Write what was prepared, in its order."""
-    for path, content in prepared.items():
-        files.write(path, content)
 
 
 def beside(path: Path) -> Path:

@@ -11,7 +11,6 @@ import typer
 from msgspec.structs import replace
 
 from . import cache, casefile, removal, upkeep
-from .baseline import Baselines
 from .case import Case
 from .errors import PrunebenchError
 from .machine import default_device
@@ -22,8 +21,8 @@ from .options import (
     Device,
     StoreDir,
     all_case_paths,
-    default_baselines,
     print_json,
+    read_baselines,
     say,
 )
 from .removal import Removed
@@ -66,7 +65,7 @@ def verify(
 ) -> None:
     """Read every record and baseline; list those that are damaged, and exit 3 if any is."""
     kept = Store(store)
-    roots = Baselines(baselines or default_baselines())
+    roots = read_baselines(baselines)
     wrong = list(upkeep.damage(kept, roots))
     checked = sum(item.kind == "record" for item in upkeep.items(store))
     shelved = len(roots.all_case_ids())
@@ -105,7 +104,7 @@ def gc(
     cases = _cases() if Path("cases").is_dir() else None
     going = removal.removable(
         Store(store),
-        Baselines(baselines or default_baselines()),
+        read_baselines(baselines),
         None if cases is None else {case.id for case in cases},
         older_than=age,
         keep_last=keep_last,

@@ -19,6 +19,8 @@ T = TypeVar("T")
 MAX_BYTES = 500_000_000
 #: Letters of one part of a case id: with what is added to it, a file system takes no more.
 MAX_PART = 200
+#: Letters of one part of a path.
+MAX_NAME = 255
 
 _PART = re.compile(r"[A-Za-z0-9_=+@][A-Za-z0-9._=+@-]*")
 #: What JSON may have as it is, and a terminal acts on.
@@ -35,11 +37,11 @@ def slug(text: str) -> str:
     return f"x-{plain}" if plain.split(".")[0].lower() in _RESERVED else plain
 
 
-def is_name(name: str) -> bool:
+def is_name(name: str, longest: int = MAX_PART) -> bool:
     """Whether *name* is a relative path of plain parts, as case ids are."""
     return all(
         _PART.fullmatch(part)
-        and len(part) <= MAX_PART
+        and len(part) <= longest
         and part.split(".")[0].lower() not in _RESERVED
         for part in name.split("/")
     )
