@@ -71,7 +71,7 @@ def _roots(path: Path) -> Iterator[tuple[Path, str, str]]:
 
 def _nights(root: Path, below: str) -> Iterator[Record | PrunebenchError]:
     base = root / "records"
-    for path in sorted((base / below).rglob("*.json")):
+    for path in files.below(base / below, ".json"):
         if path.name.startswith("."):
             continue
         try:

@@ -163,7 +163,7 @@ class Baselines:
     def devices(self) -> list[str]:
         """The devices that have timings, sorted."""
         base = self.root / "latency"
-        return sorted(p.name for p in base.iterdir() if p.is_dir()) if base.is_dir() else []
+        return sorted(p.name for p in files.listed(base) if p.is_dir())
 
     def all_case_ids(self) -> list[str]:
         """All cases that have a baseline in either tree, sorted."""
@@ -208,7 +208,7 @@ def _accepted(path: Path, data: dict[str, Any]) -> Accepted:
 
 
 def _ids(base: Path) -> list[str]:
-    found = (p.relative_to(base).as_posix() for p in base.rglob("*.json"))
+    found = (p.relative_to(base).as_posix() for p in files.below(base, ".json"))
     return sorted(name.removesuffix(".json") for name in found if files.is_name(name))
 
 

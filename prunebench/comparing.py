@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import casefile, gating, lm_pairing, lm_results, verdict
+from . import casefile, files, gating, lm_pairing, lm_results, verdict
 from .baseline import Baselines
 from .case import Case
 from .conditions import Condition
@@ -127,7 +127,7 @@ def _folder(path: Path) -> Side:
             return Side(path, "baselines", baselines=Baselines(root))
     if found := lm_results.newest(path):
         return Side(path, LM_EVAL, results=lm_results.load(*found))
-    empty = "an empty folder" if not any(path.iterdir()) else f"neither {KINDS}"
+    empty = "an empty folder" if not files.listed(path) else f"neither {KINDS}"
     raise PrunebenchError(f"{path}: {empty}")
 
 

@@ -62,6 +62,43 @@ def inside(root: Path, name: str) -> Path:
     return root / PurePosixPath(name)
 
 
+def below(folder: Path, suffix: str = "") -> list[Path]:
+    """Every file below *folder* whose name ends so, sorted; none where there is no such folder.
+
+    Raises:
+        PrunebenchError: if a folder cannot be listed: its files would seem not to be there.
+    """
+    found: list[Path] = []
+    for place, _, names in os.walk(folder, onerror=require_listed):
+        found += [Path(place, name) for name in names if name.endswith(suffix)]
+    return sorted(found)
+
+
+def listed(folder: Path, suffix: str = "") -> list[Path]:
+    """What lies in *folder* itself and is called so, sorted; nothing where there is no such folder.
+
+    Raises:
+        PrunebenchError: if it cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(folder / entry.name for entry in entries if entry.name.endswith(suffix))
+    except OSError as error:
+        require_listed(error)
+        return []
+
+
+def require_listed(error: OSError) -> None:
+    """Let an *error* of listing a folder pass only where there is none.
+
+    Raises:
+        PrunebenchError: otherwise, naming the folder and what the system says.
+    """
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        reason = error.strerror or error
+        raise PrunebenchError(f"{error.filename}: cannot be listed: {reason}") from None
+
+
 def read(path: Path, limit: int = MAX_BYTES) -> bytes:
     """The bytes of a regular file.
 

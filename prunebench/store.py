@@ -90,12 +90,12 @@ class Store:
     def case_ids(self) -> list[str]:
         """All cases that have records, sorted."""
         base = self.root / "records"
-        found = {p.parent.relative_to(base).as_posix() for p in base.rglob("*.json")}
+        found = {p.parent.relative_to(base).as_posix() for p in files.below(base, ".json")}
         return sorted(filter(files.is_name, found))
 
     def _all(self, case_id: str) -> Iterator[Record]:
         seen = set()
-        for path in sorted(files.inside(self.root / "records", case_id).glob("*.json")):
+        for path in files.listed(files.inside(self.root / "records", case_id), ".json"):
             if (sound := _sound(path)) is None:
                 continue
             content, record = sound

@@ -216,7 +216,7 @@ def _end(root: Path, mine: str = "") -> bool:
 def _moved(root: Path, folder: Path, mine: str) -> bool:
     if folder.is_symlink() or not folder.is_dir():
         raise _damaged(folder, "no folder")
-    lists = list(folder.glob("*.json"))
+    lists = files.listed(folder, ".json")
     if len(lists) > 1:
         raise _damaged(folder, "more than one list")
     if not lists:

@@ -89,7 +89,7 @@ class Content(Struct, frozen=True):
 def items(root: Path) -> list[Item]:
     """Every file below *root*, sorted by path."""
     found = []
-    for path in sorted(root.rglob("*")):
+    for path in files.below(root):
         with contextlib.suppress(OSError):  # another process may have moved it
             if path.is_file() and not path.is_symlink():
                 stat = path.stat()

@@ -71,7 +71,7 @@ def write(folder: Path, built: Mapping[str, bytes]) -> None:
 def _older(folder: Path) -> set[str]:
     manifest = folder / MANIFEST
     if not manifest.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+        if files.listed(folder):
             raise PrunebenchError(f"{folder}: not empty and no site of ours; give another folder")
         return set()
     try:
