@@ -28,7 +28,7 @@ from msgspec.structs import replace
 from . import files, together
 from .errors import PrunebenchError
 from .evidence import MAX_HALF
-from .record import SCHEMA, Measurement, Record
+from .record import Measurement, Record, too_new
 
 #: A user's own baselines, below the current directory.
 OWN = Path("baselines")
@@ -237,12 +237,8 @@ def _digest(data: dict[str, Any], samples: bytes) -> str:
 
 def _read(path: Path, case_id: str) -> Record:
     data = _data(path)
-    schema = data.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise PrunebenchError(
-            f"{path}: written by a newer prunebench (schema {schema}, this one reads up to "
-            f"{SCHEMA}); update prunebench"
-        )
+    if newer := too_new(data.get("schema")):
+        raise PrunebenchError(f"{path}: {newer}")
     try:
         record = msgspec.convert(data, Record)
     except msgspec.ValidationError as error:

@@ -146,7 +146,8 @@ def _lines(found: Content) -> Iterator[str]:
     if found.current is not None:
         yield f"  {found.current} of the {_count(found.cases or 0, 'case')} here have their answer"
     if found.damaged:
-        yield f"  {_count(found.damaged, 'record')} damaged: prunebench cache verify names them"
+        count = _count(found.damaged, "record")
+        yield f"  {count} cannot be read: prunebench cache verify names them"
     for kind in sorted(found.files):
         yield f"  {kind}: {_count(found.files[kind], 'file')}, {_size(found.bytes[kind])}"
     hashed = f"{_count(found.hash_entries, 'file')} hashed, {_size(found.hash_bytes)}"

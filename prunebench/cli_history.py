@@ -72,7 +72,7 @@ def history(
     found = stored_case(case_id, records)
     answers = records.answers(found)
     if not answers:
-        raise PrunebenchError(f"the records of {found!r} are damaged; run it again")
+        raise PrunebenchError(f"no record of {found!r} can be read; run it again")
 
     def choose(names: Sequence[str]) -> list[str]:
         if not metric:

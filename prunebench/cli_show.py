@@ -57,7 +57,7 @@ def show(
     found = stored_case(case_id, records)
     record = records.latest(found)
     if record is None:
-        raise PrunebenchError(f"the records of {found!r} are damaged; run it again")
+        raise PrunebenchError(f"no record of {found!r} can be read; run it again")
     roots = read_baselines(baselines)
     was = roots.load(record.case_id, record.environment.device)
     cases = defined([record.case_id])
