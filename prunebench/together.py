@@ -241,9 +241,10 @@ def _moved(root: Path, folder: Path, mine: str) -> bool:
             _move(part, place)
     for place in places[len(parts) :]:
         place.unlink(missing_ok=True)
-    for changed in {above for place in places for above in place.parents if above.is_dir()}:
-        if changed == root or root in changed.parents:
-            _sync(changed)
+    changed = {above for place in places for above in place.parents if root in above.parents}
+    for above in sorted(changed | {root}):
+        if above.is_dir():
+            _sync(above)
     lists[0].unlink(missing_ok=True)
     with suppress(OSError):
         folder.rmdir()  # an empty one says nothing
@@ -270,7 +271,10 @@ def _move(part: Path, place: Path) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV:
             raise
-        files.write(place, part.read_bytes())  # another file system is mounted there
+        copy = place.with_name(f".{part.name}")  # another file system is mounted there
+        copy.unlink(missing_ok=True)
+        _put(copy, part.read_bytes())
+        copy.replace(place)
         part.unlink(missing_ok=True)
 
 
