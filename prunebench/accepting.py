@@ -1,14 +1,18 @@
-"""Making records the standard: past the guards or by ``--force``, all of them or none."""
+"""Making records the standard: past the guards or by ``--force``, all of them or none.
+
+Two who accept at once do it one after the other, and an accept that was cut off is ended first.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from msgspec.structs import replace
 
-from . import baseline, guards
+from . import baseline, guards, loglines, together
 from .baseline import Baselines
 from .case import Case
 from .errors import PrunebenchError
@@ -60,25 +64,46 @@ def accept(
 
     Raises:
         RefusedError: if a guard objects and *force* is not given; nothing is written.
-        PrunebenchError: without a reason, or if a record cannot be kept; nothing is written.
+        PrunebenchError: without a reason, or if a record cannot be kept; nothing is written,
+            unless the text says that the change counts.
     """
     if not because.strip():
         raise PrunebenchError("accepting needs a reason: a baseline changes for a reason")
     cases = [case for case in cases if not case.for_interval]
     wanted = {case.id for case in cases}
     records = [record for record in records if record.case_id in wanted]
-    found = guards.objections(records, present or to, store, cases, failed)
-    if found and not force:
-        raise RefusedError(o.line(flag) for o in found)
-    objected = {objection.case_id for objection in found}
-    stamp = accepted(because.strip())
-    prepared: dict[Path, bytes] = {}
-    for record in records:
-        own = replace(stamp, forced=bool(objected & {record.case_id, ""}))
-        prepared |= to.prepare(_usable(record) if force else record, own)
-    baseline.write(prepared)
+    with _turn(to):
+        found = guards.objections(records, present or to, store, cases, failed)
+        if found and not force:
+            raise RefusedError(o.line(flag) for o in found)
+        objected = {objection.case_id for objection in found}
+        stamp = accepted(because.strip())
+        prepared: dict[Path, bytes] = {}
+        for record in records:
+            own = replace(stamp, forced=bool(objected & {record.case_id, ""}))
+            prepared |= to.prepare(_usable(record) if force else record, own)
+        to.write(prepared)
     written = tuple(path for path in prepared if path.suffix == ".json")
     return Acceptance(written, tuple(o.line(flag) for o in found))
+
+
+def end(to: Baselines) -> None:
+    """End an accept that was cut off, if there is one, before its baselines are read.
+
+    Raises:
+        PrunebenchError: if it cannot be ended.
+    """
+    if together.unfinished(to.root):
+        with _turn(to):
+            pass
+
+
+@contextmanager
+def _turn(to: Baselines) -> Iterator[None]:
+    with together.turn(to.root) as ended:
+        if ended:
+            loglines.tell(f"{to.root}: an accept that was cut off is ended")
+        yield
 
 
 def newest(cases: Iterable[Case], store: Store) -> list[Record]:

@@ -10,10 +10,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import comparing, files
+from . import comparing, files, store
 from .baseline import Baselines
 from .errors import PrunebenchError
-from .record import SCHEMA, Record
+from .record import Record
 
 
 class Archive(Struct, frozen=True):
@@ -71,14 +71,11 @@ def _roots(path: Path) -> Iterator[tuple[Path, str, str]]:
 
 def _nights(root: Path, below: str) -> Iterator[Record | PrunebenchError]:
     base = root / "records"
-    for path in sorted((base / below).rglob("*.json")):
+    for path in files.below(base / below, ".json"):
         if path.name.startswith("."):
             continue
         try:
-            record = files.read_json(path, Record)
-            if record.schema > SCHEMA:
-                what = f"written by a newer prunebench (schema {record.schema})"
-                raise PrunebenchError(f"{path}: {what}")
+            record = store.read(path)
             if record.case_id != path.parent.relative_to(base).as_posix():
                 raise PrunebenchError(f"{path}: the record of another case, {record.case_id}")
         except PrunebenchError as error:

@@ -25,10 +25,10 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import files
+from . import files, together
 from .errors import PrunebenchError
 from .evidence import MAX_HALF
-from .record import SCHEMA, Measurement, Record
+from .record import Measurement, Record, too_new
 
 #: A user's own baselines, below the current directory.
 OWN = Path("baselines")
@@ -114,7 +114,8 @@ class Baselines:
                 that can be compared with nothing, such as a timing on a shared GPU.
         """
         prepared = self.prepare(record, accepted)
-        write(prepared)
+        with together.turn(self.root):
+            self.write(prepared)
         return [path for path in prepared if path.suffix == ".json"]
 
     def prepare(self, record: Record, accepted: Accepted) -> dict[Path, bytes]:
@@ -135,6 +136,21 @@ class Baselines:
         timed = self.latency(record.case_id, record.environment.device)
         return contents | _contents(timed, replace(record, measurements=varying), accepted)
 
+    def write(self, prepared: dict[Path, bytes]) -> None:
+        """Write what was prepared, all of it or nothing, in the folder's turn (``together``)."""
+        names = {path.relative_to(self.root).as_posix(): data for path, data in prepared.items()}
+        together.write(self.root, names)
+
+    @property
+    def cut_off(self) -> str:
+        """That an accept was cut off in the middle and how it is ended; or an empty text."""
+        if not together.unfinished(self.root):
+            return ""
+        return (
+            f"{self.root}: an accept was cut off in the middle, some baselines are new and some "
+            f"old; the next prunebench accept ends it"
+        )
+
     def accepted(self, case_id: str) -> Accepted | None:
         """Who accepted the baseline of a case, if there is one."""
         path = self.quality(case_id)
@@ -147,7 +163,7 @@ class Baselines:
     def devices(self) -> list[str]:
         """The devices that have timings, sorted."""
         base = self.root / "latency"
-        return sorted(p.name for p in base.iterdir() if p.is_dir()) if base.is_dir() else []
+        return sorted(p.name for p in files.listed(base) if p.is_dir())
 
     def all_case_ids(self) -> list[str]:
         """All cases that have a baseline in either tree, sorted."""
@@ -168,12 +184,6 @@ def unfit(measurement: Measurement) -> str:
     if measurement.value is None:
         return "" if measurement.note else f"not finite: {measurement.metric}"
     return f"{measurement.metric}: {measurement.note}" if measurement.note else ""
-
-
-def write(prepared: dict[Path, bytes]) -> None:
-    """Write what was prepared, in its order."""
-    for path, content in prepared.items():
-        files.write(path, content)
 
 
 def beside(path: Path) -> Path:
@@ -198,7 +208,7 @@ def _accepted(path: Path, data: dict[str, Any]) -> Accepted:
 
 
 def _ids(base: Path) -> list[str]:
-    found = (p.relative_to(base).as_posix() for p in base.rglob("*.json"))
+    found = (p.relative_to(base).as_posix() for p in files.below(base, ".json"))
     return sorted(name.removesuffix(".json") for name in found if files.is_name(name))
 
 
@@ -227,12 +237,8 @@ def _digest(data: dict[str, Any], samples: bytes) -> str:
 
 def _read(path: Path, case_id: str) -> Record:
     data = _data(path)
-    schema = data.get("schema")
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise PrunebenchError(
-            f"{path}: written by a newer prunebench (schema {schema}, this one reads up to "
-            f"{SCHEMA}); update prunebench"
-        )
+    if newer := too_new(data.get("schema")):
+        raise PrunebenchError(f"{path}: {newer}")
     try:
         record = msgspec.convert(data, Record)
     except msgspec.ValidationError as error:

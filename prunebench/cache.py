@@ -13,7 +13,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from . import hashes, hub, reach, texts
+from . import files, hashes, hub, reach, texts
 from .api import Method, Metric
 from .case import Case, ModelSpec, question
 from .nvml import Gpu
@@ -107,8 +107,8 @@ def model_hash(spec: ModelSpec) -> str | None:
         config = json.dumps(hub.config(spec.id, spec.revision), sort_keys=True)
         digest.update(config.encode())
         return digest.hexdigest()
-    files = sorted(f for f in folder.iterdir() if f.suffix in _WEIGHTS and f.is_file())
-    for file, sha256 in zip(files, hashes.sha256s(files), strict=True):
+    weights = [f for f in files.listed(folder) if f.suffix in _WEIGHTS and f.is_file()]
+    for file, sha256 in zip(weights, hashes.sha256s(weights), strict=True):
         digest.update(f"{file.name}:{sha256}\n".encode())
     return digest.hexdigest()
 
@@ -132,7 +132,7 @@ def folder_hash(folder: str) -> str:
 
 def _names(folder: str) -> Iterator[str]:
     """The files below *folder* as paths relative to it, but for what Python compiled."""
-    for place, inner, names in os.walk(folder):
+    for place, inner, names in os.walk(folder, onerror=files.require_listed):
         inner[:] = [name for name in inner if name != "__pycache__"]
         below = os.path.relpath(place, folder)
         yield from (name if below == "." else f"{below}/{name}" for name in names)

@@ -12,7 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from . import registry
+from . import files, registry
 from .case import AMOUNTS, Case
 from .cells import Cell, Maker, axes_label
 from .errors import CaseError, did_you_mean
@@ -73,16 +73,16 @@ def load(
 
 def find(paths: Iterable[Path]) -> list[Path]:
     """The case files below *paths*, sorted, each once; tasks of lm-eval in a folder are none."""
-    files: dict[Path, None] = {}
+    found: dict[Path, None] = {}
     for path in paths:
         if _is(Path.is_dir, path):
-            here = sorted(p for p in path.rglob("*") if p.suffix in SUFFIXES and p.is_file())
-            files.update(dict.fromkeys(file for file in here if not is_task(file)))
+            here = [p for p in files.below(path) if p.suffix in SUFFIXES and p.is_file()]
+            found.update(dict.fromkeys(file for file in here if not is_task(file)))
         elif _is(Path.is_file, path):
-            files[path] = None
+            found[path] = None
         else:
             raise CaseError([f"{path}: no such case file or folder"])
-    return list(files)
+    return list(found)
 
 
 def is_task(path: Path) -> bool:

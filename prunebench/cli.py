@@ -67,8 +67,10 @@ from .options import (
     default_baselines,
     plain_warnings,
     print_json,
+    read_baselines,
     say,
     tell,
+    tell_cut_off,
 )
 from .outputs import Outputs
 from .progress import Display
@@ -149,7 +151,9 @@ def run(  # one parameter per option of the contract
     how.check()
     if baselines is not None and not baselines.exists() and not accept:
         say(f"--baselines {baselines}: no such folder, so that every case is new")
-    roots = Baselines(baselines or default_baselines())
+    if accept:
+        accepting.end(Baselines(baselines or OWN))
+    roots = read_baselines(baselines)
     results: list[Result] = []
     stopped: KeyboardInterrupt | None = None
 
@@ -259,6 +263,7 @@ def check(
     if schema:
         print_json(grammar.json_schema())
         return
+    tell_cut_off([default_baselines()])
     files = casefile.find(case_paths(paths))
     cases = casefile.load(files)
     if not cases:  # a mistyped folder is not to pass for a good one
@@ -283,10 +288,11 @@ def accept(
     """Make the newest stored records the baselines, with a reason: all of them, or none."""
     if not because.strip():
         raise PrunebenchError("accept needs --because TEXT: a baseline changes for a reason")
+    roots = Baselines(baselines or OWN)
+    accepting.end(roots)
     cases = chosen_cases(paths, keyword)
     kept = Store(store)
     records = accepting.newest(cases, kept)
-    roots = Baselines(baselines or OWN)
     present = Baselines(baselines or default_baselines())
     taken = accepting.accept(records, cases, because, kept, roots, present=present, force=force)
     _tell_accepted(taken)

@@ -26,8 +26,8 @@ from .options import (
     StoreDir,
     all_case_paths,
     chosen_cases,
-    default_baselines,
     print_json,
+    read_baselines,
     say,
     tell,
 )
@@ -68,7 +68,7 @@ def list_baselines(
     baselines: BaselineDir = None,
 ) -> None:
     """List baselines: who accepted them, when and why, and whether they still fit their case."""
-    roots = Baselines(baselines or default_baselines())
+    roots = read_baselines(baselines)
     known = casefile.load(all_case_paths())
     cases = casefile.load(paths) if paths else known
     left = shelf.orphans(roots, [*known, *cases])
@@ -100,7 +100,7 @@ def review(
     store: StoreDir = DEFAULT_STORE,
 ) -> None:
     """Show what accept would change, from the newest stored records; writes nothing."""
-    roots = Baselines(baselines or default_baselines())
+    roots = read_baselines(baselines)
     cases = [case for case in chosen_cases(paths, keyword) if not case.for_interval]
     kept = Store(store)
     records = accepting.newest(cases, kept)
@@ -140,6 +140,8 @@ def rm(
 ) -> None:
     """Remove baselines in both trees, samples and all; git keeps what they were."""
     roots = Baselines(baselines or OWN)
+    if roots.cut_off:  # whatever goes now, ending it could bring back
+        raise PrunebenchError(roots.cut_off)
     if not case_ids and not orphaned:
         raise PrunebenchError("baseline rm needs the ids of cases, or --orphaned")
     known = roots.all_case_ids()

@@ -11,7 +11,6 @@ import typer
 from msgspec.structs import replace
 
 from . import cache, casefile, removal, upkeep
-from .baseline import Baselines
 from .case import Case
 from .errors import PrunebenchError
 from .machine import default_device
@@ -22,8 +21,8 @@ from .options import (
     Device,
     StoreDir,
     all_case_paths,
-    default_baselines,
     print_json,
+    read_baselines,
     say,
 )
 from .removal import Removed
@@ -66,7 +65,7 @@ def verify(
 ) -> None:
     """Read every record and baseline; list those that are damaged, and exit 3 if any is."""
     kept = Store(store)
-    roots = Baselines(baselines or default_baselines())
+    roots = read_baselines(baselines)
     wrong = list(upkeep.damage(kept, roots))
     checked = sum(item.kind == "record" for item in upkeep.items(store))
     shelved = len(roots.all_case_ids())
@@ -105,7 +104,7 @@ def gc(
     cases = _cases() if Path("cases").is_dir() else None
     going = removal.removable(
         Store(store),
-        Baselines(baselines or default_baselines()),
+        read_baselines(baselines),
         None if cases is None else {case.id for case in cases},
         older_than=age,
         keep_last=keep_last,
@@ -147,7 +146,8 @@ def _lines(found: Content) -> Iterator[str]:
     if found.current is not None:
         yield f"  {found.current} of the {_count(found.cases or 0, 'case')} here have their answer"
     if found.damaged:
-        yield f"  {_count(found.damaged, 'record')} damaged: prunebench cache verify names them"
+        count = _count(found.damaged, "record")
+        yield f"  {count} cannot be read: prunebench cache verify names them"
     for kind in sorted(found.files):
         yield f"  {kind}: {_count(found.files[kind], 'file')}, {_size(found.bytes[kind])}"
     hashed = f"{_count(found.hash_entries, 'file')} hashed, {_size(found.hash_bytes)}"

@@ -14,8 +14,8 @@ from .options import (
     BaselineDir,
     Device,
     StoreDir,
-    default_baselines,
     print_json,
+    read_baselines,
 )
 from .session import CRASHED, OK
 
@@ -36,7 +36,7 @@ def doctor(
         from .loading import available
 
         available(device)  # one that is not there is a mistake in the command
-    shelf = baselines or default_baselines()
+    shelf = read_baselines(baselines).root
     found = []
     for finding in checks.examine(store, shelf, place, tuple(model or ())):
         found.append(finding)

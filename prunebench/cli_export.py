@@ -20,11 +20,12 @@ from .options import (
     BaselineDir,
     Keyword,
     StoreDir,
-    default_baselines,
     defined,
     print_json,
+    read_baselines,
     say,
     tell,
+    tell_cut_off,
 )
 from .record import Record
 from .reports import grid, items, junit, latex, lm_eval, markdown, schema, tabular, trackers
@@ -106,14 +107,15 @@ def export(
         return
     if checkpoint is not None:
         case_id = _one_case(paths)
-        here = Baselines(baselines or default_baselines()), Store(store)
+        here = read_baselines(baselines), Store(store)
         save_checkpoint(case_id, checkpoint, *here, search_again=search_again, device=device)
         return
     if wide and form != "csv":
         raise PrunebenchError("--wide goes with --format csv")
-    roots = Baselines(baselines or default_baselines())
+    roots = read_baselines(baselines)
     select = matcher(keyword)
     places = paths or [p for p in (roots.root, store) if p.is_dir()]
+    tell_cut_off(place for place in places if place != roots.root)
     found = [r for r in gathering.newest(places, say) if select(r.case_id)]
     if not found:
         where = ", ".join(map(str, places)) or "baselines/ and .prunebench/"

@@ -27,6 +27,7 @@ from .options import (
     print_json,
     say,
     stored_case,
+    tell_cut_off,
 )
 from .report import number
 from .select import matcher
@@ -71,7 +72,7 @@ def history(
     found = stored_case(case_id, records)
     answers = records.answers(found)
     if not answers:
-        raise PrunebenchError(f"the records of {found!r} are damaged; run it again")
+        raise PrunebenchError(f"no record of {found!r} can be read; run it again")
 
     def choose(names: Sequence[str]) -> list[str]:
         if not metric:
@@ -108,6 +109,7 @@ def compare(
     Each may be a file of run --json, a results folder, a baselines folder, a record, or results
     that plain lm-eval wrote. A regression from A to B exits 1.
     """
+    tell_cut_off([a, b])
     sides = comparing.read(a), comparing.read(b)
     cases = defined(case_id for side in sides for case_id in side.case_ids())
     select = matcher(keyword)

@@ -15,7 +15,7 @@ from . import archive, leaderboard, published, report, site
 from .baseline import Baselines
 from .board import Board, Row, plain
 from .files import write_json
-from .options import DEFAULT_STORE, JsonFile, default_baselines, say, tell
+from .options import DEFAULT_STORE, JsonFile, default_baselines, say, tell, tell_cut_off
 from .reports import words
 from .session import NOTHING
 from .summary import Timing, Value
@@ -56,6 +56,7 @@ def show(
         site.require_plots()
     root = Baselines(default_baselines())
     places = paths or [p for p in (root.root, DEFAULT_STORE) if p.is_dir()]
+    tell_cut_off(places)
     found = archive.read(places)
     for problem in found.problems:
         say(f"left out: {problem}")

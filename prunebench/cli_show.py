@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from . import completing, gates, report, tables
-from .baseline import Baselines
 from .errors import PrunebenchError
 from .options import (
     DEFAULT_STORE,
@@ -18,9 +17,9 @@ from .options import (
     Paths,
     StoreDir,
     chosen_cases,
-    default_baselines,
     defined,
     print_json,
+    read_baselines,
     stored_case,
     tell,
 )
@@ -58,8 +57,8 @@ def show(
     found = stored_case(case_id, records)
     record = records.latest(found)
     if record is None:
-        raise PrunebenchError(f"the records of {found!r} are damaged; run it again")
-    roots = Baselines(baselines or default_baselines())
+        raise PrunebenchError(f"no record of {found!r} can be read; run it again")
+    roots = read_baselines(baselines)
     was = roots.load(record.case_id, record.environment.device)
     cases = defined([record.case_id])
     case = cases.get(record.case_id)
@@ -104,7 +103,7 @@ def power(
             how = f"one-sided {level:g}, {chance:.0%} of the time, {part:.1%} disagreement"
             tell(f"a drop of {drop * 100:g} pp takes {count:,} questions ({how})")
         return
-    roots = Baselines(baselines or default_baselines())
+    roots = read_baselines(baselines)
     found = list(gates.of_cases(chosen_cases(paths, keyword), roots, part, alpha, chance))
     if as_json:
         print_json(found)

@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
-from . import casefile, gating, lm_pairing, lm_results, verdict
+from . import casefile, files, gating, lm_pairing, lm_results, verdict
 from .baseline import Baselines
 from .case import Case
 from .conditions import Condition
@@ -21,7 +21,7 @@ from .errors import PrunebenchError
 from .evidence import p_among
 from .lm_pairing import Unpaired
 from .lm_results import Results, Score
-from .record import SCHEMA, Measurement, Record, Tolerance
+from .record import Measurement, Record, Tolerance, too_new
 from .select import Matcher
 from .stats import CONFIDENCE, Evidence
 from .store import Store
@@ -127,7 +127,7 @@ def _folder(path: Path) -> Side:
             return Side(path, "baselines", baselines=Baselines(root))
     if found := lm_results.newest(path):
         return Side(path, LM_EVAL, results=lm_results.load(*found))
-    empty = "an empty folder" if not any(path.iterdir()) else f"neither {KINDS}"
+    empty = "an empty folder" if not files.listed(path) else f"neither {KINDS}"
     raise PrunebenchError(f"{path}: {empty}")
 
 
@@ -154,9 +154,8 @@ def _single(path: Path, data: dict[str, Any]) -> Side:
 
 
 def _record(path: Path, data: Any) -> Record:
-    schema = data.get("schema") if isinstance(data, dict) else None
-    if isinstance(schema, int) and schema > SCHEMA:
-        raise PrunebenchError(f"{path}: written by a newer prunebench (schema {schema})")
+    if isinstance(data, dict) and (newer := too_new(data.get("schema"))):
+        raise PrunebenchError(f"{path}: {newer}")
     return _converted(path, data, Record)
 
 

@@ -19,6 +19,8 @@ T = TypeVar("T")
 MAX_BYTES = 500_000_000
 #: Letters of one part of a case id: with what is added to it, a file system takes no more.
 MAX_PART = 200
+#: Letters of one part of a path.
+MAX_NAME = 255
 
 _PART = re.compile(r"[A-Za-z0-9_=+@][A-Za-z0-9._=+@-]*")
 #: What JSON may have as it is, and a terminal acts on.
@@ -35,11 +37,11 @@ def slug(text: str) -> str:
     return f"x-{plain}" if plain.split(".")[0].lower() in _RESERVED else plain
 
 
-def is_name(name: str) -> bool:
+def is_name(name: str, longest: int = MAX_PART) -> bool:
     """Whether *name* is a relative path of plain parts, as case ids are."""
     return all(
         _PART.fullmatch(part)
-        and len(part) <= MAX_PART
+        and len(part) <= longest
         and part.split(".")[0].lower() not in _RESERVED
         for part in name.split("/")
     )
@@ -58,6 +60,43 @@ def inside(root: Path, name: str) -> Path:
             f"digits and ._=+@- with a / between, at most {MAX_PART} each"
         )
     return root / PurePosixPath(name)
+
+
+def below(folder: Path, suffix: str = "") -> list[Path]:
+    """Every file below *folder* whose name ends so, sorted; none where there is no such folder.
+
+    Raises:
+        PrunebenchError: if a folder cannot be listed: its files would seem not to be there.
+    """
+    found: list[Path] = []
+    for place, _, names in os.walk(folder, onerror=require_listed):
+        found += [Path(place, name) for name in names if name.endswith(suffix)]
+    return sorted(found)
+
+
+def listed(folder: Path, suffix: str = "") -> list[Path]:
+    """What lies in *folder* itself and is called so, sorted; nothing where there is no such folder.
+
+    Raises:
+        PrunebenchError: if it cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(folder / entry.name for entry in entries if entry.name.endswith(suffix))
+    except OSError as error:
+        require_listed(error)
+        return []
+
+
+def require_listed(error: OSError) -> None:
+    """Let an *error* of listing a folder pass only where there is none.
+
+    Raises:
+        PrunebenchError: otherwise, naming the folder and what the system says.
+    """
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        reason = error.strerror or error
+        raise PrunebenchError(f"{error.filename}: cannot be listed: {reason}") from None
 
 
 def read(path: Path, limit: int = MAX_BYTES) -> bytes:

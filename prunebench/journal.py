@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from . import loglines
+from . import files, loglines
 from .errors import PrunebenchError
 from .kept import Done, Found, Kept, Offer, State
 from .plan import Plan, Step
@@ -86,7 +86,7 @@ class Journal:
         self.begin_search()
         #: Seconds that went into what was taken from here instead of being computed.
         self.saved_seconds = 0.0
-        for file in sorted(folder.glob("*.jsonl")) if folder else ():
+        for file in files.listed(folder, ".jsonl") if folder else ():
             if _begun(file) < since:
                 continue
             for entry in loglines.entries(file, self._head):

@@ -93,8 +93,8 @@ def newest(folder: Path) -> tuple[Path, int] | None:
     """The newest results file below *folder*, and how many older ones there are; None without."""
     found = [
         p
-        for p in folder.rglob("results*.json")
-        if p.is_file() and (p.name == "results.json" or date_of(p))
+        for p in files.below(folder, ".json")
+        if p.is_file() and p.name.startswith("results") and (p.name == "results.json" or date_of(p))
     ]
     if not found:
         return None

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from . import casefile, completing, files, select
-from .baseline import OWN, shipped
+from .baseline import OWN, Baselines, shipped
 from .case import Case
 from .errors import PrunebenchError, PrunebenchWarning, did_you_mean, inert_lines
 from .session import NOTHING
@@ -156,6 +156,20 @@ def defined(ids: Iterable[str]) -> dict[str, Case]:
 def default_baselines() -> Path:
     """``baselines/`` here, or the shipped ones where the shipped cases are used."""
     return OWN if OWN.is_dir() or Path("cases").is_dir() else shipped("baselines")
+
+
+def read_baselines(folder: Path | None) -> Baselines:
+    """The baselines in *folder*, or the default ones, to be read: it is told if they are mixed."""
+    roots = Baselines(folder or default_baselines())
+    tell_cut_off([roots.root])
+    return roots
+
+
+def tell_cut_off(paths: Iterable[Path]) -> None:
+    """A line for every folder of baselines in which one of *paths* lies and an accept stopped."""
+    for folder in dict.fromkeys(above for path in paths for above in (path, *path.parents)):
+        if line := Baselines(folder).cut_off:
+            say(line)
 
 
 def chosen_cases(

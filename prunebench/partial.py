@@ -23,7 +23,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from . import loglines, signals
+from . import files, loglines, signals
 from .journal import Journal
 from .plan import Step
 
@@ -81,7 +81,8 @@ class Partials:
         return {str(head.get("case", "")) for head in found if head}
 
     def _files(self) -> Iterable[Path]:
-        return sorted(self.folder.glob("*/*.jsonl")) if self.folder else ()
+        folders = files.listed(self.folder) if self.folder else []
+        return [path for folder in folders for path in files.listed(folder, ".jsonl")]
 
 
 class _Scope:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import warnings
 from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -266,8 +267,9 @@ def _session(item: CaseItem) -> Session:
     """One session per process, so that models and searches are shared between items."""
     stash = item.session.stash
     if _SESSION not in stash:
-        from . import gating
+        from . import accepting, gating
         from .baseline import OWN, Baselines
+        from .errors import PrunebenchWarning
         from .session import Session
         from .store import Store
 
@@ -277,10 +279,15 @@ def _session(item: CaseItem) -> Session:
         families = [name for case in cases for name in case.families]
         fail_on = option("--prunebench-fail-on")
         outcomes, conditions = gating.given(fail_on, "--prunebench-fail-on", families)
+        roots = Baselines(Path(folder) if folder else OWN)
+        if option("--prunebench-accept"):
+            accepting.end(roots)
+        if roots.cut_off:
+            warnings.warn(roots.cut_off, PrunebenchWarning, stacklevel=1)
         stash[_SESSION] = Session(
             cases,
             Store(Path(option("--prunebench-store"))),
-            Baselines(Path(folder) if folder else OWN),
+            roots,
             option("--prunebench-device"),
             fresh=option("--prunebench-fresh"),
             fail_on=outcomes,

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import asdict
 
-from . import registry, schema
+from . import files, registry, schema
 from .api import Method
 from .case import AMOUNTS, CalibrationSpec
 from .errors import CaseError, did_you_mean
@@ -260,7 +260,7 @@ def _agrees(asked: dict[str, Any] | None, stated: dict[str, Any]) -> bool:
 def _files(folder: Path) -> tuple[File, ...]:
     found: list[File] = []
     problems: list[str] = []
-    for path in sorted(folder.glob("*.yaml")):
+    for path in files.listed(folder, ".yaml"):
         try:
             found.append(_read(path))
         except CaseError as error:

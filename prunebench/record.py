@@ -33,6 +33,14 @@ SCHEMA = 1
 HUGE = 1e300
 
 
+def too_new(schema: object) -> str:
+    """What a reader says of a record of that *schema* if it is later than ours; else nothing."""
+    if not isinstance(schema, int) or schema <= SCHEMA:
+        return ""
+    known = f"schema {schema}, this one reads up to {SCHEMA}"
+    return f"written by a newer prunebench ({known}); update prunebench"
+
+
 class Measurement(Struct, frozen=True, omit_defaults=True):
     """One number of one metric.
 

@@ -128,7 +128,7 @@ def _on_their_way(session: Session, left: Sequence[int], folder: Path) -> list[J
 
 
 def _notes(folder: Path) -> Iterator[Note]:
-    for file in sorted(folder.glob("*.note.json")):
+    for file in files.listed(folder, ".note.json"):
         with contextlib.suppress(PrunebenchError):  # damaged: what it says is submitted again
             yield files.read_json(file, Note)
 

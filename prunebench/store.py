@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import uuid
 import warnings
@@ -10,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 from msgspec.structs import replace
 
 from . import files
 from .errors import PrunebenchError, PrunebenchWarning
-from .record import SCHEMA, Record
+from .record import SCHEMA, Record, too_new
 
 
 class Store:
@@ -34,12 +36,13 @@ class Store:
     def find(self, case_id: str, key: str | None) -> Record | None:
         """The record of exactly this content, if it was made and is sound.
 
-        A damaged record counts as absent, with a warning: the case then simply runs again.
+        One that is damaged, or of a newer version, counts as absent, with a warning: the case then
+        simply runs again.
         """
         if key is None or not (path := self.path(case_id, key)).is_file():
             return None
         try:
-            record = files.read_json(path, Record)
+            record = read(path)
         except PrunebenchError as error:
             warnings.warn(f"{error}; the case runs again", PrunebenchWarning, stacklevel=1)
             return None
@@ -47,15 +50,17 @@ class Store:
         return record if own else None
 
     def save(self, record: Record) -> Path:
-        """Write *record* where *find* looks; what an earlier run left there is kept beside it.
+        """Write *record* where *find* looks; what another run left there is kept beside it.
 
         The same record with timings measured a second time is one night and replaces itself.
         """
         path = self.path(record.case_id, record.key or "unkeyed")
         # The older one is written to its new place before its old one is: a crash in between leaves
         # it twice, which *answers* does not count, and loses neither.
-        if (old := _sound(path)) is not None and not _one_night(old[1], record):
-            _keep(path, *old)
+        if newer := _newer(path):
+            _keep(path, *newer)
+        elif (old := _sound(path)) is not None and not _one_night(old[1], record):
+            _keep(path, old[0], old[1].created)
         files.write_json(path, record)
         return path
 
@@ -90,13 +95,16 @@ class Store:
     def case_ids(self) -> list[str]:
         """All cases that have records, sorted."""
         base = self.root / "records"
-        found = {p.parent.relative_to(base).as_posix() for p in base.rglob("*.json")}
+        found = {p.parent.relative_to(base).as_posix() for p in files.below(base, ".json")}
         return sorted(filter(files.is_name, found))
 
     def _all(self, case_id: str) -> Iterator[Record]:
+        """The sound records of a case; that there are some of a newer version is a warning."""
         seen = set()
-        for path in sorted(files.inside(self.root / "records", case_id).glob("*.json")):
+        for path in files.listed(files.inside(self.root / "records", case_id), ".json"):
             if (sound := _sound(path)) is None:
+                if _newer(path):
+                    self._tell_newer()
                 continue
             content, record = sound
             if record.case_id != case_id:
@@ -105,14 +113,60 @@ class Store:
                 seen.add(digest)
                 yield record
 
+    def _tell_newer(self) -> None:
+        """One line for all of them, which Python tells once."""
+        warnings.warn(
+            f"{self.root}: records of a newer prunebench are passed over; update prunebench "
+            f"(prunebench cache verify names them)",
+            PrunebenchWarning,
+            stacklevel=1,
+        )
+
+
+class _Head(Struct, frozen=True):
+    """What every version of a record has; a later one may mean something else by the rest."""
+
+    schema: int = SCHEMA
+    created: Any = ""
+
+
+def read(path: Path) -> Record:
+    """The record in *path*.
+
+    Raises:
+        PrunebenchError: if it cannot be read, is damaged, or a newer version wrote it.
+    """
+    if why := too_new(_head(files.read(path)).schema):
+        raise PrunebenchError(f"{path}: {why}")
+    return files.read_json(path, Record)
+
 
 def _sound(path: Path) -> tuple[bytes, Record] | None:
-    """A record that can be read, and its bytes; a damaged one counts as absent."""
+    """A record that can be read, and its bytes; one that is damaged or newer counts as absent."""
     try:
         content = files.read(path)
-        return content, msgspec.json.decode(content, type=Record)
+        record = msgspec.json.decode(content, type=Record)
     except (PrunebenchError, msgspec.DecodeError, RecursionError, ValueError):
         return None
+    return None if too_new(record.schema) else (content, record)
+
+
+def _newer(path: Path) -> tuple[bytes, str] | None:
+    """The bytes of a record that a newer version wrote, and when it was made; None of others."""
+    try:
+        content = files.read(path)
+    except PrunebenchError:
+        return None
+    head = _head(content)
+    return (content, str(head.created)) if too_new(head.schema) else None
+
+
+def _head(content: bytes) -> _Head:
+    """The head of a record, or that of an empty one where there is none."""
+    try:
+        return msgspec.json.decode(content.removeprefix(codecs.BOM_UTF8), type=_Head)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return _Head()
 
 
 def _one_night(old: Record, new: Record) -> bool:
@@ -121,9 +175,9 @@ def _one_night(old: Record, new: Record) -> bool:
     return old.created == new.created and next(bare) == next(bare)
 
 
-def _keep(path: Path, content: bytes, record: Record) -> None:
+def _keep(path: Path, content: bytes, created: str) -> None:
     """Write *content* beside *path*, under the time it was made; once, however often asked to."""
-    made = "".join(c for c in record.created if c.isdigit())[:14]
+    made = "".join(c for c in created if c.isascii() and c.isdigit())[:14] or "0"
     for number in range(1, 1_000):
         again = f"-{number}" if number > 1 else ""
         beside = path.with_name(f"{path.stem}.{made}{again}.json")

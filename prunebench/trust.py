@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from . import reference, source
+from . import files, reference, source
 from .errors import CaseError, PrunebenchError
 
 #: The environment variable with which a user trusts the task folders of a run.
@@ -57,10 +57,10 @@ def problems(folder: Path) -> Iterator[str]:
     """
     if trusted() or folder.resolve() == reference.TASKS.resolve():
         return
-    files = sorted(path for path in folder.rglob("*.yaml") if path.is_file())
-    seen = set(files)
-    while files:
-        path = files.pop(0)
+    left = [path for path in files.below(folder, ".yaml") if path.is_file()]
+    seen = set(left)
+    while left:
+        path = left.pop(0)
         reader = _Reader(path)
         try:
             yield from reader.problems()
@@ -68,7 +68,7 @@ def problems(folder: Path) -> Iterator[str]:
             yield from error.problems
         more = [other for other in reader.includes if other not in seen]
         seen.update(more)
-        files += more
+        left += more
 
 
 class _Reader:

@@ -21,8 +21,8 @@ from msgspec import Struct
 from . import files, hashes, noise, shelf
 from .baseline import Baselines
 from .errors import PrunebenchError
-from .record import SCHEMA, Record
-from .store import Store
+from .record import too_new
+from .store import Store, read
 
 #: What of a folder's files is what, by its first part.
 _KINDS = {"records": "record", "partial": "partial", "locks": "lock", "noise": "noise"}
@@ -50,6 +50,7 @@ class Head(Struct, frozen=True):
     asked: msgspec.Raw
     key: str = ""
     environment: _Place = _Place()
+    schema: int = 0
 
     @property
     def night(self) -> tuple[str, str, str]:
@@ -67,8 +68,8 @@ class Night(NamedTuple):
 class Content(Struct, frozen=True):
     """What a results folder holds.
 
-    *files* and *bytes* are by kind; *damaged* records cannot be read. *current* of the *cases* here
-    have their answer stored, None where cases cannot be read.
+    *files* and *bytes* are by kind; *damaged* records cannot be read, at least by this version.
+    *current* of the *cases* here have their answer stored, None where cases cannot be read.
     """
 
     store: str
@@ -89,7 +90,7 @@ class Content(Struct, frozen=True):
 def items(root: Path) -> list[Item]:
     """Every file below *root*, sorted by path."""
     found = []
-    for path in sorted(root.rglob("*")):
+    for path in files.below(root):
         with contextlib.suppress(OSError):  # another process may have moved it
             if path.is_file() and not path.is_symlink():
                 stat = path.stat()
@@ -98,7 +99,10 @@ def items(root: Path) -> list[Item]:
 
 
 def nights(found: Iterable[Item]) -> tuple[list[Night], list[Item]]:
-    """The records among *found*, newest first, and those that cannot be read."""
+    """The records among *found*, newest first, and those that cannot be read.
+
+    One that a newer prunebench wrote is among the latter: what it says may mean something else.
+    """
     sound, damaged = [], []
     for item in found:
         if item.kind == "record":
@@ -107,7 +111,10 @@ def nights(found: Iterable[Item]) -> tuple[list[Night], list[Item]]:
             except (OSError, ValueError, RecursionError):  # no UTF-8 is a plain ValueError
                 damaged.append(item)
             else:
-                sound.append(Night(item, head))
+                if too_new(head.schema):
+                    damaged.append(item)
+                else:
+                    sound.append(Night(item, head))
     return sorted(sound, key=lambda n: n.head.created, reverse=True), damaged
 
 
@@ -177,11 +184,9 @@ def _amiss(item: Item, store: Store) -> str:
 def _wrong(path: Path, store: Store) -> str:
     """What is wrong with the record in *path*, or an empty text."""
     try:
-        record = files.read_json(path, Record)
+        record = read(path)
     except PrunebenchError as error:
         return str(error)
-    if record.schema > SCHEMA:
-        return f"{path}: written by a newer prunebench (schema {record.schema})"
     case_id = path.parent.relative_to(store.root / "records").as_posix()
     if record.case_id != case_id:
         return f"{path}: the record of another case, {record.case_id!r}"

@@ -244,7 +244,7 @@ def bad(folder: Path, kind: str) -> Path:
         ("truncated", "bad.json: damaged: "),
         ("another kind", "bad.json: neither a file of `run --json`, "),
         ("a list", "bad.json: neither a file of `run --json`, "),
-        ("newer", "bad.json: written by a newer prunebench (schema 9)"),
+        ("newer", "bad.json: written by a newer prunebench (schema 9, this one"),
         ("no record", "bad.json: damaged: "),
         ("binary", "bad.json: damaged: "),
     ],

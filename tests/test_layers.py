@@ -16,7 +16,10 @@ PACKAGE = Path(prunebench.__file__).parent
 LAYERS = (
     ("errors", "nvml", "outcomes", "packing", "plan", "signals", "stats", "steps", "watching"),
     ("record", "schema", "screen", "strips", "files", "loglines", "standing"),
-    ("evidence", "massed", "conditions", "drawing", "kept", "hashes", "promises", "source"),
+    (
+        *("evidence", "massed", "conditions", "drawing", "kept", "hashes", "promises", "source"),
+        "together",
+    ),
     ("journal",),
     ("api", "contest", "verdict", "reach", "select", "texts", "hub", "shape", "trust"),
     (

@@ -34,6 +34,33 @@ def test_every_case_is_an_item(user: pytest.Pytester) -> None:
     assert user.runpytest_subprocess("cases", "--collect-only", "-q", "-k", "random").ret == 5
 
 
+def test_an_accept_that_was_cut_off_is_told_and_ended(user: pytest.Pytester) -> None:
+    """A session warns of it and writes nothing; one that accepts judges by what it ended."""
+    accept = ["--prunebench-accept", "--prunebench-because", "first"]
+    user.runpytest_subprocess("cases", *accept).assert_outcomes(passed=1)
+    path = user.path / "baselines/quality/small/sleb-windows-2blocks.json"
+    counted = user.path / "baselines/.prunebench-counted"
+    counted.mkdir()
+    path.rename(counted / "x.0")
+    (counted / "x.json").write_text(
+        json.dumps({"put": ["quality/small/sleb-windows-2blocks.json"]})
+    )
+
+    result = user.runpytest_subprocess("cases")
+    result.assert_outcomes(passed=1, warnings=1)
+    result.stdout.fnmatch_lines(["*baselines: an accept was cut off in the middle, *ends it*"])
+    assert not path.exists()
+    result = user.runpytest_subprocess("cases", *accept, "--junitxml=a.xml")
+    result.assert_outcomes(passed=1)
+    (told,) = [
+        p.get("value")
+        for p in ElementTree.parse(user.path / "a.xml").iter("property")  # noqa: S314
+        if p.get("name") == "outcome"
+    ]
+    assert told == "same"
+    assert not counted.exists()
+
+
 def test_a_case_passes_and_a_regression_fails_with_its_findings(user: pytest.Pytester) -> None:
     """Accept, pass, then a baseline that was better: metric, both values, allowed, command."""
     accept = ["--prunebench-accept", "--prunebench-because", "first"]

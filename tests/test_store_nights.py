@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from msgspec.structs import replace
 from test_verdict import accuracy, record
 
-from prunebench import Record, files
+from prunebench import Record, archive, files
+from prunebench.errors import PrunebenchWarning
+from prunebench.record import SCHEMA
 from prunebench.store import Store
 
 KEY = "k" * 64
@@ -148,3 +152,116 @@ def test_cases_are_told_in_order_and_what_has_no_key_is_kept(tmp_path: Path) -> 
 
     assert store.case_ids() == ids
     assert store.answers("a/c0") == [unkeyed, night(1, case_id="a/c0")]
+
+
+# ------------------------------------------------------------------ of a newer version
+
+
+def newer(path: Path, day: int, shape: str = "") -> Path:
+    """A record as a later version may write it: of its schema, and perhaps of another shape."""
+    data = json.loads(files.as_json(night(day)))
+    data |= {"schema": SCHEMA + 1, "created": f"2026-11-{day:02}T00:00:00+00:00"}
+    if shape == "other":
+        data["measurements"] = {"accuracy": 0.99}
+        data["asked"] = ["what", "else"]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(data))
+    return path
+
+
+SAYS = "records of a newer prunebench are passed over; update prunebench"
+
+
+@pytest.mark.parametrize("shape", ["", "other"])
+def test_a_newer_versions_record_is_never_the_newest_answer(tmp_path: Path, shape: str) -> None:
+    """Whatever its shape: it is passed over and told, and what this version made is the answer."""
+    store = Store(tmp_path)
+    ours = night(1)
+    store.save(ours)
+    folder = tmp_path / "records" / ours.case_id
+    newer(folder / "ffff.json", 20, shape)
+    newer(folder / "eeee.json", 21, shape)
+
+    with pytest.warns(PrunebenchWarning, match=SAYS):
+        assert store.latest(ours.case_id) == ours
+    with pytest.warns(PrunebenchWarning, match=SAYS):
+        assert store.answers(ours.case_id, ours.asked, ours.environment.device) == [ours]
+    found = archive.read([tmp_path])
+    assert found.records == (ours,)
+    assert [p.partition(": ")[2] for p in found.problems] == [
+        "written by a newer prunebench (schema 2, this one reads up to 1); update prunebench"
+    ] * 2
+
+
+@pytest.mark.parametrize("shape", ["", "other"])
+def test_a_newer_versions_record_is_kept_when_the_case_runs_again(
+    tmp_path: Path, shape: str
+) -> None:
+    """Under the very same key: told where it is found, and written beside before it is replaced."""
+    store = Store(tmp_path)
+    ours = night(1)
+    path = newer(store.path(ours.case_id, ours.key), 20, shape)
+    content = path.read_bytes()
+
+    with pytest.warns(PrunebenchWarning, match=r"newer .*; update prunebench; the case runs again"):
+        assert store.find(ours.case_id, ours.key) is None
+    store.save(ours)
+    store.save(ours)
+    assert store.find(ours.case_id, ours.key) == ours
+    kept = path.with_name(f"{path.stem}.20261120000000.json")
+    assert kept.read_bytes() == content
+    assert sorted(path.parent.iterdir()) == sorted([path, kept])
+
+
+@pytest.mark.filterwarnings("default::prunebench.errors.PrunebenchWarning")
+@pytest.mark.parametrize("shape", ["", "other"])
+@pytest.mark.parametrize(
+    "command", ["show", "history", "cache info", "compare", "leaderboard", "export", "gc"]
+)
+def test_a_newer_versions_record_is_one_line_in_every_command(
+    command: str, shape: str, tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    """They go on with the records they know; `gc` takes neither it nor the newest known one."""
+    root = tmp_path / "s"
+    store = Store(root)
+    for day in (1, 2):
+        store.save(replace(night(day, 80 + day), key=f"{day}" * 40))
+    ours = night(2)
+    path = newer(root / "records" / ours.case_id / "ffff.json", 20, shape)
+    words = {
+        "show": ["show", ours.case_id, "--store", root],
+        "history": ["history", ours.case_id, "--store", root],
+        "cache info": ["cache", "info", "--store", root],
+        "compare": ["compare", root, root],
+        "leaderboard": ["leaderboard", root],
+        "export": ["export", root],
+        "gc": ["cache", "gc", "--keep-last", "1", "--older-than", "1h", "--store", root],
+    }[command]
+    before = set(root.rglob("*.json"))
+    code, out, err = cli(*words)
+    assert code == 0, err
+    assert "Traceback" not in out + err
+    assert "99" not in out
+    if command in ("show", "history", "compare"):
+        assert err == f"warning: {root}: {SAYS} (prunebench cache verify names them)\n"
+    elif command == "cache info":
+        assert "2 nights of 1 case" in out
+        assert "1 record cannot be read" in out
+    elif command in ("leaderboard", "export"):
+        assert err.startswith(f"left out: {path}: written by a newer prunebench (schema 2, ")
+        assert len(err.splitlines()) == 1
+    left = set(root.rglob("*.json"))
+    assert before - left == ({store.path(ours.case_id, "1" * 40)} if command == "gc" else set())
+
+
+@pytest.mark.filterwarnings("default::prunebench.errors.PrunebenchWarning")
+def test_only_newer_records_of_a_case_are_none(
+    tmp_path: Path, cli: Callable[..., tuple[int, str, str]]
+) -> None:
+    """`show` says to run it again, beside the line that says why none can be read."""
+    newer(tmp_path / "records" / night(1).case_id / "ffff.json", 20)
+    code, _, err = cli("show", night(1).case_id, "--store", tmp_path)
+
+    assert code == 2
+    assert SAYS in err.splitlines()[0]
+    assert err.splitlines()[1:] == [f"no record of '{night(1).case_id}' can be read; run it again"]

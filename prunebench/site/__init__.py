@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
-from .. import files
+from .. import files, loglines, together
 from ..board import Board, plain
 from ..errors import PrunebenchError
 from ..record import Record
@@ -54,28 +54,24 @@ def build(boards: Sequence[Board], records: Sequence[Record], title: str) -> dic
 
 
 def write(folder: Path, built: Mapping[str, bytes]) -> None:
-    """Write the site, and remove what only an earlier one had.
+    """Write the site, and remove what only an earlier one had: all of it, or nothing.
+
+    Files that no site of ours had stay. One that was cut off in the middle is ended first.
 
     Raises:
         PrunebenchError: if *folder* has other files than a site of ours, or cannot be written.
     """
-    try:
-        older = _older(folder)
-        for name in sorted(older - set(built)):
-            files.inside(folder, name).unlink(missing_ok=True)
-        for name, content in built.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content)
-        (folder / MANIFEST).write_bytes(files.as_json(sorted(built)))
-    except OSError as error:
-        raise PrunebenchError(f"{folder}: cannot be written: {error.strerror or error}") from None
+    with together.turn(folder) as ended:
+        if ended:
+            loglines.tell(f"{folder}: a site that was cut off is ended")
+        gone = sorted(_older(folder) - set(built))
+        together.write(folder, {**built, MANIFEST: files.as_json(sorted(built))}, gone)
 
 
 def _older(folder: Path) -> set[str]:
     manifest = folder / MANIFEST
     if not manifest.is_file():
-        if folder.is_dir() and any(folder.iterdir()):
+        if files.listed(folder):
             raise PrunebenchError(f"{folder}: not empty and no site of ours; give another folder")
         return set()
     try:
