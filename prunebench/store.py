@@ -136,9 +136,16 @@ def read(path: Path) -> Record:
     Raises:
         PrunebenchError: if it cannot be read, is damaged, or a newer version wrote it.
     """
-    if why := too_new(_head(files.read(path)).schema):
+    try:
+        record = files.read_json(path, Record)
+        schema = record.schema
+    except PrunebenchError:
+        schema = _head(files.read(path)).schema
+        if not too_new(schema):
+            raise
+    if why := too_new(schema):
         raise PrunebenchError(f"{path}: {why}")
-    return files.read_json(path, Record)
+    return record
 
 
 def _sound(path: Path) -> tuple[bytes, Record] | None:
