@@ -3,7 +3,8 @@
 The first signal becomes an exception in the main thread, so that the batch at hand is abandoned and
 everything on the way out is closed. A second Ctrl-C kills at once. Where a scheduler's signal finds
 the main thread deep in a library, where Python cannot raise, a second thread has the last words
-within the time that schedulers allow (Slurm's KillWait and Kubernetes' grace period are 30 s).
+within the time that schedulers allow (Slurm's KillWait and Kubernetes' grace period are 30 s); a
+main thread that comes back meanwhile lets it finish.
 What is written on the way out asks *time_left* whether it still may.
 """
 
@@ -30,6 +31,10 @@ SAVING = 18.0
 
 #: Seconds that the last words may take.
 LAST_WORDS = 6.0
+
+#: Held while the last words are spoken, which end the process. Again and again by one thread: a
+#: signal's handler may interrupt whoever holds it.
+_SPEAKING = threading.RLock()
 
 #: When a scheduler's signal came, by the clock of *time.monotonic*.
 _asked: float | None = None
@@ -72,8 +77,12 @@ def handled(last_words: Callable[[], None], patience: float = PATIENCE) -> Itera
             signal.signal(number, _interrupt if number == signal.SIGINT else _stop)
         yield
     finally:
+        # Last words that have begun end the process; others are not begun any more.
+        silent = _SPEAKING.acquire(timeout=LAST_WORDS)
         ended.set()
         _ask(None)
+        if silent:
+            _SPEAKING.release()
         for number in ours:
             signal.signal(number, before[number])
         signal.set_wakeup_fd(told)
@@ -102,9 +111,12 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     del frame
-    _ask(time.monotonic())
+    if _asked is None:
+        _ask(time.monotonic())
     for other in _stops():  # some schedulers send theirs several times
         signal.signal(other, signal.SIG_IGN)
+    if _SPEAKING.acquire(timeout=LAST_WORDS):  # not while another thread has the last words
+        _SPEAKING.release()
     raise StopRequest(signal.Signals(number).name)
 
 
@@ -118,7 +130,15 @@ def _watch(
     """The C part of Python writes the number of every signal to the pipe, whatever runs."""
     try:
         while byte := os.read(reading, 1):
-            if byte[0] in stops and not ended.wait(patience):
+            if byte[0] not in stops:
+                continue
+            with _SPEAKING:
+                if _asked is None and not ended.is_set():  # the main thread may see it much later
+                    _ask(time.monotonic())
+            ended.wait(patience)
+            with _SPEAKING:
+                if ended.is_set():
+                    continue
                 try:
                     last_words()
                 finally:

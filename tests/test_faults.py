@@ -668,6 +668,84 @@ def test_a_search_that_does_not_come_back_is_saved_without_it(tmp_path: Path) ->
     assert torch.equal(found[1]["x"], torch.full((3,), 0.1))
 
 
+#: A search whose last words take a second, in which the main thread comes back.
+COMES_BACK = """\
+import sys, threading, time
+from contextlib import closing
+from pathlib import Path
+import torch
+from prunebench import partial, signals, standing, tensors
+standing.SHARE, signals.SAVING = 0, 0.1
+begun, write = threading.Event(), tensors.files.write
+
+def slow(path, data):
+    begun.set()
+    time.sleep(1)
+    write(path, data)
+
+tensors.files.write = slow
+journal = partial.Partials(Path(sys.argv[1])).journal('a', 'k' * 64)
+with (
+    signals.handled(partial.last_words, patience=0.2),
+    closing(journal),
+    partial.searching(journal),
+):
+    partial.keep_state([1], {'x': torch.full((3,), 0.1)}, 5)
+    try:
+        print('deep', flush=True)
+        time.sleep(60)
+    WAY
+"""
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "finally: begun.wait()",
+        "except KeyboardInterrupt: begun.wait()",
+        "except KeyboardInterrupt: begun.wait(); sys.exit(3)",
+    ],
+    ids=["raises", "goes on", "exits"],
+)
+def test_last_words_are_not_cut_off(way: str, tmp_path: Path) -> None:
+    """However the main thread comes back while they are written, it lets them end the process."""
+    process = python(COMES_BACK.replace("WAY", way), str(tmp_path))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "deep\n"
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    found = Partials(tmp_path).journal("a", "k" * 64).state()
+
+    assert found is not None, err
+    assert torch.equal(found[1]["x"], torch.full((3,), 0.1))
+    assert (process.returncode, err) == (75, "")
+
+
+LATE = """\
+import signal, time
+from prunebench import signals
+with signals.handled(lambda: None):
+    # The signal goes to another thread, as it may, and does not wake this one.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        print('deep', flush=True)
+        time.sleep(2)
+    except KeyboardInterrupt:
+        print(signals.SAVING - signals.time_left())
+"""
+
+
+def test_the_time_to_save_is_counted_from_the_signal() -> None:
+    """Not from when the main thread comes back and sees it: who sent it has a clock too."""
+    process = python(LATE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "deep\n"
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+
+    assert float(out) > 1.0, err
+
+
 STUBBORN = """\
 import time
 from prunebench import signals
