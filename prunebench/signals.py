@@ -20,6 +20,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+#: Exit code: killed by the second Ctrl-C, as a shell says it (128 + SIGINT).
+KILLED = 130
+
 #: Exit code: stopped by a scheduler, saved, run again (``EX_TEMPFAIL`` of sysexits.h).
 STOPPED = 75
 
@@ -38,6 +41,9 @@ _SPEAKING = threading.RLock()
 
 #: When a scheduler's signal came, by the clock of *time.monotonic*.
 _asked: float | None = None
+
+#: The handlers that ours stand in for, by signal.
+_BEFORE: dict[signal.Signals, Any] = {}
 
 #: What schedulers send.
 NAMES = ("SIGTERM", "SIGUSR1")
@@ -72,6 +78,7 @@ def handled(last_words: Callable[[], None], patience: float = PATIENCE) -> Itera
     told = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     watch = (reading, set(stops) & set(ours), ended, last_words, patience)
     threading.Thread(target=_watch, args=watch, daemon=True, name="signals").start()
+    _BEFORE.update({number: before[number] for number in ours})
     try:
         for number in ours:
             signal.signal(number, _interrupt if number == signal.SIGINT else _stop)
@@ -85,6 +92,7 @@ def handled(last_words: Callable[[], None], patience: float = PATIENCE) -> Itera
             _SPEAKING.release()
         for number in ours:
             signal.signal(number, before[number])
+        _BEFORE.clear()
         signal.set_wakeup_fd(told)
         os.close(writing)  # ends the thread, which closes the other end
 
@@ -120,6 +128,19 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise StopRequest(signal.Signals(number).name)
 
 
+def _forked() -> None:
+    """A child is stopped as if we were not there; the pipe, which it inherits, is its parent's."""
+    if _BEFORE:
+        signal.set_wakeup_fd(-1)
+        for number, handler in _BEFORE.items():
+            signal.signal(number, handler)
+        _BEFORE.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
+
+
 def _watch(
     reading: int,
     stops: set[Any],
@@ -128,8 +149,12 @@ def _watch(
     patience: float,
 ) -> None:
     """The C part of Python writes the number of every signal to the pipe, whatever runs."""
+    pressed = 0
     try:
         while byte := os.read(reading, 1):
+            pressed += byte[0] == signal.SIGINT
+            if pressed > 1:  # the main thread has not even seen the first one
+                os._exit(KILLED)
             if byte[0] not in stops:
                 continue
             with _SPEAKING:

@@ -772,6 +772,49 @@ def test_a_second_ctrl_c_kills_at_once() -> None:
     assert process.returncode == -signal.SIGINT
 
 
+def test_a_second_ctrl_c_kills_at_once_where_nobody_saw_the_first() -> None:
+    """Deep in a library Python's own handlers do not run."""
+    process = python(DEEP)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "deep\n"
+    time.sleep(0.5)  # until it is
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    code = _until(process.poll)
+    process.kill()
+    out, err = process.communicate(timeout=60)
+
+    assert (code, out) == (130, ""), err
+
+
+FORKING = """\
+import os, signal, time
+from prunebench import signals
+with signals.handled(lambda: print('last words', flush=True), patience=0.2):
+    pid = os.fork()
+    if pid == 0:
+        time.sleep(60)
+        os._exit(0)
+    time.sleep(0.2)
+    os.kill(pid, signal.SIGTERM)
+    status = os.waitpid(pid, 0)[1]
+    time.sleep(1)
+    print(os.WTERMSIG(status), signals.time_left())
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+"""
+
+
+def test_a_signal_to_a_forked_child_is_the_childs_alone() -> None:
+    """As ``multiprocessing`` ends its workers; what is ours still reaches us."""
+    process = python(FORKING)
+    out, err = process.communicate(timeout=60)
+
+    assert out == f"{int(signal.SIGTERM)} inf\n", err
+    assert "StopRequest: SIGTERM" in err
+
+
 def test_handlers_are_put_back_and_other_threads_left_alone() -> None:
     """As before the block, whatever happened in it; from a thread nothing is touched."""
     import threading
