@@ -17,9 +17,9 @@ import pytest
 import torch
 from conftest import SMALL_CASE, read
 
-from prunebench import models, partial, signals
+from prunebench import cache, models, partial, signals
 from prunebench.baseline import Baselines
-from prunebench.errors import PrunebenchWarning
+from prunebench.errors import PrunebenchError, PrunebenchWarning
 from prunebench.partial import Partials, measuring, searching
 from prunebench.plan import DropBlocks, Plan, Step
 from prunebench.record import VARYING, Measurement
@@ -571,6 +571,33 @@ def test_what_is_kept_is_told_before_a_run_and_thrown_away_when_asked(
     assert code == 0
     assert "going on" not in err
     assert not (short / ".prunebench" / "partial").exists()
+
+
+def test_a_case_whose_files_cannot_be_read_costs_no_other(
+    short: Path, cli: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither when a run begins, nor when it is interrupted: that is still 130."""
+
+    def interrupted(*_: object) -> None:
+        monkeypatch.setattr(cache, "key", unreadable)
+        raise KeyboardInterrupt
+
+    key, losses = cache.key, models.CausalLM._losses
+
+    def unreadable(case: Any, device: str) -> str | None:
+        if "first" in case.id:
+            raise PrunebenchError("weights: cannot be read: Permission denied")
+        return key(case, device)
+
+    monkeypatch.setattr(models.CausalLM, "_losses", interrupted)
+    code, _, err = cli("run", "cases", "-k", "first", "-q")
+    assert (code, "cannot be read" in err) == (130, False)
+    monkeypatch.setattr(models.CausalLM, "_losses", losses)
+    code, out, _ = cli("run", "cases", "-q")
+
+    assert code == 3
+    assert out.count("Permission denied") >= 1
+    assert Store(short / ".prunebench").case_ids() == ["small/last-1blocks"]
 
 
 def test_what_is_fresh_takes_nothing_from_before_the_run(tmp_path: Path) -> None:
