@@ -187,7 +187,8 @@ def require_writable(path: Path) -> None:
             return
         if path.is_dir():
             raise PrunebenchError(f"{path}: cannot be written: it is a folder")
-        there = next(parent for parent in path.absolute().parents if parent.exists())
+        above = path.absolute().parents
+        there = next(folder for folder in above if folder.exists() or folder.is_symlink())
         with tempfile.TemporaryFile(dir=there):
             pass
     except (OSError, ValueError) as error:

@@ -165,6 +165,16 @@ def test_a_file_of_our_own_is_no_descriptor_that_was_given(tmp_path: Path) -> No
     assert (tmp_path / "ours").read_bytes() == b""
 
 
+def test_links_that_go_round_are_one_line(tmp_path: Path) -> None:
+    """As a file and as a folder."""
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for path in (tmp_path / "a" / "x", tmp_path / "a" / "x" / "y"):
+        for told in (lambda path: files.write(path, b"{}"), files.require_writable):
+            with pytest.raises(PrunebenchError, match="cannot be written: "):
+                told(path)
+
+
 def test_a_descriptor_that_does_not_wait_gets_all(tmp_path: Path) -> None:
     """Some programs hand out pipes that take no more than fits."""
     reading, writing = os.pipe()
