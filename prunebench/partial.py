@@ -176,7 +176,11 @@ def searching(journal: Journal) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        journal.keep_last(signals.time_left())
+        try:
+            journal.keep_last(signals.time_left())
+        except signals.StopRequest:  # while what Ctrl-C stopped was written
+            journal.keep_last(signals.time_left())
+            raise
         raise
     except SystemExit:  # submitit's handler of Slurm's signal ends a job so
         journal.keep_last(signals.SAVING)

@@ -762,6 +762,35 @@ with signals.handled(lambda: None):
 """
 
 
+LATER = """\
+import signal, time
+from prunebench import signals
+
+def last_words():
+    time.sleep(2)
+    print('saved', flush=True)
+
+with signals.handled(last_words, patience=0.2):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        print('deep', flush=True)
+        time.sleep(1.5)
+    except KeyboardInterrupt:
+        print('main', flush=True)
+"""
+
+
+def test_a_main_thread_that_comes_back_does_not_speak_into_the_last_words() -> None:
+    """Reports are written by one thread: the other waits where it sees the signal."""
+    process = python(LATER)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "deep\n"
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+
+    assert (process.returncode, out) == (75, "saved\n"), err
+
+
 def test_the_time_to_save_is_counted_from_the_signal() -> None:
     """Not from when the main thread comes back and sees it: who sent it has a clock too."""
     process = python(LATE)
@@ -819,11 +848,13 @@ FORKING = """\
 import os, signal, time
 from prunebench import signals
 with signals.handled(lambda: print('last words', flush=True), patience=0.2):
+    reading, writing = os.pipe()
     pid = os.fork()
     if pid == 0:
+        os.write(writing, b'x')
         time.sleep(60)
         os._exit(0)
-    time.sleep(0.2)
+    os.read(reading, 1)
     os.kill(pid, signal.SIGTERM)
     status = os.waitpid(pid, 0)[1]
     time.sleep(1)

@@ -793,6 +793,47 @@ def test_too_little_memory_to_keep_a_state_costs_no_search(
     assert len(list(tmp_path.rglob("*.safetensors"))) == files
 
 
+def test_a_search_that_cannot_be_kept_for_want_of_memory_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its case goes on to what is measured."""
+
+    def short(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(tensors.Tensors, "save", short)
+    kept = opened(tmp_path)
+    with pytest.warns(PrunebenchWarning, match="a/b: too little memory to keep what its search f"):
+        kept.keep_search(Plan((), (), tensors.Tensors()), 1.0, 2, None)
+    kept.close()
+
+    assert opened(tmp_path).search() is None
+
+
+def test_a_scheduler_that_is_as_impatient_as_the_user_costs_no_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its signal comes while Ctrl-C's way out is writing."""
+    monkeypatch.setattr(standing, "SHARE", 0.0)
+    keep, came = tensors.keep, False
+
+    def interrupted(folder: Path, tensor: Any) -> Any:
+        nonlocal came
+        if not came:
+            came = True
+            raise signals.StopRequest("SIGTERM")
+        return keep(folder, tensor)
+
+    monkeypatch.setattr(tensors, "keep", interrupted)
+    kept = opened(tmp_path)
+    with pytest.raises(signals.StopRequest), searching(kept):  # noqa: PT012
+        partial.keep_state(1, {"x": torch.ones(2)}, 1)
+        raise KeyboardInterrupt
+    kept.close()
+
+    assert opened(tmp_path).state() is not None
+
+
 def test_a_stop_stays_a_stop_though_the_search_cannot_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
