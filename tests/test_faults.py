@@ -644,6 +644,22 @@ def python(program: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def until_deep(process: subprocess.Popen[str]) -> None:
+    """Wait for a program's line ``deep``, and till it has left Python for what follows."""
+    assert process.stdout is not None
+    assert process.stdout.readline() == "deep\n"
+    begun = _spent(process)[1]
+    # It sleeps, or has computed for 0.2 s.
+    assert _until(lambda: (now := _spent(process))[0] == "S" or now[1] > begun + 20)
+
+
+def _spent(process: subprocess.Popen[str]) -> tuple[str, int]:
+    """The state of a program's main thread, and the ticks that it has computed."""
+    stat = Path(f"/proc/{process.pid}/task/{process.pid}/stat").read_text()
+    words = stat.rpartition(")")[2].split()
+    return words[0], int(words[11])
+
+
 DEEP = """\
 import hashlib
 from prunebench import signals
@@ -656,9 +672,7 @@ with signals.handled(lambda: print('saved', flush=True), patience=0.2):
 def test_a_main_thread_that_does_not_come_back_is_left_behind() -> None:
     """Deep in a library Python raises nothing: another thread saves and exits 75 in time."""
     process = python(DEEP)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "deep\n"
-    time.sleep(0.5)  # until it is
+    until_deep(process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
 
@@ -682,9 +696,7 @@ with signals.handled(partial.last_words, patience=0.2), partial.searching(journa
 def test_a_search_that_does_not_come_back_is_saved_without_it(tmp_path: Path) -> None:
     """A decomposition in a library may take minutes; what the search stood on before is kept."""
     process = python(DEEP_SEARCH, str(tmp_path))
-    assert process.stdout is not None
-    assert process.stdout.readline() == "deep\n"
-    time.sleep(0.3)
+    until_deep(process)
     process.send_signal(signal.SIGUSR1)
     _, err = process.communicate(timeout=60)
     found = Partials(tmp_path).journal("a", "k" * 64).state()
@@ -783,8 +795,7 @@ with signals.handled(last_words, patience=0.2):
 def test_a_main_thread_that_comes_back_does_not_speak_into_the_last_words() -> None:
     """Reports are written by one thread: the other waits where it sees the signal."""
     process = python(LATER)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "deep\n"
+    until_deep(process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
 
@@ -794,8 +805,7 @@ def test_a_main_thread_that_comes_back_does_not_speak_into_the_last_words() -> N
 def test_the_time_to_save_is_counted_from_the_signal() -> None:
     """Not from when the main thread comes back and sees it: who sent it has a clock too."""
     process = python(LATE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "deep\n"
+    until_deep(process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
 
@@ -831,9 +841,7 @@ def test_a_second_ctrl_c_kills_at_once() -> None:
 def test_a_second_ctrl_c_kills_at_once_where_nobody_saw_the_first() -> None:
     """Deep in a library Python's own handlers do not run."""
     process = python(DEEP)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "deep\n"
-    time.sleep(0.5)  # until it is
+    until_deep(process)
     for _ in range(2):
         process.send_signal(signal.SIGINT)
         time.sleep(0.2)
