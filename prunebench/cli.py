@@ -163,11 +163,14 @@ def run(  # one parameter per option of the contract
         outputs.write(results, len(cases) - len(results))
 
     def last_words() -> None:
-        write()
         partial.last_words()
+        write()  # afterwards: a pipe may have a reader who takes his time
         say("stopped in the middle of a call; run the same command to go on")
 
-    with signals.handled(last_words), Display(len(cases), quiet=quiet) as display:
+    with (
+        signals.handled(last_words, how.patience),
+        Display(len(cases), quiet=quiet) as display,
+    ):
         session = Session(
             cases,
             Store(store),

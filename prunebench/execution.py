@@ -6,7 +6,7 @@ from collections.abc import Generator, Iterator, Sequence
 
 from msgspec import Struct
 
-from . import slurm, submitting
+from . import signals, slurm, submitting, workers
 from .case import Case
 from .errors import PrunebenchError
 from .machine import has_gpu_files
@@ -29,6 +29,11 @@ class How(Struct, frozen=True):
     def here(self) -> bool:
         """Whether this process does all the work."""
         return not self.workers and not self.executor
+
+    @property
+    def patience(self) -> float:
+        """Seconds after a scheduler's signal that this process may take to come to its end."""
+        return workers.PATIENCE + 1.0 if self.workers else signals.PATIENCE
 
     @property
     def jobs(self) -> submitting.Jobs:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
+import errno
 import os
 import re
+import select
+import sys
 import tempfile
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -122,7 +126,8 @@ def write(path: Path, data: bytes) -> None:
     """Write *data* so that a reader sees the old file or the new one, never half of it.
 
     A device or a pipe (``/dev/null``, ``/dev/stdout``, a shell's ``>(...)``) is written to: a file
-    put in its place would take it away from everybody.
+    put in its place would take it away from everybody. What is a descriptor of this process is
+    written to where it stands, after what was printed.
 
     Raises:
         PrunebenchError: if the place cannot be written.
@@ -150,20 +155,60 @@ def write(path: Path, data: bytes) -> None:
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether that is a device, a pipe or an open file of this process rather than a place."""
-    if path.exists() and not path.is_file():
+    """Whether that is a device, a pipe or an open file of a process rather than a place."""
+    if _descriptor(path) is not None or (path.exists() and not path.is_file()):
         return not path.is_dir()
-    own = "/proc/"  # where /dev/stdout and /dev/fd lead, also when they are sent to a file
-    to_own = path.is_symlink() and str(path.readlink()).startswith(own)
-    return to_own or str(path.parent.resolve()).startswith(own)
+    return _folder(path).startswith("/proc/")
+
+
+def _descriptor(path: Path) -> int | None:
+    """The number of this process's descriptor that *path* names, as ``/dev/stdout`` does."""
+    own = re.compile(rf"/dev/fd|/proc/{os.getpid()}(/task/\d+)?/fd")
+    for _ in range(40):  # as many links as Linux follows
+        if own.fullmatch(folder := _folder(path)):
+            return int(path.name) if re.fullmatch("[0-9]{1,9}", path.name) else None
+        if not path.is_symlink():
+            return None
+        path = Path(folder) / path.readlink()
+    return None
+
+
+def _folder(path: Path) -> str:
+    return os.path.realpath(path.parent)  # unlike resolve, without an error where links go round
 
 
 def _send(path: Path, data: bytes) -> None:
+    if (number := _descriptor(path)) is not None:
+        _require_given(number)
+        # What was printed before comes before.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(AttributeError, OSError, ValueError):  # None, or closed
+                stream.flush()
+        # Not opened anew: that would begin at another place of a file than what is printed next.
+        _pour(number, data)
+        return
     # A pipe that nobody reads is an error, not a wait without an end.
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
-    os.set_blocking(handle, True)
-    with os.fdopen(handle, "wb") as stream:
-        stream.write(data)
+    try:
+        os.set_blocking(handle, True)
+        _pour(handle, data)
+    finally:
+        os.close(handle)
+
+
+def _require_given(number: int) -> None:
+    # One that was closed when we began may be a file of ours by now; those no program inherits.
+    if not os.get_inheritable(number):
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def _pour(handle: int, data: bytes) -> None:
+    left = memoryview(data)
+    while left:
+        try:
+            left = left[os.write(handle, left) :]
+        except BlockingIOError:  # whoever gave it to us does not wait
+            select.select([], [handle], [])
 
 
 def require_writable(path: Path) -> None:
@@ -175,11 +220,14 @@ def require_writable(path: Path) -> None:
         PrunebenchError: naming it and what the system says.
     """
     try:
+        if (number := _descriptor(path)) is not None:
+            _require_given(number)
         if _is_stream(path):
             return
         if path.is_dir():
             raise PrunebenchError(f"{path}: cannot be written: it is a folder")
-        there = next(parent for parent in path.absolute().parents if parent.exists())
+        above = path.absolute().parents
+        there = next(folder for folder in above if folder.exists() or folder.is_symlink())
         with tempfile.TemporaryFile(dir=there):
             pass
     except (OSError, ValueError) as error:

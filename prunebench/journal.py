@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from . import files, loglines
+from . import files, loglines, signals
 from .errors import PrunebenchError
 from .kept import Done, Found, Kept, Offer, State
 from .plan import Plan, Step
 from .record import Measurement
-from .standing import Standing, TooSlowError, is_hash, remove
+from .standing import Standing, TooSlowError, is_hash, is_shortage, remove
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -172,6 +172,9 @@ class Journal:
         except PrunebenchError as error:
             loglines.warn(f"{error}; the search is not kept")
             return
+        except MemoryError:
+            self._tell_shortage("what its search found")
+            return
         self.append({"search": msgspec.to_builtins(found)}, at_once=self._state is not None)
         if self._sound:
             self._standing.end()
@@ -200,11 +203,16 @@ class Journal:
         if self.folder is None or not self._sound:
             return
         with self._writes:
-            # Data that the search goes on with would change.
-            data = msgspec.to_builtins(data)
-            self._offer = Offer(data, tensors, done, of, self._spent())
-            if self._standing.worth(tensors):
-                self._keep_offer(self._offer)
+            try:
+                # What the search goes on with would change.
+                data, tensors = msgspec.to_builtins(data), dict(tensors)
+                self._offer = Offer(data, tensors, done, of, self._spent())
+                if self._standing.worth(tensors):
+                    self._keep_offer(self._offer)
+            except (MemoryError, RuntimeError) as error:
+                if not is_shortage(error):
+                    raise
+                self._tell_shortage("where its search stands")
 
     def keep_last(self, limit: float) -> None:
         """A search is stopped: keep where it stood last, if that is not kept.
@@ -229,12 +237,24 @@ class Journal:
                     f"{self._head['case']}: its search goes on from {kept}, not from step "
                     f"{offer.done}: {size / 1e6:,.0f} MB cannot be written in {max(limit, 0):.0f} s"
                 )
+            except Exception as error:  # a stop stays a stop: it must not become a case's failure
+                if is_shortage(error):
+                    self._tell_shortage("where its search stands")
+                else:
+                    why = f"{type(error).__name__}: {error}"
+                    loglines.warn(f"{self._head['case']}: its search cannot be kept: {why}")
         finally:
             self._writes.release()
 
     def end_search(self) -> None:
-        """A search is over, however it ended: nothing of it is held any longer."""
+        """A search is over, however it ended: nothing of it is held any longer.
+
+        What another thread is writing of it is whole before, unless that takes too long.
+        """
+        ours = self._writes.acquire(timeout=signals.LAST_WORDS)
         self._offer = None
+        if ours:
+            self._writes.release()
 
     def _keep_offer(self, offer: Offer, limit: float = math.inf) -> None:
         try:
@@ -243,6 +263,9 @@ class Journal:
             raise
         except PrunebenchError as error:
             self._stop(str(error))
+            return
+        if self._offer is not offer:  # the search has ended without waiting for us
+            self._standing.undo()
             return
         state = State(offer.data, files, offer.done, offer.of)
         entry = {"state": msgspec.to_builtins(state), "seconds": offer.seconds}
@@ -258,7 +281,7 @@ class Journal:
         self.append({"metric": metric, "done": msgspec.to_builtins(done)})
 
     def append(self, entry: dict[str, Any], *, at_once: bool = False) -> None:
-        """Write one line; a disk that is full or read-only costs the journal, not the case."""
+        """Write one line; a disk or a memory that is full costs the journal, not the case."""
         if self.folder is None or not self._sound:
             return
         try:
@@ -270,6 +293,8 @@ class Journal:
                 self._synced = now
         except OSError as error:
             self._stop(f"{self.folder}: cannot be written: {error.strerror or error}")
+        except MemoryError:
+            self._stop(f"{self.folder}: too little memory to write it")
 
     def close(self) -> None:
         """Write no more."""
@@ -329,6 +354,9 @@ class Journal:
         """Its files go too: one of a wrong content must not pass for the one that is made again."""
         loglines.warn(f"{error}; the search is made again")
         remove(self.folder, hashes)
+
+    def _tell_shortage(self, what: str) -> None:
+        loglines.warn(f"{self._head['case']}: too little memory to keep {what}")
 
     def _stop(self, why: str) -> None:
         self._sound = False

@@ -177,7 +177,11 @@ def searching(journal: Journal) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        journal.keep_last(signals.time_left())
+        try:
+            journal.keep_last(signals.time_left())
+        except signals.StopRequest:  # while what Ctrl-C stopped was written
+            journal.keep_last(signals.time_left())
+            raise
         raise
     except SystemExit:  # submitit's handler of Slurm's signal ends a job so
         journal.keep_last(signals.SAVING)
@@ -262,8 +266,8 @@ def keep_state(data: Any, tensors: dict[str, Tensor], done: int, of: int = 0) ->
 
     Args:
         data: plain JSON data.
-        tensors: by name; none may be changed in place later, and one that is the same object as
-            the last time is not written again.
+        tensors: by name; they are not copied, so none may be changed in place later (the mapping
+            may), and one that is the same object as the last time is not written again.
         done: how many steps led there.
         of: how many there will be, 0 where that is not known.
     """

@@ -168,10 +168,7 @@ class Session:
 
     def reused(self, case: Case) -> Result | None:
         """The result of *case* from the store, where nothing at all has to be measured for it."""
-        try:
-            record = self._stored(case)
-        except PrunebenchError:
-            return None  # whoever is to run it says what is wrong
+        record = self._found(case)
         if record is None or (judged := self.judge(case, record)).unconfirmed:
             return None
         return Result(case, judged, record, cached=True, published=self.published(record))
@@ -219,7 +216,7 @@ class Session:
             results: those there are.
         """
         told = {result.case.id for result in results}
-        found = [(c, self._stored(c)) for c in self.cases if c.id not in told]
+        found = [(c, self._found(c)) for c in self.cases if c.id not in told]
         return [
             Result(case, self.judge(case, record), record, False, self.published(record))
             for case, record in found
@@ -327,10 +324,14 @@ class Session:
         claim.enter_context(turn(devices, alone=case.times, waiting=waiting))
 
     def _answered(self, case: Case) -> bool:
+        return self._found(case) is not None
+
+    def _found(self, case: Case) -> Record | None:
+        """What is stored; an error on the way to it is told where the case itself is answered."""
         try:
-            return self._stored(case) is not None
-        except PrunebenchError:  # told where the case itself is answered
-            return False
+            return self._stored(case)
+        except PrunebenchError:
+            return None
 
     def _stored(self, case: Case) -> Record | None:
         found = self.store.find(case.id, self._key(case))
@@ -359,8 +360,11 @@ class Session:
         for case in self.cases:
             if case.id not in begun:
                 continue
-            key = self._key(case)
-            if self.fresh or self._stored(case) is not None:
+            try:
+                key = self._key(case)
+            except PrunebenchError:  # told where the case itself is answered
+                continue
+            if self.fresh or self._answered(case):
                 self.partials.forget(key or "")
                 continue
             journal = self.partials.journal(case.id, key, case.families)

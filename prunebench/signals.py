@@ -3,7 +3,8 @@
 The first signal becomes an exception in the main thread, so that the batch at hand is abandoned and
 everything on the way out is closed. A second Ctrl-C kills at once. Where a scheduler's signal finds
 the main thread deep in a library, where Python cannot raise, a second thread has the last words
-within the time that schedulers allow (Slurm's KillWait and Kubernetes' grace period are 30 s).
+within the time that schedulers allow (Slurm's KillWait and Kubernetes' grace period are 30 s); a
+main thread that comes back meanwhile lets it finish.
 What is written on the way out asks *time_left* whether it still may.
 """
 
@@ -19,6 +20,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+#: Exit code: killed by the second Ctrl-C, as a shell says it (128 + SIGINT).
+KILLED = 130
+
 #: Exit code: stopped by a scheduler, saved, run again (``EX_TEMPFAIL`` of sysexits.h).
 STOPPED = 75
 
@@ -31,8 +35,15 @@ SAVING = 18.0
 #: Seconds that the last words may take.
 LAST_WORDS = 6.0
 
+#: Held while the last words are spoken, which end the process. Again and again by one thread: a
+#: signal's handler may interrupt whoever holds it.
+_SPEAKING = threading.RLock()
+
 #: When a scheduler's signal came, by the clock of *time.monotonic*.
 _asked: float | None = None
+
+#: The handlers that ours stand in for, by signal.
+_BEFORE: dict[signal.Signals, Any] = {}
 
 #: What schedulers send.
 NAMES = ("SIGTERM", "SIGUSR1")
@@ -67,15 +78,21 @@ def handled(last_words: Callable[[], None], patience: float = PATIENCE) -> Itera
     told = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     watch = (reading, set(stops) & set(ours), ended, last_words, patience)
     threading.Thread(target=_watch, args=watch, daemon=True, name="signals").start()
+    _BEFORE.update({number: before[number] for number in ours})
     try:
         for number in ours:
             signal.signal(number, _interrupt if number == signal.SIGINT else _stop)
         yield
     finally:
+        # Last words that have begun end the process; others are not begun any more.
+        silent = _SPEAKING.acquire(timeout=LAST_WORDS)
         ended.set()
         _ask(None)
+        if silent:
+            _SPEAKING.release()
         for number in ours:
             signal.signal(number, before[number])
+        _BEFORE.clear()
         signal.set_wakeup_fd(told)
         os.close(writing)  # ends the thread, which closes the other end
 
@@ -102,10 +119,26 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     del frame
-    _ask(time.monotonic())
+    if _asked is None:
+        _ask(time.monotonic())
     for other in _stops():  # some schedulers send theirs several times
         signal.signal(other, signal.SIG_IGN)
+    if _SPEAKING.acquire(timeout=LAST_WORDS):  # not while another thread has the last words
+        _SPEAKING.release()
     raise StopRequest(signal.Signals(number).name)
+
+
+def _forked() -> None:
+    """A child is stopped as if we were not there; the pipe, which it inherits, is its parent's."""
+    if _BEFORE:
+        signal.set_wakeup_fd(-1)
+        for number, handler in _BEFORE.items():
+            signal.signal(number, handler)
+        _BEFORE.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forked)
 
 
 def _watch(
@@ -116,9 +149,21 @@ def _watch(
     patience: float,
 ) -> None:
     """The C part of Python writes the number of every signal to the pipe, whatever runs."""
+    pressed = 0
     try:
         while byte := os.read(reading, 1):
-            if byte[0] in stops and not ended.wait(patience):
+            pressed += byte[0] == signal.SIGINT
+            if pressed > 1:  # the main thread has not even seen the first one
+                os._exit(KILLED)
+            if byte[0] not in stops:
+                continue
+            with _SPEAKING:
+                if _asked is None and not ended.is_set():  # the main thread may see it much later
+                    _ask(time.monotonic())
+            ended.wait(patience)
+            with _SPEAKING:
+                if ended.is_set():
+                    continue
                 try:
                     last_words()
                 finally:

@@ -99,8 +99,8 @@ class Standing:
                 file = keep(self.folder, tensors[name])
                 self._next[name] = (weakref.ref(tensors[name]), file)
                 done, left = done + tensors[name].nbytes, left - tensors[name].nbytes
-        except PrunebenchError:
-            remove(self.folder, _hashes(self._next) - _hashes(self._filed))
+        except Exception:
+            self.undo()
             raise
         return {name: self._next[name][1] for name in tensors}
 
@@ -110,6 +110,12 @@ class Standing:
         self._filed = self._next
         self._end = time.perf_counter()
         self._took = self._end - self._start
+
+    def undo(self) -> None:
+        """What was written is not told in the journal: the files that only it needed go."""
+        remove(self.folder, _hashes(self._next) - _hashes(self._filed))
+        self._next = self._filed
+        self._end = time.perf_counter()  # nor is it tried again at once
 
     def end(self) -> None:
         """The search is finished, and kept as a whole."""
@@ -145,6 +151,14 @@ def remove(folder: Path | None, hashes: Iterable[str]) -> None:
 def is_hash(text: str) -> bool:
     """Whether *text* is a SHA-256 in hexadecimal, and so may be part of a path."""
     return _SHA256.fullmatch(text) is not None
+
+
+def is_shortage(error: BaseException) -> bool:
+    """Whether memory ran out, here or on a GPU."""
+    # The processor's allocator has no class of its own.
+    words = ("can't allocate memory", "out of memory")
+    short = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
+    return short or isinstance(error, MemoryError)
 
 
 def _hashes(filed: Mapping[str, tuple[weakref.ref[Tensor], File]]) -> set[str]:

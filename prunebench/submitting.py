@@ -231,7 +231,7 @@ def _parsed(options: Sequence[str]) -> dict[str, Any]:
 
 
 def _typed(value: str) -> Any:
-    if value.isdecimal():
+    if value.isdecimal() and str(int(value)) == value:  # an account may be called 007
         return int(value)
     return {"true": True, "false": False}.get(value, value)
 

@@ -35,8 +35,9 @@ from .session import Result, Session
 from .store import Store
 from .verdict import Outcome, Verdict
 
-#: Seconds that a worker is given to save what it has once it is told to stop.
-PATIENCE = 30.0
+#: Seconds that a worker is given to save what it has once it is told to stop: its own last words
+#: included, and less than a scheduler gives all of us.
+PATIENCE = signals.PATIENCE + signals.LAST_WORDS + 1.0
 
 #: How often a case is tried that its worker does not survive.
 TRIES = 2

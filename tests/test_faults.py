@@ -17,9 +17,9 @@ import pytest
 import torch
 from conftest import SMALL_CASE, read
 
-from prunebench import models, partial, signals
+from prunebench import cache, models, partial, signals
 from prunebench.baseline import Baselines
-from prunebench.errors import PrunebenchWarning
+from prunebench.errors import PrunebenchError, PrunebenchWarning
 from prunebench.partial import Partials, measuring, searching
 from prunebench.plan import DropBlocks, Plan, Step
 from prunebench.record import VARYING, Measurement
@@ -573,6 +573,33 @@ def test_what_is_kept_is_told_before_a_run_and_thrown_away_when_asked(
     assert not (short / ".prunebench" / "partial").exists()
 
 
+def test_a_case_whose_files_cannot_be_read_costs_no_other(
+    short: Path, cli: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither when a run begins, nor when it is interrupted: that is still 130."""
+
+    def interrupted(*_: object) -> None:
+        monkeypatch.setattr(cache, "key", unreadable)
+        raise KeyboardInterrupt
+
+    key, losses = cache.key, models.CausalLM._losses
+
+    def unreadable(case: Any, device: str) -> str | None:
+        if "first" in case.id:
+            raise PrunebenchError("weights: cannot be read: Permission denied")
+        return key(case, device)
+
+    monkeypatch.setattr(models.CausalLM, "_losses", interrupted)
+    code, _, err = cli("run", "cases", "-k", "first", "-q")
+    assert (code, "cannot be read" in err) == (130, False)
+    monkeypatch.setattr(models.CausalLM, "_losses", losses)
+    code, out, _ = cli("run", "cases", "-q")
+
+    assert code == 3
+    assert out.count("Permission denied") >= 1
+    assert Store(short / ".prunebench").case_ids() == ["small/last-1blocks"]
+
+
 def test_what_is_fresh_takes_nothing_from_before_the_run(tmp_path: Path) -> None:
     """Neither of the case nor of the dense model; what another process of the run kept it takes."""
     model = object()
@@ -617,6 +644,22 @@ def python(program: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+def until_deep(process: subprocess.Popen[str]) -> None:
+    """Wait for a program's line ``deep``, and till it has left Python for what follows."""
+    assert process.stdout is not None
+    assert process.stdout.readline() == "deep\n"
+    begun = _spent(process)[1]
+    # It sleeps, or has computed for 0.2 s.
+    assert _until(lambda: (now := _spent(process))[0] == "S" or now[1] > begun + 20)
+
+
+def _spent(process: subprocess.Popen[str]) -> tuple[str, int]:
+    """The state of a program's main thread, and the ticks that it has computed."""
+    stat = Path(f"/proc/{process.pid}/task/{process.pid}/stat").read_text()
+    words = stat.rpartition(")")[2].split()
+    return words[0], int(words[11])
+
+
 DEEP = """\
 import hashlib
 from prunebench import signals
@@ -629,9 +672,7 @@ with signals.handled(lambda: print('saved', flush=True), patience=0.2):
 def test_a_main_thread_that_does_not_come_back_is_left_behind() -> None:
     """Deep in a library Python raises nothing: another thread saves and exits 75 in time."""
     process = python(DEEP)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "deep\n"
-    time.sleep(0.5)  # until it is
+    until_deep(process)
     process.send_signal(signal.SIGTERM)
     out, err = process.communicate(timeout=60)
 
@@ -655,9 +696,7 @@ with signals.handled(partial.last_words, patience=0.2), partial.searching(journa
 def test_a_search_that_does_not_come_back_is_saved_without_it(tmp_path: Path) -> None:
     """A decomposition in a library may take minutes; what the search stood on before is kept."""
     process = python(DEEP_SEARCH, str(tmp_path))
-    assert process.stdout is not None
-    assert process.stdout.readline() == "deep\n"
-    time.sleep(0.3)
+    until_deep(process)
     process.send_signal(signal.SIGUSR1)
     _, err = process.communicate(timeout=60)
     found = Partials(tmp_path).journal("a", "k" * 64).state()
@@ -666,6 +705,111 @@ def test_a_search_that_does_not_come_back_is_saved_without_it(tmp_path: Path) ->
     assert found is not None
     assert found[0] == [1]
     assert torch.equal(found[1]["x"], torch.full((3,), 0.1))
+
+
+#: A search whose last words take a second, in which the main thread comes back.
+COMES_BACK = """\
+import sys, threading, time
+from contextlib import closing
+from pathlib import Path
+import torch
+from prunebench import partial, signals, standing, tensors
+standing.SHARE, signals.SAVING = 0, 0.1
+begun, write = threading.Event(), tensors.files.write
+
+def slow(path, data):
+    begun.set()
+    time.sleep(1)
+    write(path, data)
+
+tensors.files.write = slow
+journal = partial.Partials(Path(sys.argv[1])).journal('a', 'k' * 64)
+with (
+    signals.handled(partial.last_words, patience=0.2),
+    closing(journal),
+    partial.searching(journal),
+):
+    partial.keep_state([1], {'x': torch.full((3,), 0.1)}, 5)
+    try:
+        print('deep', flush=True)
+        time.sleep(60)
+    WAY
+"""
+
+
+@pytest.mark.parametrize(
+    "way",
+    [
+        "finally: begun.wait()",
+        "except KeyboardInterrupt: begun.wait()",
+        "except KeyboardInterrupt: begun.wait(); sys.exit(3)",
+    ],
+    ids=["raises", "goes on", "exits"],
+)
+def test_last_words_are_not_cut_off(way: str, tmp_path: Path) -> None:
+    """However the main thread comes back while they are written, it lets them end the process."""
+    process = python(COMES_BACK.replace("WAY", way), str(tmp_path))
+    assert process.stdout is not None
+    assert process.stdout.readline() == "deep\n"
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    found = Partials(tmp_path).journal("a", "k" * 64).state()
+
+    assert found is not None, err
+    assert torch.equal(found[1]["x"], torch.full((3,), 0.1))
+    assert (process.returncode, err) == (75, "")
+
+
+LATE = """\
+import signal, time
+from prunebench import signals
+with signals.handled(lambda: None):
+    # The signal goes to another thread, as it may, and does not wake this one.
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        print('deep', flush=True)
+        time.sleep(2)
+    except KeyboardInterrupt:
+        print(signals.SAVING - signals.time_left())
+"""
+
+
+LATER = """\
+import signal, time
+from prunebench import signals
+
+def last_words():
+    time.sleep(2)
+    print('saved', flush=True)
+
+with signals.handled(last_words, patience=0.2):
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+    try:
+        print('deep', flush=True)
+        time.sleep(1.5)
+    except KeyboardInterrupt:
+        print('main', flush=True)
+"""
+
+
+def test_a_main_thread_that_comes_back_does_not_speak_into_the_last_words() -> None:
+    """Reports are written by one thread: the other waits where it sees the signal."""
+    process = python(LATER)
+    until_deep(process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+
+    assert (process.returncode, out) == (75, "saved\n"), err
+
+
+def test_the_time_to_save_is_counted_from_the_signal() -> None:
+    """Not from when the main thread comes back and sees it: who sent it has a clock too."""
+    process = python(LATE)
+    until_deep(process)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+
+    assert float(out) > 1.0, err
 
 
 STUBBORN = """\
@@ -692,6 +836,49 @@ def test_a_second_ctrl_c_kills_at_once() -> None:
     process.communicate(timeout=40)  # the sleep would last longer
 
     assert process.returncode == -signal.SIGINT
+
+
+def test_a_second_ctrl_c_kills_at_once_where_nobody_saw_the_first() -> None:
+    """Deep in a library Python's own handlers do not run."""
+    process = python(DEEP)
+    until_deep(process)
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.2)
+    code = _until(process.poll)
+    process.kill()
+    out, err = process.communicate(timeout=60)
+
+    assert (code, out) == (130, ""), err
+
+
+FORKING = """\
+import os, signal, time
+from prunebench import signals
+with signals.handled(lambda: print('last words', flush=True), patience=0.2):
+    reading, writing = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writing, b'x')
+        time.sleep(60)
+        os._exit(0)
+    os.read(reading, 1)
+    os.kill(pid, signal.SIGTERM)
+    status = os.waitpid(pid, 0)[1]
+    time.sleep(1)
+    print(os.WTERMSIG(status), signals.time_left())
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(60)
+"""
+
+
+def test_a_signal_to_a_forked_child_is_the_childs_alone() -> None:
+    """As ``multiprocessing`` ends its workers; what is ours still reaches us."""
+    process = python(FORKING)
+    out, err = process.communicate(timeout=60)
+
+    assert out == f"{int(signal.SIGTERM)} inf\n", err
+    assert "StopRequest: SIGTERM" in err
 
 
 def test_handlers_are_put_back_and_other_threads_left_alone() -> None:

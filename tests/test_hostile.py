@@ -7,7 +7,10 @@ import gzip
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -79,17 +82,110 @@ def test_a_device_or_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
         files.write(pipe, b"{}")  # nobody reads: one line, no wait
 
 
-def test_what_leads_to_an_open_file_is_written_to_and_stays(tmp_path: Path) -> None:
-    """``/dev/stdout`` is a link to a descriptor, also where that was sent to a file."""
-    with (tmp_path / "out").open("wb") as stream:
-        link = tmp_path / "stdout"
-        link.symlink_to(f"/proc/self/fd/{stream.fileno()}")
+PRINTING = """\
+import sys
+from pathlib import Path
+from prunebench import files
+print("before")
+print("aside", file=sys.stderr)
+files.require_writable(Path(sys.argv[1]))
+files.write(Path(sys.argv[1]), b"{}\\n")
+print("after")
+"""
+OUT, SHELL = "before\n{}\nafter\n", 'exec "$@"'
 
-        files.write(link, b"{}")
-        files.require_writable(link)
 
-    assert link.is_symlink()
-    assert (tmp_path / "out").read_bytes() == b"{}"
+def printed(shell: str, folder: Path, path: str) -> subprocess.CompletedProcess[str]:
+    """What PRINTING does with *path*, started by *shell* as ``"$@"``."""
+    command = ["bash", "-c", shell, "bash", sys.executable, "-c", PRINTING, path]
+    env = {k: v for k, v in os.environ.items() if k != "PYTHONUNBUFFERED"}
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=env, timeout=60)
+
+
+@pytest.mark.parametrize("path", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
+def test_standard_output_has_all_in_order(path: str, tmp_path: Path) -> None:
+    """As ``cat`` would show it, whether it is a pipe or a file, new or added to."""
+    (tmp_path / "link").symlink_to("/dev/stdout")
+
+    assert printed(SHELL, tmp_path, path).stdout == OUT
+    for before, way in (("", ">"), ("old\n", ">>")):
+        (tmp_path / "out").write_text(before)
+        shell = '{ echo first; "$@"; echo last; }' + f" {way} out"
+        assert printed(shell, tmp_path, path).returncode == 0
+        assert (tmp_path / "out").read_text() == f"{before}first\n{OUT}last\n"
+    assert (tmp_path / "link").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("shell", "path", "expected"),
+    [
+        ('"$@" 2> out', "/dev/stderr", "aside\n{}\n"),
+        ('"$@" > out 2>&1', "/dev/stderr", "aside\nbefore\n{}\nafter\n"),
+        ('"$@" 7> out', "/dev/fd/7", "{}\n"),
+        ('"$@" > out 7>&1', "/dev/fd/7", OUT),
+        ('"${@:1:3}" >(cat > out); wait $!', "", "{}\n"),
+    ],
+)
+def test_other_descriptors_are_written_to(
+    shell: str, path: str, expected: str, tmp_path: Path
+) -> None:
+    """Whatever number the shell gave, and after all that was printed."""
+    done = printed(shell, tmp_path, path)
+
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "out").read_text() == expected
+
+
+@pytest.mark.parametrize(
+    ("shell", "path"),
+    [
+        ('"$@" >&-', "/dev/stdout"),
+        ('"$@"', "/dev/fd/77"),
+        ('"$@" 7< .', "/dev/fd/7"),
+        ('"$@"', "/dev/fd/99999999999999999999"),
+    ],
+)
+def test_a_descriptor_that_cannot_be_written_is_one_line(
+    shell: str, path: str, tmp_path: Path
+) -> None:
+    """Closed, absent, open for reading, no number of one: nothing else is written to instead."""
+    done = printed(shell, tmp_path, path)
+
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"prunebench.errors.PrunebenchError: {path}: cannot be written: "), last
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_our_own_is_no_descriptor_that_was_given(tmp_path: Path) -> None:
+    """Where standard output is closed, the next file that is opened has its number."""
+    with (tmp_path / "ours").open("wb") as stream:
+        path = Path(f"/dev/fd/{stream.fileno()}")
+        with pytest.raises(PrunebenchError, match="cannot be written: Bad file descriptor"):
+            files.write(path, b"{}")
+    assert (tmp_path / "ours").read_bytes() == b""
+
+
+def test_links_that_go_round_are_one_line(tmp_path: Path) -> None:
+    """As a file and as a folder."""
+    (tmp_path / "a").symlink_to(tmp_path / "b")
+    (tmp_path / "b").symlink_to(tmp_path / "a")
+    for path in (tmp_path / "a" / "x", tmp_path / "a" / "x" / "y"):
+        for told in (lambda path: files.write(path, b"{}"), files.require_writable):
+            with pytest.raises(PrunebenchError, match="cannot be written: "):
+                told(path)
+
+
+def test_a_descriptor_that_does_not_wait_gets_all(tmp_path: Path) -> None:
+    """Some programs hand out pipes that take no more than fits."""
+    reading, writing = os.pipe()
+    os.set_inheritable(writing, True)
+    os.set_blocking(writing, False)
+    data = bytes(range(256)) * 4000  # a pipe holds 64 KiB
+    with ThreadPoolExecutor(1) as pool, os.fdopen(reading, "rb") as stream:
+        got = pool.submit(stream.read)
+        files.write(Path(f"/dev/fd/{writing}"), data)
+        os.close(writing)
+        assert got.result(60) == data
 
 
 # --------------------------------------------------------------------------------- case files

@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +20,9 @@ import torch
 from conftest import read
 from test_verdict import accuracy, record
 
-from prunebench import reference
+from prunebench import partial, reference, signals
 from prunebench.baseline import Accepted, Baselines
+from prunebench.outputs import Outputs
 from prunebench.reports import schema
 
 BECAUSE = Accepted(by="someone", when="2026-11-22T00:00:00+00:00", because="first")
@@ -360,6 +363,33 @@ def test_accept_takes_the_whole_answer_and_not_a_newer_limited_one(project: Path
 
     assert code == 0, err
     assert cli("run", "cases", "-q", "--strict")[0] == 0
+
+
+def test_the_search_has_the_first_of_the_last_words(
+    project: Path, cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pipe that a report goes to may have a reader who takes his time; hours are at stake."""
+    spoken: list[str] = []
+
+    @contextmanager
+    def deep(last_words: Callable[[], None], *_: object) -> Iterator[None]:
+        monkeypatch.setattr(Outputs, "write", lambda *_: spoken.append("reports"))
+        monkeypatch.setattr(partial, "last_words", lambda: spoken.append("search"))
+        last_words()
+        yield
+
+    class EndedError(Exception):
+        pass
+
+    def ended(*_: object, **__: object) -> None:
+        raise EndedError
+
+    monkeypatch.setattr(signals, "handled", deep)
+    monkeypatch.setattr("prunebench.cli.Display", ended)
+    with pytest.raises(EndedError):
+        cli("run", "cases", "-q")
+
+    assert spoken == ["search", "reports"]
 
 
 def test_an_interrupt_anywhere_is_130_and_never_a_regression(

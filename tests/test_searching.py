@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import threading
 import warnings
 import weakref
 from collections import Counter
@@ -636,6 +638,225 @@ def test_data_of_a_stopped_search_is_that_of_its_tensors(
 
     assert found is not None
     assert found[0] == [3]
+
+
+def test_a_mapping_of_a_stopped_search_is_kept_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A method may go on with the one that it gave."""
+    monkeypatch.setattr(standing, "SHARE", 0.0)
+    kept, given = opened(tmp_path), {"x": torch.ones(2), "y": torch.zeros(2)}
+    with pytest.raises(KeyboardInterrupt), searching(kept):  # noqa: PT012
+        partial.keep_state(1, given, 1)
+        given["x"] = torch.zeros(2)
+        del given["y"]
+        raise KeyboardInterrupt
+    kept.close()
+    found = opened(tmp_path).state()
+
+    assert found is not None
+    assert {name: tensor.tolist() for name, tensor in found[1].items()} == {
+        "x": [1, 1],
+        "y": [0, 0],
+    }
+
+
+@pytest.mark.parametrize(("search", "name"), [(name, name) for name in STATES], indirect=["search"])
+def test_no_search_changes_a_tensor_that_it_gave(
+    search: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are held, not copied, and may be written any time later."""
+    given: list[tuple[Any, Any]] = []
+
+    def seen(self: Journal, data: Any, tensors: Any, done: int, of: int = 0) -> None:
+        given.extend((tensor, tensor.clone()) for tensor in tensors.values())
+
+    monkeypatch.setattr(Journal, "keep_state", seen)
+    search(opened(tmp_path))
+
+    assert given or "refit" in name
+    assert all(torch.equal(tensor, before) for tensor, before in given)
+
+
+def test_a_search_that_ends_waits_for_what_another_thread_writes_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept then is the search, and no state that would be older."""
+    monkeypatch.setattr(standing, "SHARE", 0.0)
+    kept, begun, go = opened(tmp_path), threading.Event(), threading.Event()
+    write = tensors.files.write
+
+    def slow(path: Path, data: bytes) -> None:
+        begun.set()
+        assert go.wait(60)
+        write(path, data)
+
+    monkeypatch.setattr(tensors.files, "write", slow)
+    writer = threading.Thread(target=kept.keep_last, args=(60.0,))
+    with searching(kept):
+        partial.keep_state(1, {"x": torch.ones(2)}, 1)
+        writer.start()
+        assert begun.wait(60)
+        threading.Timer(0.3, go.set).start()
+    waited = go.is_set()
+    kept.keep_search(Plan(), 1.0, 2, None)
+    kept.close()
+    writer.join()
+
+    assert waited
+    assert list(tmp_path.rglob("*.safetensors")) == []
+    assert opened(tmp_path).search() is not None
+
+
+def test_a_search_that_did_not_wait_leaves_no_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where writing takes longer than anybody waits, what comes of it is thrown away."""
+    monkeypatch.setattr(standing, "SHARE", 0.0)
+    monkeypatch.setattr(signals, "LAST_WORDS", 0.01)
+    kept, begun, go = opened(tmp_path), threading.Event(), threading.Event()
+    write = tensors.files.write
+
+    def slow(path: Path, data: bytes) -> None:
+        begun.set()
+        assert go.wait(60)
+        write(path, data)
+
+    monkeypatch.setattr(tensors.files, "write", slow)
+    writer = threading.Thread(target=kept.keep_last, args=(60.0,))
+    with searching(kept):
+        partial.keep_state(1, {"x": torch.ones(2)}, 1)
+        writer.start()
+        assert begun.wait(60)
+    kept.keep_search(Plan(), 1.0, 2, None)
+    go.set()
+    writer.join()
+    kept.close()
+
+    assert list(tmp_path.rglob("*.safetensors")) == []
+    assert opened(tmp_path)._state is None
+
+
+SHORT = "a/b: too little memory to keep where its search stands"
+
+
+@pytest.mark.parametrize(
+    ("place", "name", "error", "says", "files"),
+    [
+        ("journal", "msgspec.to_builtins", MemoryError(), SHORT, 2),
+        ("tensors", "_bytes", MemoryError(), SHORT, 2),
+        (
+            "tensors",
+            "_bytes",
+            RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
+            SHORT,
+            2,
+        ),
+        ("tensors", "_bytes", RuntimeError("DefaultCPUAllocator: can't allocate memory"), SHORT, 2),
+        ("loglines", "json.dumps", MemoryError(), "too little memory to write it; a killed run", 4),
+    ],
+)
+def test_too_little_memory_to_keep_a_state_costs_no_search(
+    place: str,
+    name: str,
+    error: Exception,
+    says: str,
+    files: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is told, the search goes on, and the state before is there."""
+    kept, count = opened(tmp_path), 0
+    *path, last = name.split(".")
+    module = importlib.import_module(f"prunebench.{place}")
+    for part in path:
+        module = getattr(module, part)
+    work = getattr(module, last)
+
+    def short(*given: Any, **more: Any) -> Any:
+        nonlocal count
+        count += 1
+        if count == (1 if place != "tensors" else 2):  # the second tensor
+            raise error
+        return work(*given, **more)
+
+    with searching(kept):
+        partial.keep_state([1], {"a": torch.zeros(2), "b": torch.ones(2)}, 1)
+        with monkeypatch.context() as patch, pytest.warns(PrunebenchWarning, match=says):  # noqa: PT031
+            patch.setattr(module, last, short)
+            partial.keep_state([2], {"a": torch.full((2,), 2.0), "b": torch.full((2,), 3.0)}, 2)
+    kept.close()
+    found = opened(tmp_path).state()
+
+    assert found is not None
+    assert found[0] == [1]
+    assert len(list(tmp_path.rglob("*.safetensors"))) == files
+
+
+def test_a_search_that_cannot_be_kept_for_want_of_memory_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its case goes on to what is measured."""
+
+    def short(*_: Any) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(tensors.Tensors, "save", short)
+    kept = opened(tmp_path)
+    with pytest.warns(PrunebenchWarning, match="a/b: too little memory to keep what its search f"):
+        kept.keep_search(Plan((), (), tensors.Tensors()), 1.0, 2, None)
+    kept.close()
+
+    assert opened(tmp_path).search() is None
+
+
+def test_a_scheduler_that_is_as_impatient_as_the_user_costs_no_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its signal comes while Ctrl-C's way out is writing."""
+    monkeypatch.setattr(standing, "SHARE", 0.0)
+    keep, came = tensors.keep, False
+
+    def interrupted(folder: Path, tensor: Any) -> Any:
+        nonlocal came
+        if not came:
+            came = True
+            raise signals.StopRequest("SIGTERM")
+        return keep(folder, tensor)
+
+    monkeypatch.setattr(tensors, "keep", interrupted)
+    kept = opened(tmp_path)
+    with pytest.raises(signals.StopRequest), searching(kept):  # noqa: PT012
+        partial.keep_state(1, {"x": torch.ones(2)}, 1)
+        raise KeyboardInterrupt
+    kept.close()
+
+    assert opened(tmp_path).state() is not None
+
+
+def test_a_stop_stays_a_stop_though_the_search_cannot_be_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Any other error would be the case's failure, and the run would go on with the next."""
+    monkeypatch.setattr(standing, "SHARE", 0.0)
+    for error, says in (
+        (RuntimeError("CUDA error: unspecified launch failure"), "cannot be kept: RuntimeError: "),
+        (MemoryError(), SHORT),
+    ):
+
+        def broken(*_: Any, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(tensors, "keep", broken)
+        kept = opened(tmp_path)
+        with (  # noqa: PT012, PT031
+            pytest.warns(PrunebenchWarning, match=says),
+            pytest.raises(KeyboardInterrupt),
+            searching(kept),
+        ):
+            partial.keep_state(1, {"x": torch.ones(2)}, 1)
+            raise KeyboardInterrupt
+        kept.close()
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,17 @@ from msgspec.structs import replace
 from test_verdict import accuracy
 from test_verdict import record as made
 
-from prunebench import casefile, claims, gputime, places, report, submitting, workers
+from prunebench import (
+    casefile,
+    claims,
+    execution,
+    gputime,
+    places,
+    report,
+    signals,
+    submitting,
+    workers,
+)
 from prunebench.case import Case
 from prunebench.claims import Claims, HeldError, turn
 from prunebench.errors import PrunebenchError
@@ -438,6 +448,15 @@ def test_a_cli_workers_and_pytest_share_a_store(project: Path) -> None:
     assert not list((project / ".prunebench" / "locks").iterdir())
 
 
+def test_who_has_workers_waits_for_their_last_words() -> None:
+    """All within the 30 s that Slurm and Kubernetes give before they kill; else a pod would end."""
+    last_of_worker = signals.PATIENCE + signals.LAST_WORDS
+    parents = execution.How(workers="2").patience
+
+    assert last_of_worker < workers.PATIENCE < parents < 30
+    assert execution.How().patience == signals.PATIENCE > signals.SAVING
+
+
 def test_interrupted_workers_go_on_with_equal_numbers(project: Path, cli: Any) -> None:
     """Ctrl-C: 130, nothing left running, what is done is kept; then as one process would have."""
     (project / "cases" / "small.yaml").write_text(FOUR)
@@ -512,7 +531,8 @@ def scheduler(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_an_array_of_jobs_is_submitted_once(project: Path, cli: Any, scheduler: Path) -> None:
     """What sbatch is given; the same command again sees that all is on its way."""
     (project / "cases" / "small.yaml").write_text(SEVERAL)
-    options = ["--slurm", "partition=gpu", "--slurm", "time=1-02", "--slurm", "nice=9"]
+    given = ("partition=gpu", "time=1-02", "nice=9", "account=007")
+    options = [word for option in given for word in ("--slurm", option)]
     command = ["run", "cases", "--executor", "slurm", "--detach", "-n", "4", *options]
     code, _, errors = cli(*command)
     script = (scheduler / "sbatch.sh").read_text()
@@ -520,6 +540,7 @@ def test_an_array_of_jobs_is_submitted_once(project: Path, cli: Any, scheduler: 
 
     assert code == 0
     assert {"partition=gpu", "time=1560", "nice=9", "requeue", "signal=USR1@90"} <= lines
+    assert "account=007" in lines
     assert "array=0-2%3" in lines  # the two amounts of a method share a search
     assert "small/sleb-windows-1blocks and 1 more" in errors
     assert "6 cases are on their way; to collect them, run the same command again" in errors
