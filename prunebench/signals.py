@@ -23,6 +23,9 @@ from typing import Any
 #: Exit code: killed by the second Ctrl-C, as a shell says it (128 + SIGINT).
 KILLED = 130
 
+#: Seconds in which a second Ctrl-C is the first one again: a wrapper and the terminal both send it.
+TWICE = 0.1
+
 #: Exit code: stopped by a scheduler, saved, run again (``EX_TEMPFAIL`` of sysexits.h).
 STOPPED = 75
 
@@ -113,8 +116,12 @@ def _stops() -> list[signal.Signals]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     del frame
-    signal.signal(number, signal.SIG_DFL)  # whoever is in a hurry presses it twice
+    signal.signal(number, _nothing)  # the second one is the other thread's
     raise KeyboardInterrupt
+
+
+def _nothing(number: int, frame: FrameType | None) -> None:
+    del number, frame
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
@@ -149,24 +156,30 @@ def _watch(
     patience: float,
 ) -> None:
     """The C part of Python writes the number of every signal to the pipe, whatever runs."""
-    pressed = 0
+    pressed = math.inf
     try:
         while byte := os.read(reading, 1):
-            pressed += byte[0] == signal.SIGINT
-            if pressed > 1:  # the main thread has not even seen the first one
-                os._exit(KILLED)
-            if byte[0] not in stops:
-                continue
-            with _SPEAKING:
-                if _asked is None and not ended.is_set():  # the main thread may see it much later
-                    _ask(time.monotonic())
-            ended.wait(patience)
-            with _SPEAKING:
-                if ended.is_set():
-                    continue
-                try:
-                    last_words()
-                finally:
-                    os._exit(STOPPED)
+            now = time.monotonic()
+            if byte[0] == signal.SIGINT:
+                if now - pressed > TWICE:  # whatever the main thread is at
+                    os._exit(KILLED)
+                pressed = min(pressed, now)
+            elif byte[0] in stops:
+                with _SPEAKING:
+                    if _asked is None and not ended.is_set():  # the main thread may see it later
+                        _ask(now)
+                speaker = threading.Timer(patience, _speak, (ended, last_words))
+                speaker.daemon = True
+                speaker.start()
     finally:
         os.close(reading)
+
+
+def _speak(ended: threading.Event, last_words: Callable[[], None]) -> None:
+    with _SPEAKING:
+        if ended.is_set():
+            return
+        try:
+            last_words()
+        finally:
+            os._exit(STOPPED)
