@@ -50,7 +50,7 @@ from prunebench.plan import (
     RefitWeights,
     SliceHidden,
 )
-from prunebench.record import Environment
+from prunebench.record import HUGE, Environment
 from prunebench.store import Store
 
 EXAMPLES = int(os.environ.get("PRUNEBENCH_EXAMPLES", "300"))
@@ -293,7 +293,7 @@ def test_any_setting_is_cases_or_plain_lines(key: str, value: str, copies: Path)
 # ----------------------------------------------------------------------------------- plans
 
 BLOCKS = st.integers(0, 99)
-NUMBERS = st.floats(allow_nan=False, allow_infinity=False)
+NUMBERS = st.floats(-HUGE, HUGE)
 SHA = st.text("0123456789abcdef", min_size=64, max_size=64)
 WORDS = st.text(max_size=30)
 EDITS = st.one_of(
