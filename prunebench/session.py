@@ -129,7 +129,8 @@ class Session:
         self.claims = Claims(store.root, _say)
         self._clock = Clock(progress)
         # Read before anything is measured: a mistake in them is not to be found out at the end.
-        self._rows = published.rows(baselines.published)
+        models = frozenset(case.model.id for case in cases)
+        self._rows = published.rows(baselines.published, models)
         begun = datetime.fromisoformat(self.since).timestamp() if fresh else 0
         self.partials = Partials(store.root, int(begun) * 10**9)
         self._device = device

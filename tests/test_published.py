@@ -559,6 +559,19 @@ def test_a_case_asks_to_be_judged_by_a_key(tmp_path: Path) -> None:
     assert plain.asked == strict.asked
 
 
+def test_only_files_that_name_a_model_are_read_for_it(tmp_path: Path) -> None:
+    """The same rows about each model, by any of its names; for others no file is even parsed."""
+    for model in {name for row in ALL for name in (row.model, *row.aliases)}:
+        own = [row for row in ALL if published._is_model(model, row)]
+        found = rows(FOLDER, frozenset({f"./elsewhere/{model.rsplit('/')[-1].upper()}"}))
+        assert [row for row in found if published._is_model(model, row)] == own != []
+    (tmp_path / "bad.yaml").write_text("tables: [{model: some/Llama}")
+
+    assert rows(tmp_path, frozenset({"prunebench/reference"})) == ()
+    with pytest.raises(CaseError):
+        rows(tmp_path, frozenset({"prunebench/reference", "mirror/llama"}))
+
+
 # --------------------------------------------------------------------- mistakes
 
 
