@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -167,80 +168,78 @@ def run(  # one parameter per option of the contract
         write()  # afterwards: a pipe may have a reader who takes his time
         say("stopped in the middle of a call; run the same command to go on")
 
-    with (
-        signals.handled(last_words, how.patience),
-        Display(len(cases), quiet=quiet) as display,
-    ):
-        session = Session(
-            cases,
-            Store(store),
-            roots,
-            how.device_here(device),
-            fresh=fresh,
-            fail_on=outcomes,
-            conditions=conditions,
-            alpha=alpha,
-            options=command_options(
-                {
-                    "--device": device,
-                    "--limit": limit,
-                    "--fail-on": fail_on,
-                    "--alpha": alpha,
-                    "--strict": strict,
-                    "--baselines": baselines,
-                    "--store": None if store == DEFAULT_STORE else store,
-                }
-            ),
-            progress=display.step,
-        )
-        try:
-            if how.here or device == "cpu" or not has_gpu_files():
-                for case, kept in session.going_on():
-                    say(f"going on: {case.label} {kept}")
-                display.expect(
-                    lambda: (cases, outlook.look(cases, session.store, device, fresh=fresh))
-                )
-            with closing(execution.answers(session, device, how, display)) as answers:
-                for result in answers:
-                    results.append(result)
-                    display.done(result)
-            session.partials.tidy()
-        except KeyboardInterrupt as error:
-            stopped = error
-            results += session.cut_off(results)
-        finally:
-            results = session.settled(execution.in_order(results, cases))
-            write()
-    if results:  # none but of a run that was stopped or detached
-        tables.table(results, report.console())
-    outputs.tell(results, len(cases) - len(results))
-    if not (keyword or settings) and (behind := shelf.hint(roots, cases)):
-        say(behind)
-    if stopped is not None:
-        left = len(cases) - len(results)
-        asked = isinstance(stopped, signals.StopRequest)
-        end = f"stopped by {stopped}" if asked else "interrupted"
-        say(f"{end} with {left} of {len(cases)} cases left; run the same command to go on")
-        raise typer.Exit(signals.STOPPED if asked else INTERRUPTED)
-    if accept:
-        crashed = any(r.verdict.error for r in results)
-        try:
-            taken = accepting.accept(
-                [r.record for r in results if r.record],
+    with _stoppable(last_words, how.patience):
+        with Display(len(cases), quiet=quiet) as display:
+            session = Session(
                 cases,
-                because,
                 Store(store),
-                Baselines(baselines or OWN),
-                present=roots,
-                failed=accepting.failures(results),
-                force=force,
+                roots,
+                how.device_here(device),
+                fresh=fresh,
+                fail_on=outcomes,
+                conditions=conditions,
+                alpha=alpha,
+                options=command_options(
+                    {
+                        "--device": device,
+                        "--limit": limit,
+                        "--fail-on": fail_on,
+                        "--alpha": alpha,
+                        "--strict": strict,
+                        "--baselines": baselines,
+                        "--store": None if store == DEFAULT_STORE else store,
+                    }
+                ),
+                progress=display.step,
             )
-        except accepting.RefusedError as refused:
-            say(str(refused))
-            raise typer.Exit(CRASHED if crashed else USAGE) from None
-        _tell_accepted(taken)
-        raise typer.Exit(outputs.code(CRASHED if crashed else OK))
-    raise typer.Exit(outputs.code(exit_code([r.verdict for r in results], strict=strict)))
+            try:
+                if how.here or device == "cpu" or not has_gpu_files():
+                    for case, kept in session.going_on():
+                        say(f"going on: {case.label} {kept}")
+                    display.expect(
+                        lambda: (cases, outlook.look(cases, session.store, device, fresh=fresh))
+                    )
+                with closing(execution.answers(session, device, how, display)) as answers:
+                    for result in answers:
+                        results.append(result)
+                        display.done(result)
+                session.partials.tidy()
+            except KeyboardInterrupt as error:
+                stopped = error
+                results += session.cut_off(results)
+            finally:
+                results = session.settled(execution.in_order(results, cases))
+                write()
+        if results:  # none but of a run that was stopped or detached
+            tables.table(results, report.console())
+        outputs.tell(results, len(cases) - len(results))
+        if not (keyword or settings) and (behind := shelf.hint(roots, cases)):
+            say(behind)
+        if stopped is not None:
+            left = len(cases) - len(results)
+            asked = isinstance(stopped, signals.StopRequest)
+            end = f"stopped by {stopped}" if asked else "interrupted"
+            say(f"{end} with {left} of {len(cases)} cases left; run the same command to go on")
+            raise typer.Exit(signals.STOPPED if asked else INTERRUPTED)
+        if accept:
+            crashed = any(r.verdict.error for r in results)
+            try:
+                taken = accepting.accept(
+                    [r.record for r in results if r.record],
+                    cases,
+                    because,
+                    Store(store),
+                    Baselines(baselines or OWN),
+                    present=roots,
+                    failed=accepting.failures(results),
+                    force=force,
+                )
+            except accepting.RefusedError as refused:
+                say(str(refused))
+                raise typer.Exit(CRASHED if crashed else USAGE) from None
+            _tell_accepted(taken)
+            raise typer.Exit(outputs.code(CRASHED if crashed else OK))
+        raise typer.Exit(outputs.code(exit_code([r.verdict for r in results], strict=strict)))
 
 
 @app.command(name="list")
@@ -353,6 +352,18 @@ def main() -> NoReturn:
         say(f"{error.filename or 'a file'}: {error.strerror or error}")
         sys.exit(USAGE)
     sys.exit(OK)
+
+
+@contextmanager
+def _stoppable(last_words: Callable[[], None], patience: float) -> Iterator[None]:
+    """End a run with its code also where it is stopped before its cases or after them."""
+    try:
+        with signals.handled(last_words, patience):
+            yield
+    except KeyboardInterrupt as error:
+        asked = isinstance(error, signals.StopRequest)
+        say(f"{f'stopped by {error}' if asked else 'interrupted'}; run the same command to go on")
+        raise typer.Exit(signals.STOPPED if asked else INTERRUPTED) from None
 
 
 def _tell_outlook(

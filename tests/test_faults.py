@@ -17,7 +17,7 @@ import pytest
 import torch
 from conftest import SMALL_CASE, read
 
-from prunebench import cache, models, partial, signals
+from prunebench import cache, models, partial, signals, tables
 from prunebench.baseline import Baselines
 from prunebench.errors import PrunebenchError, PrunebenchWarning
 from prunebench.partial import Partials, measuring, searching
@@ -908,6 +908,30 @@ def test_a_signal_to_a_forked_child_is_the_childs_alone() -> None:
 
     assert out == f"{int(signal.SIGTERM)} inf\n", err
     assert "StopRequest: SIGTERM" in err
+
+
+@pytest.mark.parametrize("place", [(Session, "__init__"), (tables, "table")])
+@pytest.mark.parametrize(("name", "expected"), [("SIGTERM", 75), ("SIGINT", 130)])
+def test_a_signal_before_the_cases_or_after_them_is_told_too(
+    place: tuple[Any, str],
+    name: str,
+    expected: int,
+    short: Path,
+    cli: Callable[..., tuple[int, str, str]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The shell would say 143, which no scheduler takes for *run it again*."""
+
+    def signalled(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), getattr(signal, name))
+        time.sleep(5)
+
+    monkeypatch.setattr(*place, signalled)
+    code, _, err = cli("run", "cases", "-q", "--json", "out.json")
+
+    assert code == expected
+    assert "run the same command to go on" in err
+    assert (short / "out.json").exists() == (place[1] == "table")
 
 
 def test_handlers_are_put_back_and_other_threads_left_alone() -> None:
