@@ -79,12 +79,17 @@ def value(own: Sequence[Measurement], records: Sequence[Record]) -> Value | None
 
 def _within_reason(one: Value) -> Value:
     """Without what an interval has beyond the possible."""
-    low, high = one.low, one.high
-    if one.unit in ("acc", "match") and low is not None and high is not None:
-        low, high = max(0.0, low), min(1.0, high)
-    if one.unit == "ppl" and low is not None:
-        low = max(0.0, low)
+    least, most = possible(one.unit)
+    low = None if one.low is None else max(least, one.low)
+    high = None if one.high is None else min(most, one.high)
     return replace(one, low=low, high=high)
+
+
+def possible(unit: str) -> tuple[float, float]:
+    """The least and the most that a value of *unit* can be."""
+    if unit in ("acc", "match", "of answers", "of n-grams"):
+        return 0.0, 1.0
+    return (0.0 if unit == "ppl" else -math.inf), math.inf
 
 
 def _median_interval(samples: Sequence[float]) -> tuple[float | None, float | None]:

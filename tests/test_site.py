@@ -226,6 +226,23 @@ def test_speedups_of_other_devices_and_shapes_say_whose_they_are() -> None:
     assert re.findall(r"on [^;]*", small) == ["on nvidia-h200", "on nvidia-h200 8x64+8"]
 
 
+def test_no_interval_of_a_share_leaves_it(files: dict[str, bytes]) -> None:
+    """One empty answer of 32 is 3.1 %, of which a normal interval goes below nothing."""
+    low = []
+    for name, page in files.items():
+        if not name.startswith("cases/"):
+            continue
+        tree = etree.fromstring(page, etree.HTMLParser())
+        for line in tree.xpath("//tr[td]"):
+            cells = [" ".join(cell.itertext()).strip() for cell in line]
+            if len(cells) > 2 and cells[1].endswith(" %") and " to " in cells[2]:
+                ends = [float(end.replace(",", "")) for end in cells[2].split(" to ")]
+                assert 0 <= ends[0] < ends[1] <= 100 or "recovery" in cells[0], cells
+                low.append(ends[0])
+
+    assert 0 in low
+
+
 def test_a_case_page_has_its_provenance_and_nights(files: dict[str, bytes]) -> None:
     """Commit, versions, weights and question of the record, and its two nights."""
     record = next(r for r in shipped() if r.case_id.endswith("/sleb-0.3"))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,7 +17,7 @@ from ..record import Measurement, Record
 from ..report import COLUMNS, duration, number, size
 from ..reports import words
 from ..reports.rows import standard_error
-from ..summary import Value
+from ..summary import Value, possible
 from . import cells, drawing, plots
 from .drawing import Drawing
 
@@ -258,7 +257,7 @@ def _measured(m: Measurement, record: Record) -> dict[str, str]:
     error = standard_error(m, record)
     interval = ""
     if error and m.value is not None:
-        least, most = (0.0, 1.0) if m.unit in ("acc", "match") else (-math.inf, math.inf)
+        least, most = possible(m.unit)
         ends = (max(least, min(most, m.value + sign * 1.96 * error)) for sign in (-1, 1))
         interval = " to ".join(words.bare(end, m.unit) for end in ends)
     return {
