@@ -678,12 +678,9 @@ def test_no_search_changes_a_tensor_that_it_gave(
     assert all(torch.equal(tensor, before) for tensor, before in given)
 
 
-def test_a_search_that_ends_waits_for_what_another_thread_writes_of_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What is kept then is the search, and no state that would be older."""
-    monkeypatch.setattr(standing, "SHARE", 0.0)
-    kept, begun, go = opened(tmp_path), threading.Event(), threading.Event()
+def held_back(monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Event, threading.Event]:
+    """Files are written only when the second event is set; the first tells that one waits."""
+    begun, go = threading.Event(), threading.Event()
     write = tensors.files.write
 
     def slow(path: Path, data: bytes) -> None:
@@ -692,6 +689,15 @@ def test_a_search_that_ends_waits_for_what_another_thread_writes_of_it(
         write(path, data)
 
     monkeypatch.setattr(tensors.files, "write", slow)
+    return begun, go
+
+
+def test_a_search_that_ends_waits_for_what_another_thread_writes_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is kept then is the search, and no state that would be older."""
+    monkeypatch.setattr(standing, "SHARE", 0.0)
+    kept, (begun, go) = opened(tmp_path), held_back(monkeypatch)
     writer = threading.Thread(target=kept.keep_last, args=(60.0,))
     with searching(kept):
         partial.keep_state(1, {"x": torch.ones(2)}, 1)
@@ -714,15 +720,7 @@ def test_a_search_that_did_not_wait_leaves_no_state(
     """Where writing takes longer than anybody waits, what comes of it is thrown away."""
     monkeypatch.setattr(standing, "SHARE", 0.0)
     monkeypatch.setattr(signals, "LAST_WORDS", 0.01)
-    kept, begun, go = opened(tmp_path), threading.Event(), threading.Event()
-    write = tensors.files.write
-
-    def slow(path: Path, data: bytes) -> None:
-        begun.set()
-        assert go.wait(60)
-        write(path, data)
-
-    monkeypatch.setattr(tensors.files, "write", slow)
+    kept, (begun, go) = opened(tmp_path), held_back(monkeypatch)
     writer = threading.Thread(target=kept.keep_last, args=(60.0,))
     with searching(kept):
         partial.keep_state(1, {"x": torch.ones(2)}, 1)
