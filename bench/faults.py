@@ -159,8 +159,8 @@ def _import_once() -> None:
     import datasets  # noqa: F401
     from transformers import LlamaForCausalLM  # noqa: F401
 
-    from prunebench import cli, runner, scoring, surgery  # noqa: F401
     from prunebench.metrics import _tasks  # noqa: F401
+    from prunebench.models.causal_lm import scoring, surgery  # noqa: F401
 
 
 def _run(
@@ -187,15 +187,17 @@ def _run(
 
 
 def _child(store: str) -> None:
-    from prunebench import partial, stream
-    from prunebench.cli import main as prunebench
-    from prunebench.journal import Journal
+    from prunebench.cli.main.main import main as prunebench
+
+    from prunebench.models.causal_lm import stream
+    from prunebench.results.resume import folders
+    from prunebench.results.resume.journal import Journal
 
     out = os.open(f"{store}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     os.dup2(out, 1)
     os.dup2(out, 2)
     log = os.open(f"{store}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    once, cut = partial._Scope.once, stream.batches
+    once, cut = folders._Scope.once, stream.batches
 
     def logged(self: Any, who: str, given: object, make: Any, of: int) -> Any:
         def begun() -> Any:
@@ -211,7 +213,7 @@ def _child(store: str) -> None:
 
         return kept
 
-    partial._Scope.once = logged  # type: ignore[method-assign]
+    folders._Scope.once = logged  # type: ignore[method-assign]
     stream.batches = lambda windows, size=None: cut(windows, size or 2)  # several in a search
     for name in ("keep_step", "keep_part", "keep_state"):
         setattr(Journal, name, step(getattr(Journal, name)))

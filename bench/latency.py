@@ -17,13 +17,18 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 
+from prunebench.models.causal_lm.timing import Shape, Timer
 from rich.console import Console
 from rich.table import Table
 
-from prunebench import CausalLM, Measurement, load_model, reference
+from prunebench import (
+    CausalLM,
+    Measurement,
+    load_model,
+    reference,
+)
 from prunebench.metrics.latency import Latency
-from prunebench.timing import Shape, Timer
-from prunebench.verdict import Outcome, judge
+from prunebench.verdicts.verdict import Outcome, judge
 
 PARTS = ("prefill", "decode", "end-to-end")
 

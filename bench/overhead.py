@@ -31,11 +31,11 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from prunebench.case import Case
-    from prunebench.partial import Partials
+    from prunebench.results.resume.folders import Partials
 
 BARE = """
 import sys, time
-from prunebench.machine import before_torch
+from prunebench.system.machine import before_torch
 before_torch()
 import prunebench
 lm = prunebench.load_model("prunebench/reference")
@@ -56,7 +56,7 @@ class Waiting(Metric, frozen=True, tag="waiting"):
         time.sleep(self.seconds)
         yield self.measured("seconds", self.seconds)
 
-from prunebench.cli import main
+from prunebench.cli.main import main
 sys.argv = ["prunebench", *sys.argv[1:]]
 main()
 """
@@ -140,14 +140,14 @@ def minute(folder: Path, seconds: float, table: Table) -> None:
 
 def journal(folder: Path, pairs: int, table: Table) -> None:
     """What keeping what is finished costs, as a part of the whole case."""
-    from prunebench import casefile
-    from prunebench.partial import Partials
+    from prunebench.cases import loader
+    from prunebench.results.resume.folders import Partials
 
     path = folder / "searched" / "case.yaml"
     path.parent.mkdir()
     path.write_text(SEARCHED)
     kept, none = Partials(folder / "kept"), Partials()
-    for case in casefile.load([path]):
+    for case in loader.load([path]):
         _answered(case, none)  # what is only done once in a process
         ratios, size = [], 0
         for number in range(pairs):
@@ -165,7 +165,7 @@ def journal(folder: Path, pairs: int, table: Table) -> None:
 
 def _answered(case: Case, partials: Partials) -> tuple[Cost, int]:
     """What answering *case* costs, and the bytes of what was kept of it when it was finished."""
-    from prunebench.runner import Worker
+    from prunebench.runs.worker import Worker
 
     wall, cpu = time.perf_counter(), time.process_time()
     record = Worker("cpu", partials=partials).run(case)
@@ -181,9 +181,11 @@ def _answered(case: Case, partials: Partials) -> tuple[Cost, int]:
 
 def made_up(folder: Path, count: int) -> Path:
     """A matrix of *count* cases, and a record of each in the store below *folder*."""
-    from prunebench import Measurement, Record, cache, casefile
+    from prunebench import Measurement, Record
+    from prunebench.cases import loader
     from prunebench.record import Environment
-    from prunebench.store import Store
+    from prunebench.results import answer_key
+    from prunebench.results.store import Store
 
     (folder / "cases").mkdir()
     path = folder / "cases" / "many.yaml"
@@ -195,7 +197,7 @@ def made_up(folder: Path, count: int) -> Path:
     )
     environment = Environment("cpu", "3.11", "Linux", 1, {})
     os.chdir(folder)
-    for case in casefile.load([Path("cases")]):
+    for case in loader.load([Path("cases")]):
         Store(folder / ".prunebench").save(
             Record(
                 case_id=case.id,
@@ -209,7 +211,7 @@ def made_up(folder: Path, count: int) -> Path:
                 environment=environment,
                 model_hash="x",
                 created="2026-01-01T00:00:00+00:00",
-                key=cache.key(case, "cpu") or "",
+                key=answer_key.key(case, "cpu") or "",
             )
         )
     return path

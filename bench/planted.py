@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prunebench.explain import p_text
+from prunebench.reports.explain import p_text
 
 CASE = """\
 model: {id: prunebench/reference, dtype: float32}
@@ -71,16 +71,18 @@ def child(spec: Mapping[str, Any]) -> None:
     """One run; prints the verdicts of its cases as JSON."""
     import torch
 
-    from prunebench import cache, casefile, noise
-    from prunebench.baseline import Baselines
-    from prunebench.session import Session, accepted
-    from prunebench.store import Store
+    from prunebench.cases import loader
+    from prunebench.results import answer_key
+    from prunebench.results import timing_noise as noise
+    from prunebench.results.baselines.files import Baselines
+    from prunebench.results.store import Store
+    from prunebench.runs.session import Session, accepted
 
-    cache.device_name = lambda device: DEVICE  # type: ignore[assignment]  # noqa: ARG005
+    answer_key.device_name = lambda device: DEVICE  # type: ignore[assignment]  # noqa: ARG005
     torch.set_num_threads(spec.get("threads", 1))
     root = Path(spec["root"])
     files = [root / "cases" / f"{name}.yaml" for name in spec["cases"]]
-    cases = [with_batches(case, spec.get("batch")) for case in casefile.load(files)]
+    cases = [with_batches(case, spec.get("batch")) for case in loader.load(files)]
     if "order" in spec:
         shuffle_batches(spec["order"])
     if what := spec.get("plant"):
@@ -128,7 +130,7 @@ def with_batches(case: Any, size: int | None) -> Any:
 
 def shuffle_batches(seed: int) -> None:
     """Batch the questions of a task in another order."""
-    from prunebench import scoring
+    from prunebench.models.causal_lm import scoring
 
     batches = scoring.Scorer._batches  # type: ignore[attr-defined]
 
@@ -142,7 +144,7 @@ def shuffle_batches(seed: int) -> None:
 
 def plant(what: str) -> None:
     """Make the pruned model, its plan, its tokenizer or its kernels worse."""
-    from prunebench import surgery
+    from prunebench.models.causal_lm import surgery
 
     if "noise" in what:
         after_surgery(surgery, noisy(float(what.split()[2]) / 100))
@@ -234,9 +236,9 @@ def exchange_words(*, shifted: bool) -> None:
     import tokenizers
     import transformers
 
-    from prunebench import runner
+    from prunebench.runs import worker
 
-    load = runner.load_model
+    load = worker.load_model
 
     def loaded(*args: Any, **more: Any) -> Any:
         lm = load(*args, **more)
@@ -252,7 +254,7 @@ def exchange_words(*, shifted: bool) -> None:
         lm.tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=own, **named)
         return lm
 
-    runner.load_model = loaded
+    worker.load_model = loaded
 
 
 # ------------------------------------------------------------------------------------ the parent

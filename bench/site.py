@@ -16,7 +16,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 from sites import crowd, many
 
-from prunebench import Record, leaderboard, site
+from prunebench import Record
+from prunebench.leaderboard.build import build, site
 
 
 def main() -> None:
@@ -32,7 +33,7 @@ def main() -> None:
 def measure(records: list[Record], output: Path | None) -> None:
     """Rank and build *records*, and write them to *output* if there is one."""
     start = time.perf_counter()
-    boards = leaderboard.boards(records)
+    boards = build.boards(records)
     ranked = time.perf_counter()
     built = site.build(boards, records, "Bench")
     done = time.perf_counter()

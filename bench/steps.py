@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from prunebench.steps import steps
+from prunebench.verdicts.change_points import steps
 
 RUNS = 10_000
 NIGHTS = (10, 20, 30, 60, 120)

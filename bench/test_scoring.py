@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from prunebench.models.causal_lm.calibration import evaluation_windows
 
 import prunebench
 from prunebench import reference
-from prunebench.calibration import evaluation_windows
 from prunebench.metrics.accuracy import Accuracy
 
 LIMIT = 50

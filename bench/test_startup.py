@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from prunebench import casefile
+from prunebench.cases import loader
 
 CASE = """\
 protocol: tinyworld@1
@@ -44,7 +44,7 @@ def test_collect_a_thousand_cases(benchmark, tmp_path: Path) -> None:
         folder = tmp_path / "cases" / f"group{i % 10}"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / f"case{i}.yaml").write_text(CASE.format(i % 4))
-    cases = benchmark.pedantic(casefile.load, args=([tmp_path],), rounds=3)
+    cases = benchmark.pedantic(loader.load, args=([tmp_path],), rounds=3)
 
     assert len(cases) == 1000
 
@@ -58,6 +58,6 @@ def test_collect_a_matrix_of_a_thousand(benchmark, tmp_path: Path) -> None:
         f"protocol: tinyworld@1\nmatrix: {{method: [{methods}], "
         f"blocks: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]}}\n"
     )
-    cases = benchmark.pedantic(casefile.load, args=([path],), rounds=3)
+    cases = benchmark.pedantic(loader.load, args=([path],), rounds=3)
 
     assert len(cases) == 1000

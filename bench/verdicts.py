@@ -2,7 +2,7 @@
 
     python bench/verdicts.py [--draws 2000] [--write docs/verdicts.md]
 
-Every row calls the code that judges a run (`prunebench.stats`, `prunebench.verdict`) on drawn
+Every row calls the code that judges a run (`prunebench.verdicts.tests`, `prunebench.verdicts.verdict`) on drawn
 answers and timings, from fixed seeds. `--write` puts the tables into the page between its markers.
 `python bench/planted.py` does the same end to end, on the shipped model.
 """
@@ -20,8 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunebench.record import Measurement, Tolerance
-from prunebench.stats import Stratum, answers, detectable, holm
-from prunebench.verdict import Outcome, judge
+from prunebench.verdicts.tests import (
+    Stratum,
+    answers,
+    detectable,
+    holm,
+)
+from prunebench.verdicts.verdict import Outcome, judge
 
 #: The papers' seven tasks: BoolQ, PIQA, HellaSwag, WinoGrande, ARC-easy, ARC-challenge, OpenBookQA.
 SEVEN = (3270, 1838, 10042, 1267, 2376, 1172, 500)

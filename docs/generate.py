@@ -19,25 +19,24 @@ import typer
 import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from prunebench.cli.main.main import app
 
 # mkdocs finds what lies beside a hook.
 from wording import cell, default, fields, prose, table, words
 
 import prunebench
 from prunebench import (
-    baseline,
-    grammar,
-    outcomes,
     plan,
     plugin,
     record,
     registry,
-    session,
-    signals,
-    verdict,
 )
 from prunebench.api import Method, Metric
-from prunebench.cli import app
+from prunebench.cases import keys as grammar
+from prunebench.results.baselines import files as baseline
+from prunebench.runs import session
+from prunebench.system import signals
+from prunebench.verdicts import outcomes, verdict
 
 PACKAGE = Path(prunebench.__file__).parent
 

@@ -17,14 +17,15 @@ from pathlib import Path
 from msgspec.structs import replace
 from rich.terminal_theme import DEFAULT_TERMINAL_THEME, SVG_EXPORT_THEME, TerminalTheme
 
-from prunebench import casefile, showing, tables
-from prunebench.baseline import Baselines
 from prunebench.case import Case
-from prunebench.screen import InertConsole
-from prunebench.session import Result, Session, accepted
-from prunebench.store import Store
+from prunebench.cases import loader
+from prunebench.reports import case_page, run_table
+from prunebench.results.baselines.files import Baselines
+from prunebench.results.store import Store
+from prunebench.runs.session import Result, Session, accepted
+from prunebench.system.console import InertConsole
 
-CASES = casefile.load([Path("cases/smoke")])
+CASES = loader.load([Path("cases/smoke")])
 BASELINES = Baselines(Path("baselines"))
 
 
@@ -105,14 +106,14 @@ def draw(
     console = InertConsole(record=True, width=width, file=Window(), color_system="truecolor")
     console.print(f"$ prunebench {command}", style="bold", markup=False, highlight=False)
     if table is not None:
-        tables.table(table, console)
+        run_table.table(table, console)
     if case is not None and store is not None:
         record = store.latest(case.id, case.asked)
         if record is None:
             raise SystemExit(f"no record of {case.id}: run `prunebench run` first")
         verdict = Session([case], store, BASELINES, "cpu").judge(case, record)
-        shown = showing.gathered(record, verdict, store, BASELINES, (), CASES)
-        showing.show(shown, console, trace=True)
+        shown = case_page.gathered(record, verdict, store, BASELINES, (), CASES)
+        case_page.show(shown, console, trace=True)
     svg = console.export_svg(title="prunebench", theme=theme, unique_id=path.stem.replace("-", ""))
     # The page brings no font from elsewhere: a terminal's own is meant.
     path.write_text(_without_fonts(svg))

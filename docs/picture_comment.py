@@ -18,13 +18,13 @@ import markdown as converter
 from msgspec.structs import replace
 from PIL import Image
 
-from prunebench import casefile
-from prunebench.baseline import Baselines
+from prunebench.cases import loader
 from prunebench.plan import DropBlocks
 from prunebench.record import Measurement, Record
-from prunebench.reports import items, markdown
-from prunebench.session import Result, Session, accepted
-from prunebench.store import Store
+from prunebench.reports.formats import items, markdown
+from prunebench.results.baselines.files import Baselines
+from prunebench.results.store import Store
+from prunebench.runs.session import Result, Session, accepted
 
 FILE = "smoke/tinyworld"
 OUT = Path("docs/img/pull-request.png")
@@ -48,7 +48,7 @@ pre code { background: none; padding: 0; }
 
 def main() -> None:
     """Judge the main job's stored records by planted baselines, and draw the comment."""
-    cases = casefile.load([Path("cases/smoke")])
+    cases = loader.load([Path("cases/smoke")])
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shutil.copytree("baselines", folder / "baselines")

@@ -18,7 +18,8 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from prunebench import archive, leaderboard, site
+from prunebench.leaderboard.build import build, site
+from prunebench.results import archive
 
 #: Name, width, height and scheme.
 PICTURES = (
@@ -32,7 +33,7 @@ def main() -> None:
     """Build the site somewhere else and take its pictures."""
     given = [Path(text) for text in sys.argv[1:]]
     records = archive.read(given or [Path("baselines/quality/smoke"), Path(".prunebench")]).records
-    boards = leaderboard.boards(records)
+    boards = build.boards(records)
     timed = max(boards, key=lambda board: sum(bool(row.timings) for row in board.rows))
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         site.write(Path(folder), site.build(boards, records, "Structured pruning"))

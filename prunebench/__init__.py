@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .api import Method, Metric, Target
     from .errors import CaseError, PrunebenchError
-    from .loading import load_model
-    from .models import CausalLM
+    from .models.causal_lm import CausalLM
+    from .models.loading import load_model
     from .plan import (
         DropBlocks,
         DropSublayers,
@@ -20,8 +20,13 @@ if TYPE_CHECKING:
         Step,
     )
     from .record import Measurement, Record, Tolerance
-    from .reports.frame import frame
-    from .tools import apply, choose, lm_eval_model, perplexity
+    from .reports.formats.frame import frame
+    from .runs.functional import (
+        apply,
+        choose,
+        lm_eval_model,
+        perplexity,
+    )
 
 __version__ = "0.1.0"
 

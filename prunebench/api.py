@@ -13,8 +13,8 @@ from .plan import Plan
 from .record import Direction, Measurement, Tolerance
 
 if TYPE_CHECKING:
-    from .calibration import Calibration
-    from .models import CausalLM
+    from .models.calibration import Calibration
+    from .models.causal_lm import CausalLM
 
 Fraction = Annotated[float, Meta(gt=0, lt=1)]
 Count = Annotated[int, Meta(ge=1)]

@@ -13,12 +13,23 @@ import msgspec
 from msgspec import Meta, Struct
 from msgspec.structs import FieldInfo
 
-from .api import Count, Method, Metric, Target, tag
-from .conditions import Condition
-from .files import slug
-from .outcomes import ALPHA, NIGHTLY_ALPHA, Outcome, Rules
+from .api import (
+    Count,
+    Method,
+    Metric,
+    Target,
+    tag,
+)
+from .data.datasets import RANDOM
 from .record import Tolerance
-from .texts import RANDOM
+from .system.files import slug
+from .verdicts.conditions import Condition
+from .verdicts.outcomes import (
+    ALPHA,
+    NIGHTLY_ALPHA,
+    Outcome,
+    Rules,
+)
 
 AMOUNTS = ("sparsity", "blocks", "sublayers", "slicing")
 

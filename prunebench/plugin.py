@@ -17,7 +17,7 @@ import pytest
 
 if TYPE_CHECKING:
     from .case import Case
-    from .session import Result, Session
+    from .runs.session import Result, Session
 
 MARKERS = (
     "prunebench: a pruning case collected from a case file",
@@ -63,8 +63,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if limit is not None and limit < 1:
         raise pytest.UsageError(f"--prunebench-limit {limit}: expected at least 1")
     if fail_on := config.getoption("--prunebench-fail-on"):
-        from . import conditions, gating
         from .errors import PrunebenchError
+        from .verdicts import conditions
+        from .verdicts import fail_on as gating
 
         try:
             gating.parted(conditions.parse_list(fail_on))
@@ -79,7 +80,7 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
     folders = parent.config.getini("prunebench_cases")
     if not any(file_path.is_relative_to(folder) for folder in folders):
         return None
-    from .casefile import is_task
+    from .cases.loader import is_task
 
     if is_task(file_path):
         return None
@@ -109,7 +110,7 @@ class CaseFileCollector(pytest.File):
 
     def collect(self) -> Iterator[pytest.Item]:
         """An item per case."""
-        from . import casefile
+        from .cases import loader
         from .errors import PrunebenchError
 
         config = self.config
@@ -120,7 +121,7 @@ class CaseFileCollector(pytest.File):
         settings = config.getoption("--prunebench-set")
         limit = config.getoption("--prunebench-limit")
         try:
-            cases = casefile.load([shown if shown.is_file() else self.path], settings, limit)
+            cases = loader.load([shown if shown.is_file() else self.path], settings, limit)
         except PrunebenchError as error:
             raise self.CollectError(str(error)) from None
         self._check_ids(cases)
@@ -155,7 +156,7 @@ class CaseItem(pytest.Item):
 
     def runtest(self) -> None:
         """Answer and judge the case."""
-        from .report import lines
+        from .reports.sentences import lines
 
         session = _session(self)
         result = session.answer(self.case)
@@ -165,7 +166,7 @@ class CaseItem(pytest.Item):
         self._properties(result)
         self._timings(result)
         if self.config.getoption("--prunebench-accept") and result.record:
-            from . import accepting
+            from .results.baselines import accept as accepting
 
             accepting.accept(
                 [result.record],
@@ -208,13 +209,13 @@ class CaseItem(pytest.Item):
         if session is None or session.disabled or session.skip or result.record is None:
             return
         if session.json or session.save or session.autosave or session.compare:
-            from .reports import benchmark
+            from .reports.formats import pytest_benchmark
 
-            session.benchmarks.extend(benchmark.entries(result.record, self.nodeid))
+            session.benchmarks.extend(pytest_benchmark.entries(result.record, self.nodeid))
 
     def _properties(self, result: Result) -> None:
         """Every number, for reports such as ``--junitxml``."""
-        from .reports import items, junit
+        from .reports.formats import items, junit
 
         for item in items.judged([result]).items:
             self.user_properties.extend(junit.properties(item))
@@ -267,11 +268,12 @@ def _session(item: CaseItem) -> Session:
     """One session per process, so that models and searches are shared between items."""
     stash = item.session.stash
     if _SESSION not in stash:
-        from . import accepting, gating
-        from .baseline import OWN, Baselines
         from .errors import PrunebenchWarning
-        from .session import Session
-        from .store import Store
+        from .results.baselines import accept as accepting
+        from .results.baselines.files import OWN, Baselines
+        from .results.store import Store
+        from .runs.session import Session
+        from .verdicts import fail_on as gating
 
         option = item.config.getoption
         folder = option("--prunebench-baselines")

@@ -8,11 +8,12 @@ from __future__ import annotations
 import torch
 import transformers
 
-from . import conformance, registry
+from . import registry
 from .api import Method, Metric, tag
-from .grammar import TAKEN
-from .loading import load_model
-from .models import CausalLM
+from .cases.keys import TAKEN
+from .models.causal_lm import CausalLM
+from .models.loading import load_model
+from .runs import conformance
 
 __all__ = ["check_method", "check_metric", "tiny_model"]
 

@@ -9,7 +9,9 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from prunebench import Measurement, Record, archive, leaderboard, site
+from prunebench import Measurement, Record
+from prunebench.leaderboard.build import build, site
+from prunebench.results import archive
 
 ROOT = Path(__file__).resolve().parents[1]
 SMOKE = ROOT / "baselines" / "quality" / "smoke"
@@ -114,4 +116,4 @@ def hostile() -> Record:
 
 def built(records: list[Record], title: str = "Boards") -> dict[str, bytes]:
     """The files of the site of *records*."""
-    return site.build(leaderboard.boards(records), records, title)
+    return site.build(build.boards(records), records, title)

@@ -18,11 +18,13 @@ from conftest import read
 from msgspec.structs import replace
 from test_verdict import CPU, accuracy, record
 
-from prunebench import Measurement, PrunebenchError, Record, casefile, guards, shelf
-from prunebench.baseline import Accepted, Baselines
+from prunebench import Measurement, PrunebenchError, Record
 from prunebench.case import Case
+from prunebench.cases import loader
 from prunebench.plan import DropBlocks
-from prunebench.store import Store
+from prunebench.results.baselines import guards, review
+from prunebench.results.baselines.files import Accepted, Baselines
+from prunebench.results.store import Store
 
 BECAUSE = Accepted(by="Ada", when="2026-11-22T10:00:00+00:00", because="first")
 GPU = replace(CPU, device="nvidia-h200")
@@ -85,7 +87,7 @@ def cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Case]:
     (tmp_path / "cases").mkdir()
     (tmp_path / "cases" / "m.yaml").write_text(CASES)
     monkeypatch.chdir(tmp_path)
-    return {case.label: case for case in casefile.load([Path("cases")])}
+    return {case.label: case for case in loader.load([Path("cases")])}
 
 
 class Shelf:
@@ -273,9 +275,9 @@ def test_each_way_to_break_is_one_line_of_its_own(cases, here: Shelf, cli, kind:
 
 def _stored(here: Shelf, case: Case, one: Record) -> Record:
     """*one* as if it had been measured now, found by the key that a run would look for."""
-    from prunebench import cache
+    from prunebench.results import answer_key
 
-    keyed = replace(one, key=cache.key(case, "cpu") or "", created="2026-11-24T00:00:00+00:00")
+    keyed = replace(one, key=answer_key.key(case, "cpu") or "", created="2026-11-24T00:00:00+00:00")
     here.store.save(keyed)
     return keyed
 
@@ -294,7 +296,7 @@ def test_a_baseline_by_another_protocol_says_so(cases, here: Shelf, cli) -> None
     here.accept(*(answer(case) for case in cases.values()))
     path = Path("cases/m.yaml")
     path.write_text(f"protocol: tinyworld@1\n{path.read_text()}")
-    for case in casefile.load([path]):
+    for case in loader.load([path]):
         _stored(here, case, answer(case))
     code, out, _ = cli("run", "cases", "-q", "--device", "cpu", "-k", "2blocks")
     says = "the baseline answers another: protocol is tinyworld@1, was not given"
@@ -313,7 +315,7 @@ def test_the_shipped_baselines_pass_every_guard() -> None:
     if not (root / "baselines").is_dir():
         pytest.skip("the tests run without the repository around them")
     baselines = Baselines(root / "baselines")
-    known = {case.id: case for case in casefile.load([root / "cases"])}
+    known = {case.id: case for case in loader.load([root / "cases"])}
     guessing = {"agreement": 0.5, "recall": 0.25, "facts": 0.25, "order": 0.25}
     records = []
     for case_id in baselines.case_ids():
@@ -601,7 +603,7 @@ def test_seeds_that_only_serve_an_interval_get_no_baseline(cases, here: Shelf, c
     """The first of several seeds is accepted and listed; the others are no lack either."""
     path = Path("cases/m.yaml")
     path.write_text(path.read_text().replace("nsamples: 8,", "nsamples: 8, seed: [0, 1],"))
-    every = casefile.load([path])
+    every = loader.load([path])
     for case in every:
         here.store.save(answer(case))
     assert [c.id for c in every if c.for_interval and "2blocks" in c.id] == ["m/sleb-2blocks-seed1"]
@@ -739,10 +741,10 @@ def test_only_orphans_are_orphans(cases, here: Shelf, cli) -> None:
         replace(answer(case), case_id="gone/sleb-4blocks@blocks=4"),
         replace(answer(case), case_id="m/sleb-9blocks"),
     )
-    every = casefile.load([Path("cases")])
+    every = loader.load([Path("cases")])
     # Of the files that were run: what lies elsewhere is not theirs to tell.
-    assert shelf.orphans(here.baselines, every) == ["gone/sleb-4blocks@blocks=4", "m/sleb-9blocks"]
-    assert shelf.hint(here.baselines, every) == (
+    assert review.orphans(here.baselines, every) == ["gone/sleb-4blocks@blocks=4", "m/sleb-9blocks"]
+    assert review.hint(here.baselines, every) == (
         "1 baseline has no case any more; prunebench baseline rm --orphaned"
     )
     Path("cases").rename("elsewhere")
@@ -755,7 +757,7 @@ def test_only_orphans_are_orphans(cases, here: Shelf, cli) -> None:
     cli("baseline", "rm", "--orphaned")
 
     assert here.baselines.case_ids() == ["m/sleb-2blocks", "m/sleb-4blocks@blocks=4"]
-    assert shelf.hint(here.baselines, every) == ""
+    assert review.hint(here.baselines, every) == ""
 
 
 def test_review_tells_what_accept_would_change(cases, here: Shelf, cli) -> None:

@@ -11,19 +11,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from prunebench.leaderboard.build.board import Board, Row
+from prunebench.leaderboard.build.site import cells, pages
 from scipy import stats as tests_of
 from sites import ROOT
 
-from prunebench import Measurement, Record, archive, leaderboard
-from prunebench.board import Board, Row
-from prunebench.site import cells, pages
+from prunebench import Measurement, Record
+from prunebench.leaderboard.build import build
+from prunebench.results import archive
 
 Z = 1.959963984540054
 
 
 @pytest.fixture(scope="module")
 def board() -> Board:
-    (found,) = leaderboard.boards(archive.read([ROOT / "baselines/quality/reference"]).records)
+    (found,) = build.boards(archive.read([ROOT / "baselines/quality/reference"]).records)
     return found
 
 

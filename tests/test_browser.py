@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 from sites import built, hostile, shipped
 
-from prunebench import leaderboard, site
+from prunebench.leaderboard.build import build, site
 
 NEEDED = os.environ.get("PRUNEBENCH_NEED_CHROMIUM") == "1"
 sync_api: Any = (
@@ -50,7 +50,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def board(folder: Path) -> str:
-    (found,) = leaderboard.boards(shipped())
+    (found,) = build.boards(shipped())
     return (folder / "boards" / f"{found.name}.html").as_uri()
 
 

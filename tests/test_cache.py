@@ -14,15 +14,14 @@ import pytest
 from prunebench import (
     Method,
     PrunebenchError,
-    cache,
-    casefile,
-    hashes,
-    reach,
+    progress,
     reference,
     registry,
-    watching,
 )
 from prunebench.case import Case
+from prunebench.cases import loader
+from prunebench.results import answer_key, code_reach
+from prunebench.system import hash_cache
 
 CASE = """\
 model: {{id: {model}}}
@@ -50,8 +49,8 @@ def key(
     path.write_text(
         CASE.format(model=model, calibration=calibration, measured=measured, extra=extra)
     )
-    (case,) = casefile.load([path])
-    found = cache.key(case, "cpu")
+    (case,) = loader.load([path])
+    found = answer_key.key(case, "cpu")
     assert found is not None
     return found
 
@@ -131,16 +130,16 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the package's sources, which *reach* takes for the package."""
     package = tmp_path / "prunebench"
     keep = shutil.ignore_patterns("__pycache__", "model", "data", "tasks", "_shipped")
-    shutil.copytree(reach.PACKAGE, package, ignore=keep)
-    monkeypatch.setattr(reach, "PACKAGE", package)
+    shutil.copytree(code_reach.PACKAGE, package, ignore=keep)
+    monkeypatch.setattr(code_reach, "PACKAGE", package)
     return package
 
 
 def codes(package: Path, *names: str) -> dict[str, str]:
     """The hash of each plug-in's code, as it would be in a new process."""
-    reach._digest.cache_clear()
+    code_reach._digest.cache_clear()
     starts = {name: package / f"{name}.py" for name in names}
-    return {n: reach.digest(package / "runner.py", start) for n, start in starts.items()}
+    return {n: code_reach.digest(package / "runner.py", start) for n, start in starts.items()}
 
 
 def test_only_code_that_can_move_a_number_counts(
@@ -177,24 +176,24 @@ def test_a_new_import_is_followed_and_a_type_checkers_is_not(
     start = package / "methods" / "sleb.py"
     content = start.read_text()
     report = package / "report.py"
-    assert report not in reach.reached(start)
+    assert report not in code_reach.reached(start)
     for new, follows in (
         ("from .. import report\n", True),
         ("def late():\n    from ..report import table\n", True),
-        ("import prunebench.report\n", True),
+        ("import prunebench.reports.sentences\n", True),
         ("if TYPE_CHECKING:\n    from ..report import table\n", False),
         ("if TYPE_CHECKING:\n    pass\nelse:\n    from ..report import table\n", True),
     ):
         start.write_text(content + new)
-        reach._imports.cache_clear()
-        assert (report in reach.reached(start)) is follows, new
+        code_reach._imports.cache_clear()
+        assert (report in code_reach.reached(start)) is follows, new
 
 
 def test_nothing_that_is_reached_imports_by_a_computed_name() -> None:
     """What the sources do not say cannot be followed."""
-    plugins = [p for k in ("methods", "metrics") for p in (reach.PACKAGE / k).glob("*.py")]
-    for file in reach.reached(reach.PACKAGE / "runner.py", *plugins):
-        if file != reach.PACKAGE / "__init__.py":
+    plugins = [p for k in ("methods", "metrics") for p in (code_reach.PACKAGE / k).glob("*.py")]
+    for file in code_reach.reached(code_reach.PACKAGE / "runner.py", *plugins):
+        if file != code_reach.PACKAGE / "__init__.py":
             text = file.read_text()
             assert "import_module(" not in text, file
             assert "__import__(" not in text, file
@@ -203,7 +202,7 @@ def test_nothing_that_is_reached_imports_by_a_computed_name() -> None:
 
 def test_the_code_that_runs_is_the_code_that_counts(tmp_path: Path) -> None:
     """Every file of ours with a line that runs while a case is answered is among those reached."""
-    from prunebench.runner import Worker
+    from prunebench.runs.worker import Worker
 
     text = CASE.format(
         model="prunebench/reference",
@@ -213,7 +212,7 @@ def test_the_code_that_runs_is_the_code_that_counts(tmp_path: Path) -> None:
     )
     path = tmp_path / "case.yaml"
     path.write_text(text + "  - {name: accuracy, tasks: [tinyworld_facts], limit: 4}\n")
-    (case,) = casefile.load([path])
+    (case,) = loader.load([path])
     worker = Worker("cpu")
     worker.run(case)  # imports what it needs, which would take long while every call is traced
     ran: set[str] = set()
@@ -223,9 +222,11 @@ def test_the_code_that_runs_is_the_code_that_counts(tmp_path: Path) -> None:
         worker.run(case)
     finally:
         sys.settrace(before)
-    ours = {file for name in ran if reach.PACKAGE in (file := Path(name)).parents}
-    starts = [reach.PACKAGE / f"{n}.py" for n in ("runner", "methods/sleb", "metrics/perplexity")]
-    counted = reach.reached(*starts, reach.PACKAGE / "metrics" / "accuracy.py")
+    ours = {file for name in ran if code_reach.PACKAGE in (file := Path(name)).parents}
+    starts = [
+        code_reach.PACKAGE / f"{n}.py" for n in ("runner", "methods/sleb", "metrics/perplexity")
+    ]
+    counted = code_reach.reached(*starts, code_reach.PACKAGE / "metrics" / "accuracy.py")
 
     assert len(ours) > 10
     # Code of the tasks is in the key with their folder.
@@ -237,11 +238,15 @@ def test_a_strangers_plugin_counts_with_what_it_imports(tmp_path: Path) -> None:
     project = tmp_path / "project"
     project.mkdir()
     (project / "mine.py").write_text(
-        "import helper\nfrom prunebench import apply\nfrom prunebench.stream import Stream\n"
+        "import helper\nfrom prunebench import apply\nfrom prunebench.models.stream import Stream\n"
     )
     (project / "helper.py").write_text("")
-    found = set(reach.reached(project / "mine.py"))
-    ours = {p.relative_to(reach.PACKAGE).as_posix() for p in found if reach.PACKAGE in p.parents}
+    found = set(code_reach.reached(project / "mine.py"))
+    ours = {
+        p.relative_to(code_reach.PACKAGE).as_posix()
+        for p in found
+        if code_reach.PACKAGE in p.parents
+    }
     assert project / "helper.py" in found
     assert {"stream.py", "tools.py", "surgery.py"} <= ours
     assert "report.py" not in ours
@@ -252,7 +257,9 @@ def test_a_strangers_plugin_counts_with_what_it_imports(tmp_path: Path) -> None:
         (installed / name / "__init__.py").write_text("")
         (installed / name / "part.py").write_text("")
     (installed / "plug" / "main.py").write_text("import plug.part, other.part\n")
-    names = {p.relative_to(installed).as_posix() for p in reach.reached(installed / "plug/main.py")}
+    names = {
+        p.relative_to(installed).as_posix() for p in code_reach.reached(installed / "plug/main.py")
+    }
     assert names == {"plug/__init__.py", "plug/main.py", "plug/part.py"}
 
 
@@ -261,7 +268,7 @@ def test_a_method_of_no_file_is_known_by_its_source() -> None:
     namespace = {"Method": Method, "__name__": "nowhere"}
     exec("class Typed(Method, frozen=True, tag='typed'): pass", namespace)  # noqa: S102
     sleb = registry.method("sleb")
-    assert cache.code_hash(namespace["Typed"]()) != cache.code_hash(sleb())  # type: ignore[operator]
+    assert answer_key.code_hash(namespace["Typed"]()) != answer_key.code_hash(sleb())  # type: ignore[operator]
 
 
 # ------------------------------------------------------------------------------ the memory
@@ -275,22 +282,22 @@ def at_rest(path: Path) -> None:
 @pytest.fixture
 def rested(monkeypatch: pytest.MonkeyPatch) -> None:
     """Files are at rest at once, and all are large enough to be remembered."""
-    monkeypatch.setattr(hashes, "REST", -1)
-    monkeypatch.setattr(hashes, "SMALL", 0)
+    monkeypatch.setattr(hash_cache, "REST", -1)
+    monkeypatch.setattr(hash_cache, "SMALL", 0)
 
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files whose content was read, in a process that knows nothing yet."""
-    monkeypatch.setattr(hashes, "_KNOWN", {})
+    monkeypatch.setattr(hash_cache, "_KNOWN", {})
     names: list[str] = []
-    told = hashes._Told
+    told = hash_cache._Told
 
     def counted(stream, entry):
         names.append(Path(entry.path).name)
         return told(stream, entry)
 
-    monkeypatch.setattr(hashes, "_Told", counted)
+    monkeypatch.setattr(hash_cache, "_Told", counted)
     return names
 
 
@@ -304,9 +311,9 @@ def test_a_file_is_read_once_for_all_processes(
         ["sha256sum", path], capture_output=True, text=True, check=True
     ).stdout.split()[0]
 
-    assert hashes.sha256(path) == expected
-    hashes._KNOWN.clear()
-    assert hashes.sha256(path) == expected
+    assert hash_cache.sha256(path) == expected
+    hash_cache._KNOWN.clear()
+    assert hash_cache.sha256(path) == expected
     assert reads == ["weights"]
 
 
@@ -316,22 +323,22 @@ def test_touching_costs_one_reading_and_changes_nothing(
     """Another time, the same content."""
     path = tmp_path / "weights"
     path.write_text("abc")
-    first = hashes.sha256(path)
+    first = hash_cache.sha256(path)
     os.utime(path, (1, 1))
 
-    assert [hashes.sha256(path) for _ in range(3)] == [first] * 3
+    assert [hash_cache.sha256(path) for _ in range(3)] == [first] * 3
     assert reads == ["weights", "weights"]
 
 
 def test_what_was_just_written_is_not_believed_next_time(tmp_path: Path, reads: list[str]) -> None:
     """Within the grain of the clock another content may have the same times."""
     path = tmp_path / "weights"
-    path.write_bytes(b"x" * hashes.SMALL)
-    hashes.sha256(path)
-    hashes.sha256(path)
+    path.write_bytes(b"x" * hash_cache.SMALL)
+    hash_cache.sha256(path)
+    hash_cache.sha256(path)
 
     assert reads == ["weights", "weights"]
-    assert not hashes.memory().exists()
+    assert not hash_cache.memory().exists()
 
 
 @pytest.mark.parametrize("damage", ["", "{", '{"path": 3}', "[" * 2000, '"'])
@@ -341,13 +348,13 @@ def test_a_damaged_memory_is_as_good_as_none(
     """No error; the file is read again and the entry is whole afterwards."""
     path = tmp_path / "weights"
     path.write_text("abc")
-    first = hashes.sha256(path)
-    (entry,) = hashes.memory().iterdir()
+    first = hash_cache.sha256(path)
+    (entry,) = hash_cache.memory().iterdir()
     good = entry.read_bytes()
     entry.write_text(damage)
-    hashes._KNOWN.clear()
+    hash_cache._KNOWN.clear()
 
-    assert hashes.sha256(path) == first
+    assert hash_cache.sha256(path) == first
     assert entry.read_bytes() == good
     assert reads == ["weights", "weights"]
 
@@ -361,7 +368,7 @@ def test_a_memory_that_cannot_be_written_is_done_without(
     path = tmp_path / "weights"
     path.write_text("abc")
 
-    assert len(hashes.sha256(path)) == 64
+    assert len(hash_cache.sha256(path)) == 64
 
 
 def test_the_hubs_own_hash_is_taken_without_reading(tmp_path: Path, reads: list[str]) -> None:
@@ -374,9 +381,9 @@ def test_the_hubs_own_hash_is_taken_without_reading(tmp_path: Path, reads: list[
         (blobs / blob).write_text(name)
         (snapshot / name).symlink_to(f"../../blobs/{blob}")
 
-    assert hashes.sha256(snapshot / "model.safetensors") == large
+    assert hash_cache.sha256(snapshot / "model.safetensors") == large
     assert reads == []
-    assert hashes.sha256(snapshot / "config.json") not in (small, large)
+    assert hash_cache.sha256(snapshot / "config.json") not in (small, large)
     assert reads == ["config.json"]
 
 
@@ -384,13 +391,13 @@ def test_several_large_files_are_hashed_side_by_side_and_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In the order asked for, each once, with a word on how far it is."""
-    monkeypatch.setattr(hashes, "LARGE", 1_000_000)
+    monkeypatch.setattr(hash_cache, "LARGE", 1_000_000)
     paths = [tmp_path / name for name in "abc"]
     for path in paths:
         path.write_bytes(path.name.encode() * (10 if path.name == "b" else 1_500_000))
     told: list[str] = []
-    with watching.watched(told.append):
-        found = hashes.sha256s(paths)
+    with progress.watched(told.append):
+        found = hash_cache.sha256s(paths)
 
     assert found == [hashlib.sha256(path.read_bytes()).hexdigest() for path in paths]
     assert {text.split(",")[0] for text in told} == {"hashing a", "hashing c"}
@@ -413,8 +420,8 @@ def test_several_processes_hash_at_once(tmp_path: Path) -> None:
     found = {process.communicate()[0].strip() for process in running}
 
     assert len(found) == 1
-    assert [entry.sha256 for _, entry in hashes.entries() if entry] == [*found]
-    assert len(list(hashes.memory().iterdir())) == 1
+    assert [entry.sha256 for _, entry in hash_cache.entries() if entry] == [*found]
+    assert len(list(hash_cache.memory().iterdir())) == 1
 
 
 def test_a_file_that_is_being_written_is_refused(
@@ -423,15 +430,15 @@ def test_a_file_that_is_being_written_is_refused(
     """Half of one content and half of another is no content."""
     path = tmp_path / "weights"
     path.write_bytes(b"x" * 1000)
-    told = hashes._Told
+    told = hash_cache._Told
 
     def written(stream, entry):
         path.write_bytes(b"y" * 2000)
         return told(stream, entry)
 
-    monkeypatch.setattr(hashes, "_Told", written)
+    monkeypatch.setattr(hash_cache, "_Told", written)
     with pytest.raises(PrunebenchError, match="weights: was written to while it was read"):
-        hashes.sha256(path)
+        hash_cache.sha256(path)
 
 
 # ------------------------------------------------------------------------------ whole runs
@@ -463,7 +470,7 @@ def test_a_renamed_checkpoint_is_reused_under_its_new_name(project: Path, cli) -
 def small_case(place: Path) -> Case:
     path = place / "case.yaml"
     path.write_text(COUNTED.format(model="./one"))
-    return casefile.load([path])[0]
+    return loader.load([path])[0]
 
 
 def rewrite(place: Path) -> None:
@@ -475,7 +482,7 @@ def rewrite(place: Path) -> None:
 
 def test_a_checkpoint_rewritten_between_two_cases_is_loaded_anew(place: Path) -> None:
     """What lies in memory is not what the second case asks about."""
-    from prunebench.runner import Worker
+    from prunebench.runs.worker import Worker
 
     case, worker = small_case(place), Worker("cpu")
     first, model = worker.run(case), worker.dense(case.model)
@@ -485,14 +492,14 @@ def test_a_checkpoint_rewritten_between_two_cases_is_loaded_anew(place: Path) ->
 
     assert worker.dense(case.model) is not model
     assert first.model_hash != second.model_hash
-    assert second.key == cache.key(case, "cpu") != first.key
+    assert second.key == answer_key.key(case, "cpu") != first.key
 
 
 def test_a_checkpoint_rewritten_while_it_is_loaded_is_refused(
     place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of one and half of another is neither."""
-    from prunebench import runner
+    from prunebench.runs import worker as runner
 
     real = runner.load_model
     monkeypatch.setattr(runner, "load_model", lambda *a, **k: (rewrite(place), real(*a, **k))[1])
@@ -502,7 +509,7 @@ def test_a_checkpoint_rewritten_while_it_is_loaded_is_refused(
 
 def test_a_checkpoint_rewritten_while_it_is_measured_gives_no_number(place: Path) -> None:
     """A metric may read it again."""
-    from prunebench.runner import Worker
+    from prunebench.runs.worker import Worker
 
     worker = Worker("cpu", lambda _, step: rewrite(place) if step == "compute" else None)
     with pytest.raises(PrunebenchError, match="was changed while it was measured"):
@@ -517,7 +524,7 @@ def test_an_unchanged_night_does_no_work(project: Path, cli, front: str) -> None
     (project / "pytest.ini").write_text("[pytest]\nprunebench_cases = cases\n")
     assert cli("run", "cases", "-q")[0] == 0
     calls = {
-        "run": "from prunebench.cli import main\nmain()",
+        "run": "from prunebench.cli.main import main\nmain()",
         "pytest": "import pytest\nsys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'cases']))",
     }
     program = (

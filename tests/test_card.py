@@ -17,14 +17,27 @@ from test_hub import HubCache, hub_cache  # noqa: F401  # a fixture
 from test_verdict import accuracy, record
 
 import prunebench
-from prunebench import card, card_data, card_text, casefile, dense_card
-from prunebench.baseline import Baselines
-from prunebench.card import Base
-from prunebench.plan import DropBlocks, DropSublayers, MergeBlocks, Plan, RefitWeights, SliceHidden
-from prunebench.published import Row
+from prunebench.cases import loader
+from prunebench.checkpoints import (
+    card,
+    card_metadata,
+    card_text,
+    dense_card,
+)
+from prunebench.checkpoints.card import Base
+from prunebench.plan import (
+    DropBlocks,
+    DropSublayers,
+    MergeBlocks,
+    Plan,
+    RefitWeights,
+    SliceHidden,
+)
 from prunebench.record import Measurement
-from prunebench.runner import Worker
-from prunebench.store import Store
+from prunebench.results.baselines.files import Baselines
+from prunebench.results.baselines.published import Row
+from prunebench.results.store import Store
+from prunebench.runs.worker import Worker
 
 ROOT = Path(__file__).resolve().parents[1]
 KEPT = Baselines(ROOT / "baselines")
@@ -72,7 +85,7 @@ def test_the_embedded_case_asks_what_was_answered(tmp_path: Path) -> None:
         file = tmp_path / "cases" / "again.yaml"
         file.write_text(fences[0].content)
 
-        (case,) = casefile.load([file])
+        (case,) = loader.load([file])
         assert case.asked == made.asked
 
 
@@ -173,14 +186,14 @@ def test_results_for_the_hubs_benchmarks_only() -> None:
     asked = {"method": {"name": "sleb"}, "protocol": "prunebench@1", "amount": {"blocks": 2}}
     metric = {"name": "generation", "tasks": ["gsm8k"], "num_fewshot": 5}
     made = record(gsm8k, accuracy(5), asked={**asked, "metrics": [metric]})
-    files = card_data.benchmark_files(made)
+    files = card_metadata.benchmark_files(made)
     (entry,) = parse_eval_result_entries(yaml.safe_load(files[".eval_results/gsm8k.yaml"]))
 
     assert list(files) == [".eval_results/gsm8k.yaml"]
     assert (entry.dataset_id, entry.task_id, entry.value) == ("openai/gsm8k", "gsm8k", 12.5)
     assert "num_fewshot 5" in entry.notes
     few = record(gsm8k, asked={**asked, "metrics": [{**metric, "limit": 10}]})
-    assert card_data.benchmark_files(few) == {}
+    assert card_metadata.benchmark_files(few) == {}
 
 
 @pytest.mark.parametrize(
@@ -300,7 +313,7 @@ def test_searching_again_must_find_the_recorded_tensors(
         "calibration: {dataset: random, nsamples: 4, seqlen: 16}\nmetrics: [{name: memory}]\n"
     )
     monkeypatch.chdir(tmp_path)
-    (case,) = casefile.load([Path("cases")])
+    (case,) = loader.load([Path("cases")])
     Store(Path(".prunebench")).save(Worker("cpu").run(case))
     where = ("--checkpoint", "out", "--search-again")
     code, _, err = cli("export", "slicegpt-slicing0.25", *where)

@@ -9,7 +9,8 @@ import jsonschema
 import pytest
 import yaml
 
-from prunebench import CaseError, PrunebenchError, casefile, grammar, reference
+from prunebench import CaseError, PrunebenchError, reference
+from prunebench.cases import keys, loader
 
 GOOD = """\
 model: {id: prunebench/reference, dtype: float32}
@@ -27,7 +28,7 @@ def write(folder: Path, text: str, name: str = "cases/group/file.yaml") -> Path:
 
 
 def ids(path: Path, *settings: str, limit: int | None = None) -> list[str]:
-    return [case.id for case in casefile.load([path], settings, limit)]
+    return [case.id for case in loader.load([path], settings, limit)]
 
 
 def test_the_matrix_is_a_product_with_included_and_excluded(tmp_path: Path) -> None:
@@ -66,7 +67,7 @@ def test_other_axes_enter_the_id(tmp_path: Path) -> None:
     )
 
     assert ids(path) == ["group/file/sleb-2blocks-seed0", "group/file/sleb-2blocks-seed1"]
-    assert [c.calibration.seed for c in casefile.load([path])] == [0, 1]
+    assert [c.calibration.seed for c in loader.load([path])] == [0, 1]
 
 
 def test_layers_lie_protocol_parent_defaults_own(tmp_path: Path) -> None:
@@ -82,7 +83,7 @@ def test_layers_lie_protocol_parent_defaults_own(tmp_path: Path) -> None:
         "extends: ../parent.yaml\ndefaults: {calibration: {seqlen: 32, seed: 6}}\n"
         "calibration: {seed: 7}\n",
     )
-    (case,) = casefile.load([path])
+    (case,) = loader.load([path])
 
     calibration = case.calibration
     assert (calibration.dataset, calibration.nsamples) == ("tinyworld", 64)
@@ -100,7 +101,7 @@ def test_a_parents_paths_stay_its_own(tmp_path: Path) -> None:
         "cases/parent.yaml",
     )
     path = write(tmp_path, "extends: ../parent.yaml\n")
-    (case,) = casefile.load([path])
+    (case,) = loader.load([path])
 
     assert case.metrics[0].dataset == str((tmp_path / "cases/text.txt").resolve())
     assert case.asked["metrics"][0]["dataset"] == "../text.txt"
@@ -109,7 +110,7 @@ def test_a_parents_paths_stay_its_own(tmp_path: Path) -> None:
 def test_settings_override_any_key_and_mark_the_id(tmp_path: Path) -> None:
     """--set reaches nested keys, list items and matrix axes; the id says so."""
     path = write(tmp_path, GOOD + "matrix: {method: [{name: sleb}], sparsity: [0.2, 0.3]}\n")
-    (case,) = casefile.load([path], ["calibration.seed=4", "metrics.0.nsamples=3", "sparsity=0.25"])
+    (case,) = loader.load([path], ["calibration.seed=4", "metrics.0.nsamples=3", "sparsity=0.25"])
 
     assert (case.calibration.seed, case.metrics[0].nsamples) == (4, 3)
     assert case.target.sparsity == 0.25
@@ -124,18 +125,18 @@ def test_cases_that_a_setting_makes_alike_are_one(tmp_path: Path) -> None:
     """Listed under `include` as in a matrix; what still differs keeps both, and is refused."""
     one, two = "{method: {name: random}, sparsity: 0.2}", "{method: {name: random}, blocks: 1}"
     path = write(tmp_path, f"{GOOD}include: [{one}, {two}]\n")
-    (case,) = casefile.load([path], ["sparsity=0.5"])
+    (case,) = loader.load([path], ["sparsity=0.5"])
 
     assert (case.id, case.target.sparsity) == ("group/file/random-0.5@sparsity=0.5", 0.5)
     path.write_text(path.read_text().replace("blocks: 1", "blocks: 1, fail_on: [gone]"))
     with pytest.raises(CaseError, match="duplicate case id 'group/file/random-0"):
-        casefile.load([path], ["sparsity=0.5"])
+        loader.load([path], ["sparsity=0.5"])
 
 
 def test_an_amount_replaces_another_amount(tmp_path: Path) -> None:
     """--set blocks=2 on a case that gave sparsity asks for blocks only."""
     path = write(tmp_path, GOOD + "method: {name: sleb}\nsparsity: 0.2\n")
-    (case,) = casefile.load([path], ["blocks=2"])
+    (case,) = loader.load([path], ["blocks=2"])
 
     assert (case.target.blocks, case.target.sparsity) == (2, None)
 
@@ -144,7 +145,7 @@ def test_limit_changes_the_question(tmp_path: Path) -> None:
     """A limited run asks fewer questions and cannot be taken for the whole."""
     text = GOOD + "  - {name: accuracy, tasks: [tinyworld_facts]}\nmethod: {name: dense}\n"
     path = write(tmp_path, text)
-    (whole,), (part,) = casefile.load([path]), casefile.load([path], limit=5)
+    (whole,), (part,) = loader.load([path]), loader.load([path], limit=5)
 
     assert part.metrics[1].limit == 5
     assert part.asked != whole.asked
@@ -154,7 +155,7 @@ def test_policy_is_not_part_of_the_question(tmp_path: Path) -> None:
     """Changing a tolerance does not invalidate a baseline; changing an option does."""
     base = GOOD + "method: {name: sleb}\nblocks: 2\n"
     asked = [
-        casefile.load([write(tmp_path, base + extra)])[0].asked
+        loader.load([write(tmp_path, base + extra)])[0].asked
         for extra in ("", "tolerance: {perplexity: {rel: 0.1}}\nfail_on: [worse]\n")
     ]
 
@@ -221,7 +222,7 @@ def test_bad_input_is_one_plain_line_with_its_place(tmp_path: Path, text: str) -
     """Each mistake is named with file, line, column, what was found and what is allowed."""
     path = write(tmp_path, text)
     with pytest.raises(CaseError) as caught:
-        casefile.load([path])
+        loader.load([path])
 
     assert any(BAD[text] in problem for problem in caught.value.problems), caught.value.problems
     assert all(p.startswith(str(path)) and "\n" not in p for p in caught.value.problems)
@@ -232,7 +233,7 @@ def test_all_problems_of_all_files_are_reported_at_once(tmp_path: Path) -> None:
     write(tmp_path, "modle: 1\nsparsity: 7\n", "cases/a.yaml")
     write(tmp_path, "blocks: 0\nmarks: [1]\n", "cases/b.yaml")
     with pytest.raises(CaseError) as caught:
-        casefile.load([tmp_path / "cases"])
+        loader.load([tmp_path / "cases"])
 
     places = [p.removeprefix(str(tmp_path)).split(": ")[0] for p in caught.value.problems]
     expected = ["/cases/a.yaml:1:1", "/cases/a.yaml:2:1", "/cases/b.yaml:1:1", "/cases/b.yaml:2:9"]
@@ -252,7 +253,7 @@ AMOUNTS = {
 def test_a_case_gives_exactly_one_fitting_amount(tmp_path: Path, text: str) -> None:
     """Sparsity or the method's own unit, one of them, and none for dense."""
     with pytest.raises(CaseError, match=r"file\.yaml:\d+:\d+: ") as caught:
-        casefile.load([write(tmp_path, GOOD + text)])
+        loader.load([write(tmp_path, GOOD + text)])
 
     assert AMOUNTS[text] in str(caught.value)
 
@@ -261,7 +262,7 @@ def test_duplicate_ids_are_an_error(tmp_path: Path) -> None:
     """Two cases of one name would overwrite each other's baseline."""
     path = write(tmp_path, GOOD + "blocks: 2\nmatrix: {method: [{name: sleb}, {name: sleb}]}\n")
     with pytest.raises(CaseError, match="duplicate case id 'group/file/sleb-2blocks'"):
-        casefile.load([path])
+        loader.load([path])
 
 
 def test_an_alias_bomb_is_refused(tmp_path: Path) -> None:
@@ -269,14 +270,14 @@ def test_an_alias_bomb_is_refused(tmp_path: Path) -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{i}: &a{i} [{', '.join([f'*a{i - 1}'] * 9)}]" for i in range(1, 9)]
     with pytest.raises(CaseError, match="more than 20000 values"):
-        casefile.load([write(tmp_path, "\n".join(lines))])
+        loader.load([write(tmp_path, "\n".join(lines))])
 
 
 @pytest.mark.parametrize("depth", [50, 50_000])
 def test_deep_nesting_is_refused(tmp_path: Path, depth: int) -> None:
     """However deep a file is nested, the answer is one line."""
     with pytest.raises(CaseError, match=r"deeply|more than 20 levels"):
-        casefile.load([write(tmp_path, "a: " + "[" * depth + "]" * depth)])
+        loader.load([write(tmp_path, "a: " + "[" * depth + "]" * depth)])
 
 
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
@@ -284,7 +285,7 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.yaml"
     path.write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(CaseError, match="not UTF-8"):
-        casefile.load([path])
+        loader.load([path])
 
 
 def test_every_case_in_the_repository_loads() -> None:
@@ -295,20 +296,20 @@ def test_every_case_in_the_repository_loads() -> None:
     files = list(root.rglob("*.yaml"))
 
     assert files
-    assert casefile.load([root])
+    assert loader.load([root])
 
 
 def test_the_shipped_json_schema_is_the_current_one() -> None:
     """prunebench/case.schema.json is what `prunebench check --schema` prints."""
-    shipped = Path(casefile.__file__).with_name("case.schema.json")
+    shipped = Path(loader.__file__).with_name("case.schema.json")
 
-    assert json.loads(shipped.read_text()) == grammar.json_schema()
+    assert json.loads(shipped.read_text()) == keys.json_schema()
 
 
 def test_the_json_schema_takes_good_files_and_refuses_bad_keys() -> None:
     """Another library's validator agrees on the shipped cases and on a misspelt key."""
-    validator = jsonschema.Draft202012Validator(grammar.json_schema())
-    for path in casefile.PROTOCOLS.glob("*.yaml"):
+    validator = jsonschema.Draft202012Validator(keys.json_schema())
+    for path in loader.PROTOCOLS.glob("*.yaml"):
         data = yaml.safe_load(path.read_text())
         data["model"].setdefault("id", "any/model")  # which a protocol leaves to the case
         assert list(validator.iter_errors(data)) == []
@@ -341,13 +342,13 @@ def test_a_setting_need_only_fit_the_cases_that_are_wanted(tmp_path: Path) -> No
     """An option of one method is no mistake of another that was not asked for."""
     path = write(tmp_path, GOOD + MIXED)
     setting = ["method.criterion=ppl"]
-    chosen = casefile.load([path], setting, select=lambda case_id: "shortened" in case_id)
+    chosen = loader.load([path], setting, select=lambda case_id: "shortened" in case_id)
 
     assert [case.label for case in chosen] == [
         f"shortened_llama-ppl-{amount}@method.criterion=ppl" for amount in ("0.2", "0.3")
     ]
     with pytest.raises(CaseError, match=r"--set method.criterion=ppl: unknown key 'criterion'"):
-        casefile.load([path], setting)
+        loader.load([path], setting)
 
 
 @pytest.mark.parametrize(
@@ -369,7 +370,7 @@ def test_bad_settings_are_plain_lines(tmp_path: Path, text: str, says: str) -> N
     """What a setting breaks is told with the setting, before anything runs."""
     path = write(tmp_path, GOOD + "method: {name: sleb}\nblocks: 2\n")
     with pytest.raises(PrunebenchError) as caught:
-        casefile.load([path], [text])
+        loader.load([path], [text])
 
     assert says in str(caught.value)
 
@@ -381,7 +382,7 @@ def test_a_path_in_a_setting_is_relative_to_the_command(
     path = write(tmp_path, GOOD + "method: {name: dense}\n")
     (tmp_path / "text.txt").write_text("some text\n")
     monkeypatch.chdir(tmp_path)
-    (case,) = casefile.load([path], ["metrics.0.dataset=./text.txt"])
+    (case,) = loader.load([path], ["metrics.0.dataset=./text.txt"])
 
     assert case.metrics[0].dataset == str((tmp_path / "text.txt").resolve())
 
@@ -398,7 +399,7 @@ def test_a_default_that_is_written_out_is_no_other_question(tmp_path: Path) -> N
         "metrics: [{name: perplexity, dataset: c4, seqlen: 2048, bos: tokenizer},"
         " {name: latency, max_seconds: 120.0, max_rounds: 200}]\n"
     )
-    asked = [casefile.load([write(tmp_path, text)])[0].asked for text in (short, long)]
+    asked = [loader.load([write(tmp_path, text)])[0].asked for text in (short, long)]
 
     assert asked[0] == asked[1]
 
@@ -411,18 +412,18 @@ def test_tasks_of_lm_eval_among_case_files_are_none(tmp_path: Path) -> None:
     own = [p for name in ("arc", "piqa", "mmlu/default") for p in (tasks / name).glob("*.yaml")]
     ours = sorted(reference.TASKS.glob("*.yaml"))
     assert len(own) > 50
-    assert [p for p in [*own, *ours] if not casefile.is_task(p) and "group" not in p.name] == []
-    cases = casefile.find([Path(__file__).parents[1] / "cases"])
+    assert [p for p in [*own, *ours] if not loader.is_task(p) and "group" not in p.name] == []
+    cases = loader.find([Path(__file__).parents[1] / "cases"])
     assert len(cases) > 20
 
     folder = tmp_path / "cases"
     shutil.copytree(ours[0].parent, folder / "tasks")
     shutil.copy(Path(__file__).parents[1] / "cases/smoke/tinyworld.yaml", folder)
-    assert casefile.find([folder]) == [folder / "tinyworld.yaml"]
+    assert loader.find([folder]) == [folder / "tinyworld.yaml"]
     named = folder / "tasks" / ours[0].name
-    assert casefile.find([named]) == [named]
+    assert loader.find([named]) == [named]
     with pytest.raises(CaseError, match="the tag '!function': a case file holds plain data"):
-        casefile.load([named])
+        loader.load([named])
 
 
 def test_the_command_of_a_case_names_its_file_as_a_shell_reads_it(tmp_path: Path) -> None:
@@ -434,6 +435,6 @@ def test_the_command_of_a_case_names_its_file_as_a_shell_reads_it(tmp_path: Path
         "model: {id: prunebench/reference}\nmethod: {name: first}\nblocks: 1\n"
         "metrics: [{name: compute}]\n"
     )
-    (case,) = casefile.load([file])
+    (case,) = loader.load([file])
 
     assert shlex.split(case.reproduce) == ["prunebench", "run", str(file), "-k", "first-1blocks"]

@@ -11,15 +11,16 @@ import pytest
 from msgspec.structs import replace
 from test_verdict import CPU, accuracy, record
 
-from prunebench import Measurement, Record, comparing
-from prunebench.baseline import Accepted, Baselines
-from prunebench.comparing import compare, read
-from prunebench.files import write_json
-from prunebench.lm_pairing import Unpaired
-from prunebench.lm_results import Score
+from prunebench import Measurement, Record
 from prunebench.record import Tolerance
-from prunebench.store import Store
-from prunebench.verdict import Verdict
+from prunebench.results import compare as comparing
+from prunebench.results.baselines.files import Accepted, Baselines
+from prunebench.results.compare import compare, read
+from prunebench.results.lm_eval_files import Score
+from prunebench.results.lm_eval_pairing import Unpaired
+from prunebench.results.store import Store
+from prunebench.system.files import write_json
+from prunebench.verdicts.verdict import Verdict
 
 BECAUSE = Accepted(by="somebody", when="2026-11-22", because="a test")
 GPU = replace(CPU, device="nvidia-h200")

@@ -10,9 +10,17 @@ import torch
 import transformers
 from conftest import FAMILIES, read, tiny_config
 
-from prunebench import CausalLM, DropBlocks, DropSublayers, Plan, apply, choose, load_model
+from prunebench import (
+    CausalLM,
+    DropBlocks,
+    DropSublayers,
+    Plan,
+    apply,
+    choose,
+    load_model,
+)
+from prunebench.data.model_config import DEFAULTS, shape_of
 from prunebench.metrics.compute import Compute, flops
-from prunebench.shape import DEFAULTS, shape_of
 
 SHAPES = Path(__file__).parents[1] / "cases" / "latency" / "shapes"
 

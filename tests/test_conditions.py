@@ -16,10 +16,18 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from test_verdict import CPU, accuracy, record
 
-from prunebench import CaseError, Measurement, PrunebenchError, casefile, conditions, gating
-from prunebench.conditions import Facts, parse, parse_list
-from prunebench.evidence import evidence
-from prunebench.verdict import Finding, Outcome, passes, settle
+from prunebench import CaseError, Measurement, PrunebenchError
+from prunebench.cases import loader
+from prunebench.verdicts import conditions
+from prunebench.verdicts import fail_on as gating
+from prunebench.verdicts.conditions import Facts, parse, parse_list
+from prunebench.verdicts.evidence import evidence
+from prunebench.verdicts.verdict import (
+    Finding,
+    Outcome,
+    passes,
+    settle,
+)
 
 quick = settings(derandomize=True, deadline=None, database=None, max_examples=100)
 
@@ -443,7 +451,7 @@ def test_sparsity_is_the_exact_quotient() -> None:
 def test_a_condition_fails_whatever_outcomes_do_and_settling_keeps_it() -> None:
     """Also where `worse` is not among the outcomes that fail."""
     from prunebench import Tolerance
-    from prunebench.verdict import compare
+    from prunebench.verdicts.verdict import compare
 
     now = record(accuracy(90))
     more = judged("accuracy/t < 0.95", now)
@@ -468,9 +476,9 @@ def fail_on(project: Path, items: str) -> Path:
 
 def test_conditions_of_a_case_file(project: Path) -> None:
     """Outcomes and conditions apart; neither is part of the question; none given is the default."""
-    (plain,) = casefile.load([project / "cases"])
+    (plain,) = loader.load([project / "cases"])
     path = fail_on(project, f"[gone, '{HOLDS}', 'sparsity: now < 10%']")
-    (case,) = casefile.load([path])
+    (case,) = loader.load([path])
 
     assert (plain.fail_on, plain.conditions) == ((Outcome.WORSE, Outcome.GONE), ())
     assert case.fail_on == (Outcome.GONE,)
@@ -511,7 +519,7 @@ def test_mistakes_in_a_case_file_have_their_place(items: str, message: str, proj
     """File, line and column of the item, then what is wrong with it."""
     path = fail_on(project, items)
     with pytest.raises(CaseError) as caught:
-        casefile.load([path])
+        loader.load([path])
 
     (problem,) = caught.value.problems
     assert problem.startswith(f"{path}:1:")
@@ -521,13 +529,13 @@ def test_mistakes_in_a_case_file_have_their_place(items: str, message: str, proj
 def test_mistakes_in_a_setting_or_a_matrix_are_found_too(project: Path) -> None:
     """Each names the flag, or the item of the axis."""
     with pytest.raises(CaseError, match=r"--set fail_on=\[acuracy/x<1\]: 'acuracy/x: now < 1': no"):
-        casefile.load([project / "cases"], ["fail_on=[acuracy/x<1]"])
+        loader.load([project / "cases"], ["fail_on=[acuracy/x<1]"])
     with pytest.raises(CaseError, match=r"--set fail_on=\[worst\]: unknown outcome 'worst'"):
-        casefile.load([project / "cases"], ["fail_on=[worst]"])
+        loader.load([project / "cases"], ["fail_on=[worst]"])
     path = project / "cases" / "small.yaml"
     path.write_text(path.read_text() + "  fail_on: [[worse], [p <]]\n")
     with pytest.raises(CaseError, match=r"small.yaml:9:23: 'p <', column 4: found the end"):
-        casefile.load([path])
+        loader.load([path])
 
 
 def test_conditions_through_the_commands(project: Path, cli) -> None:

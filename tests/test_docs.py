@@ -17,9 +17,10 @@ from typing import Any
 import msgspec
 import pytest
 import typer
+from prunebench.cli.main.main import app
 
-from prunebench import casefile, registry
-from prunebench.cli import app
+from prunebench import registry
+from prunebench.cases import loader
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^( *)```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
@@ -168,7 +169,7 @@ def test_every_key_of_a_case_file_is_in_the_reference(site: Path) -> None:
 def test_every_measurement_of_every_protocol_is_in_the_reference(site: Path) -> None:
     """Each number in a protocol's file stands in its table."""
     text = said(site, "protocols.html")
-    for file in (Path(casefile.__file__).parent / "protocols").glob("*.yaml"):
+    for file in (Path(loader.__file__).parent / "protocols").glob("*.yaml"):
         section = text.partition(f"{file.stem} ¶")[2]
         for value in re.findall(
             r"\b(?:seqlen|nsamples|new_tokens|rounds): (\d+)", file.read_text()
@@ -224,9 +225,9 @@ def test_python_in_the_documentation_compiles() -> None:
 def test_the_metric_of_the_how_to_measures(tmp_path: Path, monkeypatch) -> None:
     """Taken from its page, on the shipped model; by hand it is the mean of the largest softmax."""
     import torch
+    from prunebench.models.causal_lm.calibration import evaluation_windows
 
     import prunebench
-    from prunebench.calibration import evaluation_windows
 
     confidence = example("confidence", tmp_path, monkeypatch)
     lm = prunebench.load_model("prunebench/reference", dtype="float32")

@@ -17,10 +17,12 @@ import pytest
 import pytest_benchmark.plugin
 import typer
 import yaml
+from prunebench.cli.main.main import app
 
-from prunebench import casefile, gating, published
-from prunebench.cli import app
-from prunebench.select import matcher
+from prunebench.cases import loader
+from prunebench.cases.keyword import matcher
+from prunebench.results.baselines import published
+from prunebench.verdicts import fail_on
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^( *)```(\w*)(?: title=\"([^\"]+)\")?\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
@@ -150,10 +152,10 @@ def test_every_run_that_is_shown_has_cases(monkeypatch) -> None:
             if any("=" not in text or text == "KEY=VALUE" for text in given.get("--set", ())):
                 continue
             select = matcher(given.get("-k", [""])[0])
-            found = casefile.load(paths or [Path("cases/smoke")], given.get("--set", ()), 1, select)
+            found = loader.load(paths or [Path("cases/smoke")], given.get("--set", ()), 1, select)
             assert found, f"{page.name}: {words}"
             for text in given.get("--fail-on", ()):
-                assert gating.given(text, "--fail-on", [f for c in found for f in c.families])
+                assert fail_on.given(text, "--fail-on", [f for c in found for f in c.families])
             seen += 1
     assert seen >= 20
 

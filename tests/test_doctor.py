@@ -12,9 +12,10 @@ from types import SimpleNamespace
 import pytest
 from test_verdict import accuracy, record
 
-from prunebench import PrunebenchError, doctor, reference
-from prunebench.nvml import Gpu
-from prunebench.store import Store
+from prunebench import PrunebenchError, reference
+from prunebench.results.store import Store
+from prunebench.runs import doctor
+from prunebench.system.nvml import Gpu
 
 
 def states(findings) -> list[str]:
@@ -244,7 +245,7 @@ def test_two_forwards_agree_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped model does; one that is drawn anew each time does not."""
     import torch
 
-    from prunebench import loading
+    from prunebench.models.causal_lm import loading
 
     assert doctor.deterministic("cpu").state == "ok"
     real = loading.load_model

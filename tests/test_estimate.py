@@ -10,11 +10,13 @@ import pytest
 import torch
 from conftest import read
 
-from prunebench import casefile, estimate, reference
+from prunebench import reference
 from prunebench.case import Case
-from prunebench.machine import GIB, gibibytes
-from prunebench.outlook import START
-from prunebench.shape import shape_of
+from prunebench.cases import loader
+from prunebench.data.model_config import shape_of
+from prunebench.runs import estimate
+from prunebench.runs.dry_run import START
+from prunebench.system.machine import GIB, gibibytes
 
 ROOT = Path(__file__).parents[1]
 
@@ -72,7 +74,7 @@ def test_the_peak_of_a_search_is_measured_where_the_system_permits(project: Path
 
 def test_memory_that_work_adds_is_seen() -> None:
     """Sixty-four mebibytes that were filled and freed within the block."""
-    from prunebench.machine import PeakMemory
+    from prunebench.system.machine import PeakMemory
 
     with PeakMemory("cpu") as peak:
         block = bytearray(64 << 20)
@@ -107,7 +109,7 @@ def test_guesses_are_scaled_by_what_was_measured(project: Path, cli) -> None:
     took = read(project / "a.json")["records"][0]["cost"]["case_time"]
     case = project / "cases" / "small.yaml"
     case.write_text(case.read_text().replace("blocks: [2]", "blocks: [2, 3]"))
-    cases = casefile.load([project / "cases"])
+    cases = loader.load([project / "cases"])
     unscaled = [estimate.rough(c, shape(c), "cpu").total for c in cases]
     _, data = outlook(project, cli, "--fresh")
     told = [sum(c["parts"].values()) for c in data["cases"]]
@@ -158,7 +160,8 @@ def test_a_model_to_download_is_named(project: Path, cli, monkeypatch: pytest.Mo
 
 def test_constants_are_those_below_torch() -> None:
     """Estimates cannot import them, so they are kept in step here."""
-    from prunebench import models, stream
+    from prunebench.models.causal_lm import causal_lm as models
+    from prunebench.models.causal_lm import stream
 
     assert estimate.BATCH_TOKENS == models.BATCH_TOKENS
     assert stream.search_budget(torch.device("cpu")) == estimate.CPU_BUDGET
@@ -169,7 +172,7 @@ def by_hand(tmp_path: Path, text: str) -> list[Case]:
     folder.mkdir()
     shutil.copytree(ROOT / "cases" / "latency" / "shapes", folder / "shapes")
     (folder / "a.yaml").write_text(text)
-    return casefile.load([folder / "a.yaml"])
+    return loader.load([folder / "a.yaml"])
 
 
 def test_memory_is_the_formula_for_llama_2_7b(tmp_path: Path) -> None:
@@ -195,7 +198,7 @@ def test_memory_is_the_formula_for_llama_2_7b(tmp_path: Path) -> None:
 
 def test_needs_of_the_shipped_latency_cases_hold_by_the_formula() -> None:
     """What each case asks of a GPU covers its estimate, and is not more than twice that."""
-    cases = casefile.load([ROOT / "cases" / "latency"])
+    cases = loader.load([ROOT / "cases" / "latency"])
     gpu_cases = [c for c in cases if c.needs.gpu_memory]
     models: dict[str, float] = {}
     for case in gpu_cases:

@@ -11,8 +11,8 @@ from scipy import stats as scipy_stats
 from test_verdict import record
 
 from prunebench import Measurement
-from prunebench.evidence import evidence, p_among, tasks_of
-from prunebench.stats import Evidence
+from prunebench.verdicts.evidence import evidence, p_among, tasks_of
+from prunebench.verdicts.tests import Evidence
 
 
 def graded(samples: list[float], value: float, unit: str = "ppl", **more: Any) -> Measurement:

@@ -17,11 +17,13 @@ import pytest
 from conftest import SMALL_CASE, read
 from msgspec.structs import replace
 
-from prunebench import Record, execution, lm_results
-from prunebench.baseline import Accepted, Baselines
-from prunebench.reports import schema
-from prunebench.session import Session
-from prunebench.store import Store
+from prunebench import Record
+from prunebench.reports.formats import schema
+from prunebench.results import lm_eval_files
+from prunebench.results.baselines.files import Accepted, Baselines
+from prunebench.results.store import Store
+from prunebench.runs import execution
+from prunebench.runs.session import Session
 
 CASE = "small/sleb-windows-2blocks"
 Cli = Callable[..., tuple[int, str, str]]
@@ -30,7 +32,7 @@ Cli = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose one case was run and accepted."""
-    from prunebench.cli import main
+    from prunebench.cli.main.main import main
 
     folder = tmp_path_factory.mktemp("measured")
     (folder / "cases").mkdir()
@@ -295,9 +297,9 @@ def test_lm_eval_folders_are_read_by_compare(here: Path, cli: Cli) -> None:
 
     assert code == 0
     assert "lm-eval  accuracy/mean  0.9500  0.9500           0" in out
-    found = lm_results.newest(here / "a")
+    found = lm_eval_files.newest(here / "a")
     assert found is not None
-    assert set(lm_results.load(*found).tasks) == {"tinyworld_facts", "tinyworld_recall"}
+    assert set(lm_eval_files.load(*found).tasks) == {"tinyworld_facts", "tinyworld_recall"}
 
 
 @pytest.mark.parametrize(

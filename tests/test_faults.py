@@ -17,14 +17,18 @@ import pytest
 import torch
 from conftest import SMALL_CASE, read
 
-from prunebench import cache, models, partial, signals, tables
-from prunebench.baseline import Baselines
 from prunebench.errors import PrunebenchError, PrunebenchWarning
-from prunebench.partial import Partials, measuring, searching
+from prunebench.models.causal_lm import causal_lm as models
 from prunebench.plan import DropBlocks, Plan, Step
 from prunebench.record import VARYING, Measurement
-from prunebench.session import Session
-from prunebench.store import Store
+from prunebench.reports import run_table
+from prunebench.results import answer_key
+from prunebench.results.baselines.files import Baselines
+from prunebench.results.resume import folders
+from prunebench.results.resume.folders import Partials, measuring, searching
+from prunebench.results.store import Store
+from prunebench.runs.session import Session
+from prunebench.system import signals
 
 CASE = """\
 model: {id: prunebench/reference, dtype: float32}
@@ -59,7 +63,7 @@ from prunebench.metrics import accuracy, divergence, generation, perplexity, _ta
 from prunebench.methods import sleb
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from prunebench.methods import _slicing, slicegpt
-from prunebench.cli import main
+from prunebench.cli.main import main
 
 write = loglines.write
 standing.SHARE = 0  # tensors are written when a search is stopped, and never before
@@ -288,14 +292,14 @@ def test_a_journal_gives_back_what_was_kept_and_only_to_the_same_content(tmp_pat
     first = Measurement("perplexity/x", 2.5, "ppl", "lower", (0.1, 1 / 3), True)
     journal = partials.journal("a/b", "k" * 64, ["perplexity", "accuracy"])
     with searching(journal):
-        partial.keep_step(step)
+        folders.keep_step(step)
     journal.keep_search(plan, 1.5, 64, None)
     journal.keep_metric(0, [first], 3.0)
     model, other = object(), object()
     odd = [float("nan"), float("-inf"), -0.0, 5e-324, 0.1 + 0.2]
     with measuring(journal, 1, {"pruned": model}):
-        partial.once([model], lambda: [1, 2], lambda: odd, 7)
-        partial.once([other], lambda: [1, 2], lambda: [1], 7)  # a stranger's is not kept
+        folders.once([model], lambda: [1, 2], lambda: odd, 7)
+        folders.once([other], lambda: [1, 2], lambda: [1], 7)  # a stranger's is not kept
     journal.close()
     again = partials.journal("a/b", "k" * 64, ["perplexity", "accuracy"])
 
@@ -308,11 +312,11 @@ def test_a_journal_gives_back_what_was_kept_and_only_to_the_same_content(tmp_pat
     assert again.finished(1) is None
     assert str(again.kept) == "at accuracy, 1 of 7 batches kept"
     with measuring(again, 1, {"pruned": model}):
-        kept = partial.once([model], lambda: [1, 2], list, 7)
+        kept = folders.once([model], lambda: [1, 2], list, 7)
         assert json.dumps(kept) == json.dumps(odd)
         # Asked a second time it was not: the model may have been changed in between.
-        assert partial.once([model], lambda: [1, 2], lambda: ["new"], 7) == ["new"]
-        assert partial.once([model], lambda: [1, 3], lambda: ["new"], 7) == ["new"]
+        assert folders.once([model], lambda: [1, 2], lambda: ["new"], 7) == ["new"]
+        assert folders.once([model], lambda: [1, 3], lambda: ["new"], 7) == ["new"]
     assert partials.journal("a/b", "j" * 64).empty
     assert partials.journal("a/b", "k" * 63 + "j").empty  # the same folder, another content
     assert partials.case_ids() == {"a/b"}
@@ -324,10 +328,10 @@ def test_two_runs_that_write_one_journal_do_not_harm_each_other(tmp_path: Path) 
     model = object()
     for given, journal in enumerate(journals):
         with measuring(journal, 0, {"pruned": model}):
-            partial.once([model], lambda given=given: given, lambda given=given: [given])
+            folders.once([model], lambda given=given: given, lambda given=given: [given])
     with measuring(Partials(tmp_path).journal("a", "k" * 64), 0, {"pruned": model}):
-        assert partial.once([model], lambda: 0, lambda: ["again"]) == [0]
-        assert partial.once([model], lambda: 1, lambda: ["again"]) == [1]
+        assert folders.once([model], lambda: 0, lambda: ["again"]) == [0]
+        assert folders.once([model], lambda: 1, lambda: ["again"]) == [1]
 
 
 def test_a_clock_that_is_set_back_costs_no_step(tmp_path: Path) -> None:
@@ -337,7 +341,7 @@ def test_a_clock_that_is_set_back_costs_no_step(tmp_path: Path) -> None:
         journal = Partials(tmp_path).journal("a", "k" * 64)
         with searching(journal):
             for step in part:
-                partial.keep_step(step, 5)
+                folders.keep_step(step, 5)
         journal.close()
         (file,) = (f for f in tmp_path.rglob("*.jsonl") if len(f.name) > 12)
         file.rename(file.with_name(f"{9 - part[0].step}-x.jsonl"))
@@ -355,8 +359,8 @@ def test_what_the_dense_model_answers_is_kept_for_all_cases(tmp_path: Path) -> N
     for number, key in enumerate("ab"):
         journal = partials.journal(key, key * 64)
         with measuring(journal, number, models, lambda: partials.dense("d" * 64)):
-            told = partial.once([dense], lambda: 1, lambda key=key: [key])
-            own = partial.once([pruned], lambda: 1, lambda key=key: [key])
+            told = folders.once([dense], lambda: 1, lambda key=key: [key])
+            own = folders.once([pruned], lambda: 1, lambda key=key: [key])
         assert (told, own) == (["a"], [key])
         partials.tidy()  # it is left alone as long as there are others
         journal.close()
@@ -371,12 +375,12 @@ def test_outside_of_a_run_nothing_is_kept(tmp_path: Path) -> None:
     journal = Partials(tmp_path).journal("a", None)
     model = object()
     with measuring(journal, 0, {"pruned": model}):
-        assert partial.once([model], lambda: 0, lambda: [1]) == [1]
-    partial.keep_step(Step(0, {}, "1"))
+        assert folders.once([model], lambda: 0, lambda: [1]) == [1]
+    folders.keep_step(Step(0, {}, "1"))
     journal.close()
 
-    assert partial.steps() == []
-    assert partial.once([model], lambda: 0, lambda: [2]) == [2]
+    assert folders.steps() == []
+    assert folders.once([model], lambda: 0, lambda: [2]) == [2]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -404,7 +408,7 @@ def test_a_damaged_line_is_told_and_what_follows_is_computed_again(
     model = object()
     with measuring(journal, 0, {"pruned": model}):
         for given in range(3):
-            partial.once([model], lambda given=given: given, lambda given=given: [given])
+            folders.once([model], lambda given=given: given, lambda given=given: [given])
     journal.close()
     (file,) = tmp_path.rglob("*.jsonl")
     lines = file.read_bytes().split(b"\n")
@@ -416,15 +420,16 @@ def test_a_damaged_line_is_told_and_what_follows_is_computed_again(
         again = Partials(tmp_path).journal("a", "k" * 64)
     with measuring(again, 0, {"pruned": model}):
         found = [
-            partial.once([model], lambda given=given: given, lambda: ["new"]) for given in range(3)
+            folders.once([model], lambda given=given: given, lambda: ["new"]) for given in range(3)
         ]
     assert found == [[0], ["new"], ["new"]]
 
 
 def test_tensors_that_are_damaged_have_the_search_made_again(tmp_path: Path) -> None:
     """They are known by their hash, so a wrong one is found out."""
+    from prunebench.models.causal_lm.tensors import Tensors
+
     from prunebench.plan import RefitWeights
-    from prunebench.tensors import Tensors
 
     tensors = Tensors()
     edit = RefitWeights(("m",), tensors.add({"m": torch.ones(2)}))
@@ -461,7 +466,7 @@ def test_a_folder_that_takes_no_file_is_found_out_before_anything_is_measured(
 ) -> None:
     """A line per case, exit 3, and no model is loaded."""
     (short / "taken").write_text("a file")
-    monkeypatch.setattr("prunebench.runner.load_model", None)
+    monkeypatch.setattr("prunebench.runs.worker.load_model", None)
     code, out, err = cli("run", "cases", "-q", "--store", "taken/store")
 
     assert code == 3
@@ -477,7 +482,7 @@ def test_a_record_that_cannot_be_saved_is_its_own_cases_failure(
 
     Run again, the first takes all from its journal.
     """
-    from prunebench import files
+    from prunebench.system import files
 
     write = files.write
 
@@ -579,10 +584,10 @@ def test_a_case_whose_files_cannot_be_read_costs_no_other(
     """Neither when a run begins, nor when it is interrupted: that is still 130."""
 
     def interrupted(*_: object) -> None:
-        monkeypatch.setattr(cache, "key", unreadable)
+        monkeypatch.setattr(answer_key, "key", unreadable)
         raise KeyboardInterrupt
 
-    key, losses = cache.key, models.CausalLM._losses
+    key, losses = answer_key.key, models.CausalLM._losses
 
     def unreadable(case: Any, device: str) -> str | None:
         if "first" in case.id:
@@ -608,9 +613,9 @@ def test_what_is_fresh_takes_nothing_from_before_the_run(tmp_path: Path) -> None
         partials = Partials(tmp_path, since)
         journal = partials.journal("a", "k" * 64)
         with measuring(journal, 0, {"dense": model}, lambda: partials.dense("d" * 64)):
-            shared = partial.once([model], lambda: 1, lambda: [f"after {since}"])
+            shared = folders.once([model], lambda: 1, lambda: [f"after {since}"])
         with measuring(journal, 1, {"pruned": model}):
-            own = partial.once([model], lambda: 1, lambda: [f"after {since}"])
+            own = folders.once([model], lambda: 1, lambda: [f"after {since}"])
         journal.close()
         return [*shared, *own]
 
@@ -910,7 +915,7 @@ def test_a_signal_to_a_forked_child_is_the_childs_alone() -> None:
     assert "StopRequest: SIGTERM" in err
 
 
-@pytest.mark.parametrize("place", [(Session, "__init__"), (tables, "table")])
+@pytest.mark.parametrize("place", [(Session, "__init__"), (run_table, "table")])
 @pytest.mark.parametrize(("name", "expected"), [("SIGTERM", 75), ("SIGINT", 130)])
 def test_a_signal_before_the_cases_or_after_them_is_told_too(
     place: tuple[Any, str],

@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
+from prunebench.cli.main.history import sparkline
 from test_verdict import CPU, accuracy, record
 
 from prunebench import Measurement, PrunebenchError, Record
-from prunebench.cli_history import sparkline
-from prunebench.nights import first_of_each, history
-from prunebench.store import Store
+from prunebench.results.store import Store
+from prunebench.verdicts.history import first_of_each, history
 
 FIRST = datetime.fromisoformat("2026-11-01T02:00:00+00:00")
 

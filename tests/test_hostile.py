@@ -24,24 +24,22 @@ from prunebench import (
     CaseError,
     DropBlocks,
     PrunebenchError,
-    casefile,
     errors,
-    files,
-    hub,
-    lm_results,
-    planfile,
-    pruning,
-    published,
     reference,
-    surgery,
-    trust,
 )
-from prunebench.baseline import Accepted, Baselines
+from prunebench.cases import loader
+from prunebench.checkpoints import prune
+from prunebench.data import hub, task_trust
+from prunebench.data.model_config import shape_of
 from prunebench.metrics.accuracy import Accuracy
+from prunebench.models.causal_lm import plan_files, surgery
 from prunebench.plan import Plan, RefitWeights
-from prunebench.reports import lm_eval
-from prunebench.shape import shape_of
-from prunebench.store import Store
+from prunebench.reports.formats import lm_eval
+from prunebench.results import lm_eval_files
+from prunebench.results.baselines import published
+from prunebench.results.baselines.files import Accepted, Baselines
+from prunebench.results.store import Store
+from prunebench.system import files
 
 BECAUSE = Accepted(by="someone", when="2026-11-22T00:00:00+00:00", because="first")
 GOOD = """\
@@ -252,7 +250,7 @@ def test_a_hostile_case_file_is_refused_at_once(name: str, tmp_path: Path) -> No
     path.write_text(text)
     start = time.process_time()
     with pytest.raises(CaseError) as caught:
-        casefile.load([path])
+        loader.load([path])
 
     assert time.process_time() - start < 20  # a bomb would take minutes
     assert says in str(caught.value)
@@ -267,12 +265,12 @@ def test_a_file_of_more_cases_than_anybody_runs_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Included cases and seeds count as those of a matrix do."""
-    monkeypatch.setattr(casefile, "MAX_CASES", 20)
+    monkeypatch.setattr(loader, "MAX_CASES", 20)
     seeds = ", ".join(map(str, range(30)))
     path = tmp_path / "file.yaml"
     path.write_text(GOOD.replace("seqlen: 64}", f"seqlen: 64, seed: [{seeds}]}}", 1) + SLEB)
     with pytest.raises(CaseError, match="more than 20 cases"):
-        casefile.load([path])
+        loader.load([path])
 
 
 def test_what_is_no_utf_8_names_the_place(tmp_path: Path) -> None:
@@ -280,7 +278,7 @@ def test_what_is_no_utf_8_names_the_place(tmp_path: Path) -> None:
     path = tmp_path / "file.yaml"
     path.write_bytes(GOOD.encode() + b"# \xe9\n")
     with pytest.raises(CaseError, match=r":5:3: not UTF-8 text"):
-        casefile.load([path])
+        loader.load([path])
 
 
 @pytest.mark.parametrize(
@@ -299,7 +297,7 @@ def test_a_hostile_setting_is_plain_lines(text: str, says: str, tmp_path: Path) 
     path = tmp_path / "file.yaml"
     path.write_text(GOOD + SLEB)
     with pytest.raises(PrunebenchError) as caught:
-        casefile.load([path], [text])
+        loader.load([path], [text])
 
     assert says in str(caught.value)
     assert str(caught.value).replace("\n", "").isprintable()
@@ -411,13 +409,13 @@ CLUSTERED = {**ONE, "samples": [0, 0, 0], "clusters": [1, 1]}
 )
 def test_impossible_numbers_are_a_damaged_record(change: Any, says: str, tmp_path: Path) -> None:
     """Some would take all memory when they are read."""
-    from prunebench import comparing
+    from prunebench.results import compare
 
     whole = msgspec.to_builtins(record(accuracy(9, of=10)))
     path = tmp_path / "record.json"
     path.write_text(json.dumps({**whole, **change}))
     with pytest.raises(PrunebenchError, match=says):
-        comparing.read(path)
+        compare.read(path)
 
 
 def test_malformed_json_names_its_line_and_column(tmp_path: Path) -> None:
@@ -442,10 +440,10 @@ def test_a_mark_before_a_baseline_or_a_list_is_passed_over(tmp_path: Path) -> No
 
     removal = tmp_path / "removed.csv"
     removal.write_text("\ufeff3,5", encoding="utf-8")
-    assert planfile.imported(removal).edits == (DropBlocks((3, 5)),)
+    assert plan_files.imported(removal).edits == (DropBlocks((3, 5)),)
     removal.write_text('{"blocks":\n [3,}', encoding="utf-8")
     with pytest.raises(PrunebenchError, match=f"{removal}:2:5: damaged: not valid JSON"):
-        planfile.imported(removal)
+        plan_files.imported(removal)
 
 
 def test_a_number_of_a_thousand_digits_is_told_in_our_words(tmp_path: Path) -> None:
@@ -521,13 +519,13 @@ def test_a_baseline_has_finite_numbers(number: str, tmp_path: Path) -> None:
 
 def test_a_published_zero_is_told(tmp_path: Path, cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """A percentage of nothing is left out."""
-    from prunebench import report
+    from prunebench.reports import sentences
 
     now = record(accuracy(9, of=10), asked={"method": {"name": "sleb"}, "protocol": "sleb@1"})
     row = published.Row("s", "t", "sleb@1", "m", {"name": "sleb"}, "latency/t", 0.0)
     timed = replace(now, measurements=(replace(now.measurements[0], metric="latency/t"),))
 
-    assert report.published_lines(timed, [row]) == ["published latency/t 0 (s, t), ours 0.9000"]
+    assert sentences.published_lines(timed, [row]) == ["published latency/t 0 (s, t), ours 0.9000"]
 
 
 # --------------------------------------------------------------------------------- plans
@@ -555,7 +553,7 @@ def test_a_hostile_plan_is_one_line(text: str, says: str, tmp_path: Path, cli) -
     path = tmp_path / "plan.json"
     path.write_text(text)
     with pytest.raises(PrunebenchError, match=says):
-        planfile.imported(path)
+        plan_files.imported(path)
     code, out, err = cli("import-plan", path, "--output", tmp_path / "out.json")
 
     assert (code, out, err.count("\n")) == (2, "", 1)
@@ -574,7 +572,7 @@ def test_a_hostile_plan_is_one_line(text: str, says: str, tmp_path: Path, cli) -
 )
 def test_tensors_that_do_not_fit_leave_the_model(name: str, tensor: Any, says: str, tiny) -> None:
     """Types, shapes and names are checked before anything is changed."""
-    from prunebench.tensors import Tensors
+    from prunebench.models.causal_lm.tensors import Tensors
 
     lm, tensors = tiny("llama"), Tensors()
     before = {n: p.clone() for n, p in lm.hf.named_parameters()}
@@ -587,7 +585,7 @@ def test_tensors_that_do_not_fit_leave_the_model(name: str, tensor: Any, says: s
 
 def test_only_the_modules_that_a_plan_names_are_refitted(tiny) -> None:
     """Others in the same bundle are nobody's wish."""
-    from prunebench.tensors import Tensors
+    from prunebench.models.causal_lm.tensors import Tensors
 
     lm, tensors = tiny("llama"), Tensors()
     one, other = "model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"
@@ -607,7 +605,7 @@ def test_hostile_token_ids_are_one_line(ids: str, tmp_path: Path) -> None:
     path = tmp_path / "ids.json"
     path.write_text(ids)
     with pytest.raises(PrunebenchError, match=r"ids\.json: "):
-        pruning._read_ids(path)
+        prune._read_ids(path)
 
 
 # --------------------------------------------------------------------------------- models
@@ -699,7 +697,7 @@ MODELS = [
 @pytest.mark.parametrize(("changes", "says"), MODELS)
 def test_a_hostile_model_folder_is_one_line(changes: Any, says: str, tmp_path: Path) -> None:
     """As the model of a case, and as somebody's checkpoint."""
-    from prunebench.loading import load_model
+    from prunebench.models.causal_lm.loading import load_model
 
     model = model_with(tmp_path, **changes)
     for known in (True, False):
@@ -774,7 +772,7 @@ def test_a_task_folder_that_could_run_code_is_refused(line: str, says: str, tmp_
     tasks = task_folder(tmp_path, line)
     (tmp_path / "other").write_text("!function evil.go\n")
     with pytest.raises(PrunebenchError) as caught:
-        trust.check(tasks)
+        task_trust.check(tasks)
     assert says in str(caught.value)
     path = tmp_path / "case.yaml"
     path.write_text(
@@ -782,7 +780,7 @@ def test_a_task_folder_that_could_run_code_is_refused(line: str, says: str, tmp_
         "metrics: [{name: accuracy, tasks: [t], tasks_folder: ./tasks}]\n"
     )
     with pytest.raises(CaseError) as refused:
-        casefile.load([path])
+        loader.load([path])
     assert refused.value.problems[0].startswith(f"{path}:3:")
     assert says in str(refused.value)
 
@@ -793,11 +791,11 @@ def test_a_trusted_folder_runs_and_the_record_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The same folder, after the user said so."""
-    from prunebench.runner import environment
+    from prunebench.runs.worker import environment
 
     assert environment("cpu").trusted == ()
-    monkeypatch.setenv(trust.VARIABLE, "1")
-    trust.check(task_folder(tmp_path, "doc_to_text: !function evil.go"))
+    monkeypatch.setenv(task_trust.VARIABLE, "1")
+    task_trust.check(task_folder(tmp_path, "doc_to_text: !function evil.go"))
 
     assert environment("cpu").trusted == ("task folders",)
 
@@ -817,7 +815,7 @@ def test_a_template_reaches_nothing_but_its_data(
     mark = tmp_path / "ran"
     tasks = task_folder(tmp_path, f'doc_to_text: "{REACH.format(mark=mark)}"')
     metric = Accuracy(tasks=("t",), tasks_folder=str(tasks))
-    monkeypatch.setenv(trust.VARIABLE, "1" if trusts else "0")
+    monkeypatch.setenv(task_trust.VARIABLE, "1" if trusts else "0")
     if trusts:
         with pytest.raises(FileExistsError):  # the second mkdir finds the first
             list(metric.measure(shipped, shipped))
@@ -879,7 +877,7 @@ def test_samples_that_are_no_numbers_are_one_line(tmp_path: Path) -> None:
     beside = tmp_path / "samples_t_2026-01-01T00-00-00.000000.jsonl"
     beside.write_text('{"doc_hash": "x", "prompt_hash": "y", "acc": NaN}\n')
     with pytest.raises(PrunebenchError, match="acc is nan"):
-        lm_results.load(path)
+        lm_eval_files.load(path)
 
 
 # --------------------------------------------------------------------------------- what is shown

@@ -19,7 +19,8 @@ import pytest
 import typer
 import yaml
 
-from prunebench import casefile, scaffold
+from prunebench.cases import loader
+from prunebench.cli.main import scaffold
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -40,7 +41,7 @@ def test_a_project_passes_its_own_check(empty: Path, cli: Cli) -> None:
     assert "prunebench run" in out
 
     assert cli("check", "cases")[0] == 0
-    found = casefile.load([Path("cases")])
+    found = loader.load([Path("cases")])
     assert {case.dense for case in found} == {True, False}
     assert {case.id.split("/")[1] for case in found} == {"first"}
     assert {case.model.id for case in found} == {"prunebench/reference"}
@@ -101,7 +102,7 @@ def test_a_model_of_the_hub(
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     assert cli("init", "--model", model)[0] == 0
 
-    assert {case.model.id for case in casefile.load([Path("cases")])} == {model}
+    assert {case.model.id for case in loader.load([Path("cases")])} == {model}
 
 
 def test_a_model_folder_is_relative_to_the_case(
@@ -112,7 +113,7 @@ def test_a_model_folder_is_relative_to_the_case(
     tiny("llama").hf.save_pretrained(empty / odd)
     code, _, err = cli("init", "p", "--model", f"./{odd}")
     assert (code, err) == (0, "")
-    (case, *_) = casefile.load([Path("p/cases")])
+    (case, *_) = loader.load([Path("p/cases")])
     assert Path(case.model.id).resolve() == empty / odd
 
     code, _, err = cli("init", "q", "--model", "./absent")
@@ -227,7 +228,7 @@ def commands(folder: Path) -> Iterator[list[str]]:
 
 def test_the_commands_in_them_exist(made: Path) -> None:
     """Each is parsed by our own command line, options and all."""
-    from prunebench.cli import app
+    from prunebench.cli.main.main import app
 
     known = typer.main.get_command(app)
     assert isinstance(known, click.Group) or hasattr(known, "commands")

@@ -13,10 +13,20 @@ from msgspec.structs import replace
 from scipy import stats as scipy_stats
 from test_verdict import CPU, record
 
-from prunebench import Measurement, Record, Tolerance, explain, noise, seeds
+from prunebench import Measurement, Record, Tolerance
 from prunebench.case import Case
-from prunebench.stats import holm
-from prunebench.verdict import FAILING, Outcome, Rules, Verdict, compare, settle
+from prunebench.reports import explain
+from prunebench.results import timing_noise as noise
+from prunebench.verdicts import seeds
+from prunebench.verdicts.tests import holm
+from prunebench.verdicts.verdict import (
+    FAILING,
+    Outcome,
+    Rules,
+    Verdict,
+    compare,
+    settle,
+)
 
 GPU = replace(CPU, device="nvidia-h200")
 
@@ -297,12 +307,12 @@ def test_calibrating_raises_what_is_allowed(project: Path, cli, monkeypatch) -> 
 
 def test_a_slow_timing_is_measured_again_before_it_fails(project: Path, monkeypatch) -> None:
     """The session asks for it once, keeps it in the record, and does not ask again."""
-    from prunebench import casefile
-    from prunebench.baseline import Baselines
-    from prunebench.session import Session, accepted
-    from prunebench.store import Store
+    from prunebench.cases import loader
+    from prunebench.results.baselines.files import Baselines
+    from prunebench.results.store import Store
+    from prunebench.runs.session import Session, accepted
 
-    (case,) = casefile.load([project / "cases"])
+    (case,) = loader.load([project / "cases"])
     baselines = Baselines(project / "baselines")
     now = record(timed(1.2), case_id=case.id, asked=case.asked, environment=GPU, key="k")
     was = replace(now, measurements=(timed(1.5),))
@@ -335,14 +345,14 @@ def test_a_slow_timing_is_measured_again_before_it_fails(project: Path, monkeypa
 
 def test_the_level_is_stricter_by_night(project: Path) -> None:
     """0.05, or 0.01 for cases marked nightly; a case may say, and a run overrides both."""
-    from prunebench import casefile
+    from prunebench.cases import loader
 
     file = project / "cases" / "small.yaml"
     plain = file.read_text()
     levels = []
     for more in ("", "marks: [nightly]\n", "marks: [nightly]\nalpha: 0.02\n"):
         file.write_text(plain + more)
-        (case,) = casefile.load([file])
+        (case,) = loader.load([file])
         levels.append((case.rules().alpha, case.rules(0.001).alpha))
 
     assert levels == [(0.05, 0.001), (0.01, 0.001), (0.02, 0.001)]
@@ -360,7 +370,7 @@ def test_planted_noise_is_worse_and_a_little_of_it_is_not(project: Path, cli, mo
     """End to end: noise on one block's weights, too little to matter and enough to."""
     import torch
 
-    from prunebench import surgery
+    from prunebench.models.causal_lm import surgery
 
     assert cli("run", "cases", "--accept", "--because", "first")[0] == 0
     apply = surgery.apply

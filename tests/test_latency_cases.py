@@ -10,7 +10,7 @@ import pytest
 import yaml
 from conftest import read
 
-from prunebench.shape import shape_of
+from prunebench.data.model_config import shape_of
 
 ROOT = Path(__file__).parents[1]
 CASES = ROOT / "cases" / "latency"

@@ -15,25 +15,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
+from prunebench.cli.main.leaderboard import print_board
+from prunebench.leaderboard.build.board import plain
 from test_verdict import CPU, record
 
-from prunebench import (
-    DropBlocks,
-    Measurement,
-    Record,
-    archive,
-    contest,
-    leaderboard,
-    published,
-    ranking,
-)
-from prunebench.baseline import Baselines
-from prunebench.board import plain
-from prunebench.cli_leaderboard import print_board
+from prunebench import DropBlocks, Measurement, Record
 from prunebench.errors import PrunebenchError
-from prunebench.evidence import evidence
-from prunebench.report import InertConsole
-from prunebench.store import Store
+from prunebench.leaderboard.build import build, pair_test, ranking
+from prunebench.reports.sentences import InertConsole
+from prunebench.results import archive
+from prunebench.results.baselines import published
+from prunebench.results.baselines.files import Baselines
+from prunebench.results.store import Store
+from prunebench.verdicts.evidence import evidence
 
 ROOT = Path(__file__).resolve().parents[1]
 QUESTIONS = {"name": "accuracy", "tasks": ["t"]}
@@ -70,7 +64,7 @@ def case(
 
 
 def ranks(records: Sequence[Record]) -> dict[str, str]:
-    (board,) = leaderboard.boards(records)
+    (board,) = build.boards(records)
     return {r.record.case_id: r.places[board.rank_by[0]].text for r in board.rows}
 
 
@@ -91,7 +85,7 @@ def test_two_sided_p_is_twice_the_binomial_tail() -> None:
     second = case("b", answers([*range(100), *range(150, 153)]))
     tail = sum(math.comb(15, k) for k in range(12, 16)) / 2**15
 
-    seen = contest.compared([first], [second], "accuracy/t")
+    seen = pair_test.compared([first], [second], "accuracy/t")
 
     assert seen is not None
     assert seen == (pytest.approx(2 * tail), True)
@@ -127,7 +121,7 @@ def test_a_rank_never_contradicts_the_number_beside_it() -> None:
     assert b.value is not None
     assert a.value > b.value
 
-    seen = contest.compared([case("a", a)], [case("b", b)], "perplexity/t")
+    seen = pair_test.compared([case("a", a)], [case("b", b)], "perplexity/t")
 
     assert seen is not None
     assert seen[0] == 1.0
@@ -146,7 +140,7 @@ def test_windows_are_tested_as_verdicts_test_them(moved: list[float], draw: rand
     )
     now, was = (a, b) if (a.value or 0) > (b.value or 0) else (b, a)
     judged = evidence(now, was)
-    seen = contest.compared([case("a", a)], [case("b", b)], "perplexity/t")
+    seen = pair_test.compared([case("a", a)], [case("b", b)], "perplexity/t")
 
     assert judged is not None
     assert seen is not None
@@ -168,7 +162,7 @@ def seeded(name: str, rights: Sequence[int]) -> list[Record]:
 def test_seeds_are_one_row_whose_interval_covers_them() -> None:
     """Student's interval over four seeds with the questions' standard error, by hand."""
     rights = [100, 120, 110, 130]
-    (board,) = leaderboard.boards(seeded("a", rights))
+    (board,) = build.boards(seeded("a", rights))
     (row,) = board.rows
     mean = sum(rights) / 4 / 200
     deviation = math.sqrt(sum((r / 200 - mean) ** 2 for r in rights) / 3)
@@ -197,7 +191,7 @@ def test_only_about_equal_sparsity_is_ranked_together() -> None:
     """A block is 10 %: 20 and 25 % are half a block apart and one group, 26 % is another."""
     rows = [case(f"m{g}", answers(range(g)), gone=g) for g in (20, 25, 26)]
     rows[1:] = [replace(r, plan=()) for r in rows[1:]]
-    (board,) = leaderboard.boards([*rows, case("dense", answers(range(200)), gone=0, plan=())])
+    (board,) = build.boards([*rows, case("dense", answers(range(200)), gone=0, plan=())])
 
     assert board.near == pytest.approx(0.05)
     assert [(row.method, row.group) for row in board.rows] == [
@@ -236,7 +230,7 @@ def test_boards_do_not_depend_on_the_order_of_records(data: st.DataObject) -> No
     ]
     shuffled = data.draw(st.permutations(records))
 
-    assert leaderboard.boards(shuffled) == leaderboard.boards(records)
+    assert build.boards(shuffled) == build.boards(records)
 
 
 @given(st.lists(st.tuples(st.integers(0, 6), st.integers(0, 6)), max_size=14))
@@ -269,8 +263,8 @@ def test_what_was_measured_otherwise_is_on_another_board(
     more = [{**QUESTIONS, "batch_size": 4}, {"name": "latency", "rounds": 3}]
     timed = replace(second, asked={**second.asked, "metrics": more})
 
-    assert len(leaderboard.boards([first, change(second)])) == 2
-    assert len(leaderboard.boards([first, timed])) == 1
+    assert len(build.boards([first, change(second)])) == 2
+    assert len(build.boards([first, timed])) == 1
 
 
 def test_the_newest_record_of_a_case_is_shown() -> None:
@@ -284,8 +278,8 @@ def test_the_newest_record_of_a_case_is_shown() -> None:
     ]
     other = replace(nights[2], plan=(DropBlocks((7, 8)),))
 
-    (board,) = leaderboard.boards(nights)
-    (elsewhere,) = leaderboard.boards([*nights[:2], other])
+    (board,) = build.boards(nights)
+    (elsewhere,) = build.boards([*nights[:2], other])
 
     assert board.rows[0].values["accuracy/t"].value == 30 / 200
     (timing,) = board.rows[0].timings
@@ -305,7 +299,7 @@ def test_other_peoples_results_are_marked() -> None:
         case(f"e{i}", answers(range(9)), asked={"method": method})
         for i, method in enumerate(methods)
     ]
-    (board,) = leaderboard.boards(records)
+    (board,) = build.boards(records)
 
     assert {row.mark for row in board.rows} == {"external checkpoint", "imported plan"}
 
@@ -314,7 +308,7 @@ def test_papers_numbers_stand_beside_ours() -> None:
     """Those of its own protocol alone; a search that a strange record breaks finds none."""
     row = published.Row("A", "Table 1", "p@1", "m", {"name": "sleb"}, "generation/t", 0.5)
     own = case("sleb", answers(range(90)))
-    (board,) = leaderboard.boards([own], lambda _: [row, replace(row, protocol="q@1")])
+    (board,) = build.boards([own], lambda _: [row, replace(row, protocol="q@1")])
     papers = published.rows(ROOT / "baselines" / "published")
     known = next(r for r in papers if r.method == {"name": "sleb"} and r.amount)
     asked = {"model": {"id": known.model}, "amount": known.amount}
@@ -324,7 +318,7 @@ def test_papers_numbers_stand_beside_ours() -> None:
     def fails(_: Record) -> list[published.Row]:
         raise PrunebenchError("no such protocol")
 
-    (other,) = leaderboard.boards([strange], fails)
+    (other,) = build.boards([strange], fails)
 
     assert board.rows[0].published == (row,)
     assert other.rows[0].published == ()
@@ -416,7 +410,7 @@ def test_the_table_fits_and_shows_every_method(
 ) -> None:
     """At both widths no line is cut off and every method and rank is there."""
     records = archive.read([ROOT / "baselines" / "quality" / "smoke"]).records
-    (board,) = leaderboard.boards(records)
+    (board,) = build.boards(records)
 
     print_board(board, InertConsole(width=width, markup=False, color_system=None))
 
@@ -429,7 +423,7 @@ def test_the_table_fits_and_shows_every_method(
 
 def test_record_text_is_inert_in_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """Escape sequences in a method's name are shown, not sent."""
-    (board,) = leaderboard.boards([case("\x1b[31mred[/b]", answers(range(9)))])
+    (board,) = build.boards([case("\x1b[31mred[/b]", answers(range(9)))])
 
     print_board(board, InertConsole(width=160, markup=False, color_system=None))
 

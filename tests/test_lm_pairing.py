@@ -8,8 +8,13 @@ from typing import Any
 
 import pytest
 
-from prunebench.lm_pairing import align
-from prunebench.lm_results import Answer, Results, Score, Task
+from prunebench.results.lm_eval_files import (
+    Answer,
+    Results,
+    Score,
+    Task,
+)
+from prunebench.results.lm_eval_pairing import align
 
 CAUSES = "other few-shot examples, template or wording"
 SET_UP = {"system instruction": None, "chat template": "a", "few-shot as turns": None}

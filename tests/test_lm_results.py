@@ -10,9 +10,15 @@ from typing import Any
 
 import pytest
 
-from prunebench import PrunebenchError, comparing, lm_pairing, reference
-from prunebench.lm_pairing import align
-from prunebench.lm_results import Answer, Results, load, newest
+from prunebench import PrunebenchError, reference
+from prunebench.results import compare, lm_eval_pairing
+from prunebench.results.lm_eval_files import (
+    Answer,
+    Results,
+    load,
+    newest,
+)
+from prunebench.results.lm_eval_pairing import align
 
 TASKS = ["tinyworld_recall", "tinyworld_order", "tinyworld_complete"]
 LIMIT = 40
@@ -214,9 +220,7 @@ def test_another_version_or_number_of_examples_is_not_comparable(
 ) -> None:
     """Only that task; the others are judged."""
     edited(copied(runs / "dense", tmp_path / "other"), **changes)
-    found = comparing.compare(
-        comparing.read(runs / "dense"), comparing.read(tmp_path / "other"), {}
-    )
+    found = compare.compare(compare.read(runs / "dense"), compare.read(tmp_path / "other"), {})
     findings = {f.what: (str(f.outcome), f.note) for f in found.verdicts[0].findings}
 
     assert findings["tinyworld_recall"] == ("not_comparable", says)
@@ -251,7 +255,7 @@ def test_the_newest_of_several_results_is_taken(runs: Path, tmp_path: Path) -> N
 
     assert results.path == path
     assert results.older == 1
-    assert comparing.read(path).results == load(path)
+    assert compare.read(path).results == load(path)
 
 
 def test_a_normalised_accuracy_leads_and_its_margin_is_per_character(tmp_path: Path) -> None:
@@ -300,7 +304,7 @@ def test_repeated_questions_are_paired_in_their_order() -> None:
     """Three of one hash against two: two pairs, one left over."""
     mine = [Answer("q", "p", right, None) for right in (1.0, 0.0, 1.0)]
     old = [Answer("r", "p", 1.0, None), *(Answer("q", "p", right, None) for right in (0.0, 1.0))]
-    pairs, only = lm_pairing._pairs(mine, old)
+    pairs, only = lm_eval_pairing._pairs(mine, old)
 
     assert [(a.right, b.right) for a, b in pairs] == [(1.0, 0.0), (0.0, 1.0)]
     assert only == (1, 1)

@@ -7,7 +7,15 @@ import torch
 import transformers
 from conftest import FAMILIES
 
-from prunebench import CausalLM, DropBlocks, Plan, PrunebenchError, Target, apply, load_model
+from prunebench import (
+    CausalLM,
+    DropBlocks,
+    Plan,
+    PrunebenchError,
+    Target,
+    apply,
+    load_model,
+)
 
 REMOVED = (0, 3, 4)
 
@@ -165,7 +173,7 @@ def test_a_damaged_file_is_one_line(tiny, tmp_path: Path) -> None:
 
 def test_a_perplexity_beyond_floats_is_infinite() -> None:
     """No overflow error for a model that is utterly broken."""
-    from prunebench.models import perplexity_of
+    from prunebench.models.causal_lm.causal_lm import perplexity_of
 
     assert perplexity_of(1.0) == pytest.approx(2.718281828)
     assert perplexity_of(1e6) == float("inf")

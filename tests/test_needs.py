@@ -8,10 +8,12 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from prunebench import casefile, estimate, published
-from prunebench.machine import GIB, gibibytes
+from prunebench.cases import loader
+from prunebench.data.model_config import shape_of
 from prunebench.record import Environment, Measurement, Record
-from prunebench.shape import shape_of
+from prunebench.results.baselines import published
+from prunebench.runs import estimate
+from prunebench.system.machine import GIB, gibibytes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -59,7 +61,7 @@ def test_the_memory_that_is_asked_for_is_enough(
     folder: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the formula of dry runs, on a card of just that size, of which 95 % are enough to run."""
-    cases = casefile.load([ROOT / "cases" / folder])
+    cases = loader.load([ROOT / "cases" / folder])
     asked = [(case, size) for case in cases if (size := case.needs.gpu_memory) is not None]
     assert asked
     for case, size in asked:
@@ -82,7 +84,7 @@ def test_who_asks_to_be_judged_has_a_paper_to_be_judged_by() -> None:
     )
     environment = Environment("cpu", "3.11", "Linux", 1, {})
     for folder in ("paper", "reproduce"):
-        for case in casefile.load([ROOT / "cases" / folder]):
+        for case in loader.load([ROOT / "cases" / folder]):
             record = Record(
                 case.id, case.asked, (), (), 1, 1, measured, {}, environment, "", "2026-11-24"
             )

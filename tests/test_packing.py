@@ -5,8 +5,12 @@ from __future__ import annotations
 import random
 
 import pytest
-
-from prunebench.packing import Pack, Request, common, pack
+from prunebench.models.causal_lm.packing import (
+    Pack,
+    Request,
+    common,
+    pack,
+)
 
 
 def requests(seed: int) -> list[Request]:

@@ -12,7 +12,8 @@ import transformers
 from conftest import FAMILIES, read
 
 import prunebench
-from prunebench import PrunebenchError, export, planfile
+from prunebench import PrunebenchError
+from prunebench.models.causal_lm import export, plan_files
 from prunebench.plan import DropBlocks, DropSublayers
 
 LISTS = [
@@ -41,7 +42,7 @@ def test_removal_lists_are_read(text: str, unit: str, edits: Any, tmp_path: Path
     path = tmp_path / "list"
     path.write_text(text)
 
-    assert planfile.imported(path, unit).edits == edits
+    assert plan_files.imported(path, unit).edits == edits
 
 
 BAD = [
@@ -108,7 +109,7 @@ def test_a_plan_of_ours_keeps_its_tensors_and_is_cut_where_it_can_be(
         "--calibration-ids", tmp_path / "ids", "--json", source)  # fmt: skip
     code, _, err = cli("import-plan", source, "--output", copied)
     assert code == 0, err
-    first, second = (prunebench.apply(lm.share(), planfile.read(p)) for p in (source, copied))
+    first, second = (prunebench.apply(lm.share(), plan_files.read(p)) for p in (source, copied))
     with torch.no_grad():
         assert torch.equal(first.hf(ids).logits, second.hf(ids).logits)
 
@@ -139,12 +140,12 @@ def test_a_plan_replays_bit_for_bit(family: str, method: str, tiny, ids, tmp_pat
     plan = prunebench.choose(lm, method, calibration=ids, **METHODS[method])
     searched = prunebench.apply(lm.share(), plan)
     path = tmp_path / "plan.json"
-    from prunebench.files import write_json
+    from prunebench.system.files import write_json
 
     write_json(path, {"plan": plan.edits, "trace": plan.trace})
     if plan.tensors is not None:
         plan.tensors.save(tmp_path)
-    again = planfile.read(path)
+    again = plan_files.read(path)
     replayed = prunebench.apply(tiny(family), again)
 
     assert again.edits == plan.edits
@@ -192,7 +193,7 @@ def test_a_checkpoint_is_scored_beside_the_dense_model(tmp_path: Path, cli, monk
     assert record["plan"][0]["checkpoint"] == "./pruned"
     assert record["parameters"] == pruned.num_parameters
     assert record["dense_parameters"] == lm.num_parameters
-    from prunebench.calibration import evaluation_windows
+    from prunebench.models.causal_lm.calibration import evaluation_windows
 
     ids = evaluation_windows("tinyworld", lm, 128, 8)
     assert value(data, "perplexity/tinyworld") == prunebench.perplexity(pruned, ids)

@@ -14,15 +14,15 @@ from test_terminal import cases as cases  # the fixture
 from test_terminal import result
 from test_verdict import record
 
-from prunebench import progress
 from prunebench.case import Case
-from prunebench.estimate import Parts
-from prunebench.outlook import Outlook
-from prunebench.progress import Display, fitted
-from prunebench.session import Result
-from prunebench.store import Store
-from prunebench.timeleft import TimeLeft, expected
-from prunebench.verdict import Verdict
+from prunebench.reports import progress_bar
+from prunebench.reports.eta import TimeLeft, expected
+from prunebench.reports.progress_bar import Display, fitted
+from prunebench.results.store import Store
+from prunebench.runs.dry_run import Outlook
+from prunebench.runs.estimate import Parts
+from prunebench.runs.session import Result
+from prunebench.verdicts.verdict import Verdict
 
 
 class FakeClock:
@@ -219,7 +219,7 @@ def test_the_bar_shows_each_worker_and_what_is_left(
 ) -> None:
     """A line for what each is at, and one of the whole, no wider than the window."""
     monkeypatch.delenv("CI", raising=False)
-    monkeypatch.setattr(progress.screen, "watched", lambda _: True)
+    monkeypatch.setattr(progress_bar.screen, "watched", lambda _: True)
     clock = FakeClock()
     run = [cases["sliding_layer_merging-0.3-nsamples10"], cases["sleb-0.3"]]
     parts = Parts(load=0.0, search=0.0, own=60.0)
@@ -256,7 +256,7 @@ def completed(folder: Path, words: str, **environment: str) -> list[str]:
     program = (
         "import sys\n"
         "sys.argv = ['prunebench']\n"
-        "from prunebench.cli import main\n"
+        "from prunebench.cli.main import main\n"
         "try:\n    main()\n"
         "finally:\n"
         "    heavy = {'torch', 'transformers', 'numpy', 'datasets', 'lm_eval'} & set(sys.modules)\n"
@@ -273,7 +273,7 @@ def completed(folder: Path, words: str, **environment: str) -> list[str]:
         text=True,
         check=False,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(Path(progress.__file__).parents[1]), **given,
+        env={**os.environ, "PYTHONPATH": str(Path(progress_bar.__file__).parents[1]), **given,
              **environment},
     )  # fmt: skip
     assert done.stderr == ""
@@ -335,7 +335,7 @@ def test_the_last_word_of_an_expression_is_completed(
     """What stands before it stays."""
     from types import SimpleNamespace
 
-    from prunebench import completing as offers
+    from prunebench.cli.main import completion as offers
 
     monkeypatch.chdir(completing)
     context: Any = SimpleNamespace(args=["cases/more"], params={})
@@ -351,10 +351,10 @@ def test_completion_is_installed_for_the_program(completing: Path) -> None:
     """`--show-completion` gives bash a script that asks as these tests do."""
     done = subprocess.run(
         [sys.executable, "-c", "import sys; sys.argv = ['prunebench']\n"
-         "from prunebench.cli import main; main()"],
+         "from prunebench.cli.main import main; main()"],
         capture_output=True, text=True, check=False, cwd=completing,
         env={**os.environ, "_PRUNEBENCH_COMPLETE": "source_bash",
-             "PYTHONPATH": str(Path(progress.__file__).parents[1])},
+             "PYTHONPATH": str(Path(progress_bar.__file__).parents[1])},
     )  # fmt: skip
 
     assert re.search(r"_PRUNEBENCH_COMPLETE=complete_bash", done.stdout)

@@ -35,12 +35,9 @@ from prunebench import (
     PrunebenchError,
     Record,
     Step,
-    casefile,
-    comparing,
-    files,
-    planfile,
 )
-from prunebench.baseline import Accepted, Baselines
+from prunebench.cases import loader
+from prunebench.models.causal_lm import plan_files
 from prunebench.plan import (
     DropBlocks,
     DropSublayers,
@@ -51,7 +48,10 @@ from prunebench.plan import (
     SliceHidden,
 )
 from prunebench.record import HUGE, Environment
-from prunebench.store import Store
+from prunebench.results import compare
+from prunebench.results.baselines.files import Accepted, Baselines
+from prunebench.results.store import Store
+from prunebench.system import files
 
 EXAMPLES = int(os.environ.get("PRUNEBENCH_EXAMPLES", "300"))
 CASES = Path(__file__).resolve().parents[1] / "cases"
@@ -251,7 +251,7 @@ def test_a_mutated_case_file_is_cases_or_lines_that_name_a_place(
     file = copies / path.relative_to(CASES).with_name("mutant.yaml")
     file.write_bytes(data)
     try:
-        cases = casefile.load([file])
+        cases = loader.load([file])
     except CaseError as error:
         check_places(error.problems)
     else:
@@ -285,7 +285,7 @@ SETTING_VALUES = st.one_of(
 def test_any_setting_is_cases_or_plain_lines(key: str, value: str, copies: Path) -> None:
     """``--set`` texts, likewise."""
     try:
-        casefile.load([copies / "smoke/tinyworld.yaml"], [f"{key}={value}"])
+        loader.load([copies / "smoke/tinyworld.yaml"], [f"{key}={value}"])
     except PrunebenchError as error:
         check_inert(str(error))
 
@@ -336,8 +336,8 @@ def test_a_plan_comes_back_from_its_file(
     file = tmp_path_factory.getbasetemp() / "plan.json"
     files.write_json(file, {"plan": edits, "trace": trace, "model": "x"})
 
-    assert planfile.read(file) == Plan(edits, trace)
-    assert planfile.imported(file).edits == edits
+    assert plan_files.read(file) == Plan(edits, trace)
+    assert plan_files.imported(file).edits == edits
 
 
 JUNK = st.recursive(
@@ -345,7 +345,7 @@ JUNK = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from([*planfile.LISTS, "plan", "edit", "drop_attn_list"]), inner
+            st.sampled_from([*plan_files.LISTS, "plan", "edit", "drop_attn_list"]), inner
         )
     ),
     max_leaves=8,
@@ -368,7 +368,7 @@ def test_any_removal_list_is_a_plan_or_one_line(
     """No other error, and a plan that came of it removes each unit once."""
     file = tmp_path_factory.getbasetemp() / "junk"
     file.write_bytes(content)
-    for read in (lambda: planfile.imported(file, unit, count), lambda: planfile.read(file)):
+    for read in (lambda: plan_files.imported(file, unit, count), lambda: plan_files.read(file)):
         try:
             plan = read()
         except PrunebenchError as error:
@@ -516,8 +516,8 @@ def test_a_spoiled_record_is_absent_or_one_line(data: st.DataObject, tmp_path_fa
     for found in records:
         assert found is None or found.case_id == "a/b"
     try:
-        comparing.read(path)
-        comparing.read(root)
+        compare.read(path)
+        compare.read(root)
     except PrunebenchError as error:
         check_inert(str(error))
 

@@ -8,12 +8,12 @@ from typing import Any
 import pytest
 import yaml
 
-from prunebench import casefile
 from prunebench.api import tag
 from prunebench.case import Case
+from prunebench.cases import loader
 from prunebench.errors import CaseError
 
-PROTOCOLS = sorted(p.stem for p in casefile.PROTOCOLS.glob("*.yaml"))
+PROTOCOLS = sorted(p.stem for p in loader.PROTOCOLS.glob("*.yaml"))
 NORM = {"piqa", "hellaswag", "arc_easy", "arc_challenge"}
 
 #: windows of perplexity: (text, length, BOS, at most, whole batches); tasks with acc_norm ones;
@@ -70,7 +70,7 @@ EXPECTED: dict[str, dict[str, Any]] = {
 def case_of(protocol: str, folder: Path) -> Case:
     file = folder / "case.yaml"
     file.write_text(f"protocol: {protocol}\nmodel: {{id: some/model}}\nmethod: {{name: dense}}\n")
-    (case,) = casefile.load([file])
+    (case,) = loader.load([file])
     return case
 
 
@@ -117,7 +117,7 @@ def test_our_own_measures_what_the_papers_leave_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_every_protocol_names_its_source(protocol: str) -> None:
     """In the comment at its top; and it is no case of any one model."""
-    text = (casefile.PROTOCOLS / f"{protocol}.yaml").read_text()
+    text = (loader.PROTOCOLS / f"{protocol}.yaml").read_text()
     comment = text[: text.index("\n", text.rindex("#"))]
 
     assert text.startswith("# ")
@@ -131,7 +131,7 @@ def test_lm_eval_has_every_task_that_is_named() -> None:
 
     known = set(TaskManager().all_tasks)
     for protocol in PROTOCOLS:
-        metrics = yaml.safe_load((casefile.PROTOCOLS / f"{protocol}.yaml").read_text())["metrics"]
+        metrics = yaml.safe_load((loader.PROTOCOLS / f"{protocol}.yaml").read_text())["metrics"]
         named = {task for metric in metrics for task in metric.get("tasks", ())}
         assert protocol == "tinyworld@1" or named <= known
 
@@ -140,7 +140,7 @@ def test_a_case_of_a_protocol_still_needs_a_model(tmp_path: Path) -> None:
     """The protocol's dtype alone is none."""
     (tmp_path / "case.yaml").write_text("protocol: sleb@1\nmethod: {name: dense}\n")
     with pytest.raises(CaseError, match=r"case.yaml:2:1: missing key 'model'"):
-        casefile.load([tmp_path / "case.yaml"])
+        loader.load([tmp_path / "case.yaml"])
 
 
 @pytest.mark.parametrize(
@@ -157,11 +157,11 @@ def test_metrics_that_would_write_over_each_other_are_refused(twice: str, tmp_pa
     file = tmp_path / "case.yaml"
     file.write_text(text.format(twice))
     with pytest.raises(CaseError, match=r"metrics\[1\]: another '\w+' has measurements"):
-        casefile.load([file])
+        loader.load([file])
     file.write_text(
         text.format(
             "{name: perplexity, dataset: c4}, {name: perplexity, dataset: c4, bos: window},"
             "{name: latency}, {name: latency, backend: hf-compiled}"
         )
     )
-    assert len(casefile.load([file])[0].metrics) == 4
+    assert len(loader.load([file])[0].metrics) == 4

@@ -13,7 +13,10 @@ import msgspec
 import pytest
 from test_verdict import accuracy, record
 
-from prunebench import Record, cache, casefile, provenance, reference, texts
+from prunebench import Record, reference
+from prunebench.cases import loader
+from prunebench.data import datasets
+from prunebench.results import answer_key, provenance
 
 CASE = """\
 model: {id: prunebench/reference}
@@ -57,7 +60,7 @@ def test_a_run_records_where_it_comes_from(
 ) -> None:
     """Command, precision, seeds, hashes, settings; told by `show`, in JSON too."""
     (project / "cases" / "small.yaml").write_text(CASE)
-    text = "\n".join(texts.documents("tinyworld", "evaluation")[:50])
+    text = "\n".join(datasets.documents("tinyworld", "evaluation")[:50])
     (project / "cases" / "own.txt").write_text(text)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setenv("NVIDIA_TF32_OVERRIDE", "0")
@@ -84,7 +87,7 @@ def config_dtype() -> str:
 
 def test_the_host_can_be_kept_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """And the user's name with it, where it is part of a path."""
-    (case,) = [c for c in casefile.load([Path("cases/smoke")]) if c.dense][:1]
+    (case,) = [c for c in loader.load([Path("cases/smoke")]) if c.dense][:1]
     monkeypatch.setattr(sys, "argv", ["prunebench", "run", f"{Path.home()}/cases"])
     assert provenance.of(case, "float32").host
     monkeypatch.setenv("PRUNEBENCH_ANONYMOUS", "1")
@@ -110,13 +113,13 @@ def test_the_revision_is_the_commit_it_stood_for(
     path.write_text(
         "model: {id: org/name}\nmethod: {name: first}\nblocks: 1\nmetrics: [{name: compute}]\n"
     )
-    (case,) = casefile.load([path])
+    (case,) = loader.load([path])
     found = provenance.of(case, "float32")
 
     assert (found.model_source, found.model_commit) == ("hub cache", commit)
     # A folder with the same files is the same question.
     path.write_text(path.read_text().replace("org/name", str(reference.MODEL)))
-    assert cache.key(casefile.load([path])[0], "cpu") == cache.key(case, "cpu")
+    assert answer_key.key(loader.load([path])[0], "cpu") == answer_key.key(case, "cpu")
 
 
 def test_records_without_provenance_still_load() -> None:

@@ -13,8 +13,8 @@ import torch
 import transformers
 from conftest import read
 
-from prunebench import export
 from prunebench.errors import PrunebenchError
+from prunebench.models.causal_lm import export
 
 
 @pytest.fixture

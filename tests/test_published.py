@@ -14,16 +14,21 @@ from prunebench import (
     Measurement,
     Record,
     Tolerance,
-    casefile,
-    grammar,
-    published,
     registry,
 )
-from prunebench.published import Row, findings, matching, rankings, rows
+from prunebench.cases import keys, loader
+from prunebench.data.yaml_source import Source
 from prunebench.record import Environment
-from prunebench.report import published_lines
-from prunebench.source import Source
-from prunebench.store import Store
+from prunebench.reports.sentences import published_lines
+from prunebench.results.baselines import published
+from prunebench.results.baselines.published import (
+    Row,
+    findings,
+    matching,
+    rankings,
+    rows,
+)
+from prunebench.results.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "baselines" / "published"
@@ -49,7 +54,7 @@ def test_no_number_is_there_twice() -> None:
 
 def test_every_protocol_is_ours_or_says_that_it_is_not() -> None:
     """A name in brackets is somebody's own code."""
-    ours = {p.stem for p in casefile.PROTOCOLS.glob("*.yaml")}
+    ours = {p.stem for p in loader.PROTOCOLS.glob("*.yaml")}
 
     assert {row.protocol for row in ALL if "(" not in row.protocol} <= ours
 
@@ -310,9 +315,9 @@ def test_rows_of_our_methods_could_be_cases() -> None:
     assert len(ours) > 300
     for row in ours:
         options = {k: v for k, v in row.method.items() if k != "name"}
-        method = grammar.build_method(row.method["name"], options)
+        method = keys.build_method(row.method["name"], options)
         if row.amount:
-            assert grammar.amount_problem(method, list(row.amount)) is None, row
+            assert keys.amount_problem(method, list(row.amount)) is None, row
 
 
 # ---------------------------------------------------------------- finding rows
@@ -428,7 +433,7 @@ def measuring(*metrics: dict[str, Any]) -> set[str]:
 
 def test_a_case_that_measures_otherwise_is_not_compared() -> None:
     """Fewer questions or other windows under a protocol's name; a batch size changes nothing."""
-    theirs = Source(casefile.PROTOCOLS / "sleb@1.yaml").data["metrics"]
+    theirs = Source(loader.PROTOCOLS / "sleb@1.yaml").data["metrics"]
     wikitext2, c4, accuracy = theirs[:3]
     everything = {"accuracy/mean", "perplexity/c4", "perplexity/wikitext2"}
 
@@ -465,7 +470,7 @@ def test_one_task_of_a_protocol_is_compared_by_its_own_variant() -> None:
 
 def test_a_record_of_a_version_with_other_options_is_about_no_published_number() -> None:
     """Of its calibration or of a metric: whoever reads a folder of records meets such."""
-    theirs = Source(casefile.PROTOCOLS / "sleb@1.yaml").data["metrics"]
+    theirs = Source(loader.PROTOCOLS / "sleb@1.yaml").data["metrics"]
     later = {"an option of later": 1}
 
     assert measuring(*({**metric, **later} for metric in theirs)) == set()
@@ -552,7 +557,7 @@ def test_a_case_asks_to_be_judged_by_a_key(tmp_path: Path) -> None:
     text = "protocol: sleb@1\nmodel: {id: some/model}\nmethod: {name: sleb}\nblocks: 7\n"
     (tmp_path / "a.yaml").write_text(text)
     (tmp_path / "b.yaml").write_text(text + "published: {rel: 0.02}\n")
-    plain, strict = casefile.load([tmp_path])
+    plain, strict = loader.load([tmp_path])
 
     assert plain.published is None
     assert strict.published == Tolerance(rel=0.02)

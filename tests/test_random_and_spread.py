@@ -17,14 +17,14 @@ from prunebench import (
     Plan,
     PrunebenchError,
     apply,
-    cache,
-    casefile,
     choose,
     lm_eval_model,
     load_model,
 )
 from prunebench.case import CalibrationSpec, ModelSpec
-from prunebench.tools import tensor
+from prunebench.cases import loader
+from prunebench.results import answer_key
+from prunebench.runs.functional import tensor
 
 
 @pytest.fixture
@@ -56,19 +56,19 @@ def test_random_weights_need_a_config_only_and_repeat(family: str, tmp_path: Pat
 def test_a_random_model_has_a_hash_of_its_own(shape: Path, tiny) -> None:
     """The config decides it; the same folder with real weights is another model."""
     tiny("llama").hf.save_pretrained(shape)
-    drawn = cache.model_hash(ModelSpec(str(shape), weights="random"))
-    assert drawn != cache.model_hash(ModelSpec(str(shape)))
+    drawn = answer_key.model_hash(ModelSpec(str(shape), weights="random"))
+    assert drawn != answer_key.model_hash(ModelSpec(str(shape)))
 
     config = json.loads((shape / "config.json").read_text())
     (shape / "config.json").write_text(json.dumps(config))  # other white space, same model
-    assert cache.model_hash(ModelSpec(str(shape), weights="random")) == drawn
+    assert answer_key.model_hash(ModelSpec(str(shape), weights="random")) == drawn
     (shape / "config.json").write_text(json.dumps({**config, "intermediate_size": 56}))
-    assert cache.model_hash(ModelSpec(str(shape), weights="random")) != drawn
+    assert answer_key.model_hash(ModelSpec(str(shape), weights="random")) != drawn
 
 
 def test_random_calibration_is_even_and_seeded(shape: Path) -> None:
     """Every id of the vocabulary about as often; a seed is a draw; lines and windows are one."""
-    from prunebench.calibration import Calibration
+    from prunebench.models.causal_lm.calibration import Calibration
 
     lm = load_model(shape, weights="random")
     spec = CalibrationSpec(dataset="random", nsamples=100, seqlen=64)
@@ -261,7 +261,7 @@ def test_device_maps_in_case_files(project: Path, cli) -> None:
     case = project / "cases" / "small.yaml"
     text = case.read_text()
     case.write_text(text.replace("dtype: float32", "dtype: float32, device_map: auto"))
-    (loaded,) = casefile.load([case])
+    (loaded,) = loader.load([case])
     assert loaded.asked["model"]["device_map"] == "auto"
     case.write_text(text.replace("dtype: float32", "dtype: float32, device_map: all"))
     code, _, err = cli("check", "cases")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import prunebench
-from prunebench import casefile
+from prunebench.cases import loader
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -41,7 +41,7 @@ def test_the_example_case_file_loads(tmp_path: Path) -> None:
     path = tmp_path / "example.yaml"
     path.write_text(text)
 
-    assert len(casefile.load([path])) == 5
+    assert len(loader.load([path])) == 5
 
 
 def test_the_python_session_prints_what_it_says() -> None:

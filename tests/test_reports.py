@@ -20,11 +20,11 @@ from msgspec.structs import replace
 from test_verdict import CPU, accuracy, record
 
 import prunebench
-from prunebench import Measurement, Record, comparing, files, lm_results, published
-from prunebench.baseline import Baselines, shipped
+from prunebench import Measurement, Record
 from prunebench.errors import inert
 from prunebench.record import Provenance
-from prunebench.reports import (
+from prunebench.reports.formats import (
+    csv_table,
     github,
     grid,
     junit,
@@ -33,12 +33,21 @@ from prunebench.reports import (
     markdown,
     rows,
     schema,
-    tabular,
     trackers,
 )
-from prunebench.reports.items import Item, Judged
-from prunebench.store import Store
-from prunebench.verdict import Finding, Outcome, Verdict, compare
+from prunebench.reports.formats.items import Item, Judged
+from prunebench.results import compare as comparing
+from prunebench.results import lm_eval_files
+from prunebench.results.baselines import published
+from prunebench.results.baselines.files import Baselines, shipped
+from prunebench.results.store import Store
+from prunebench.system import files
+from prunebench.verdicts.verdict import (
+    Finding,
+    Outcome,
+    Verdict,
+    compare,
+)
 
 ANY = st.text(st.characters(codec=None, exclude_categories=()), max_size=40)
 #: What each format has a meaning for, more often than chance would have it.
@@ -255,9 +264,9 @@ def test_our_reader_of_lm_eval_gives_the_scores_back(
     one = next(r for r in accepted if r.find("accuracy/recovery"))
     for name, data in lm_eval.layout([one]).items():
         files.write_json(tmp_path / name, data)
-    found = lm_results.newest(tmp_path)
+    found = lm_eval_files.newest(tmp_path)
     assert found is not None
-    results = lm_results.load(*found)
+    results = lm_eval_files.load(*found)
     scores = {name: s for task in results.tasks.values() for name, s in task.scores.items()}
 
     wanted = [m for m in one.measurements if m.unit in ("acc", "match") and "mean" not in m.metric]
@@ -630,7 +639,7 @@ def test_csv_comes_back_with_every_digit(accepted: list[Record]) -> None:
     """By the csv module and by pandas; lines end as RFC 4180 has them."""
     import pandas as pd
 
-    text = tabular.long(accepted)
+    text = csv_table.long(accepted)
     assert text.count("\r\n") == text.count("\n")
     found = list(csv.DictReader(io.StringIO(text, newline="")))
     values = [m.value for r in accepted for m in r.measurements]
@@ -639,7 +648,7 @@ def test_csv_comes_back_with_every_digit(accepted: list[Record]) -> None:
         r.case_id for r in accepted for _ in r.measurements
     ]
 
-    wide = pd.read_csv(io.StringIO(tabular.wide(accepted)))
+    wide = pd.read_csv(io.StringIO(csv_table.wide(accepted)))
     assert len(wide) == len(accepted)
     by_case = {r.case_id: r for r in accepted}
     for _, row in wide.iterrows():
@@ -652,7 +661,7 @@ def test_csv_comes_back_with_every_digit(accepted: list[Record]) -> None:
 @given(TEXT)
 def test_no_cell_is_a_formula(text: str) -> None:
     """Whatever a spreadsheet would compute has a ' before it; all else comes back as it was."""
-    (cell,) = next(csv.reader(io.StringIO(tabular.written([text], []), newline="")), [""])
+    (cell,) = next(csv.reader(io.StringIO(csv_table.written([text], []), newline="")), [""])
 
     assert not re.match(r" *[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]", cell)
     assert cell.removeprefix("'") in (inert(text), inert(text).removeprefix("'"))
@@ -679,7 +688,7 @@ def test_a_frame_is_the_csv(accepted: list[Record], tmp_path: Path) -> None:
         from_records.sort_values(["case_id", "metric"], ignore_index=True),
         from_folder.sort_values(["case_id", "metric"], ignore_index=True),
     )
-    read = pd.read_csv(io.StringIO(tabular.long(accepted)))
+    read = pd.read_csv(io.StringIO(csv_table.long(accepted)))
     assert list(read.columns) == list(from_records.columns)
     for name in ("value", "standard_error", "sparsity", "n", "chance"):
         pd.testing.assert_series_equal(read[name], from_records[name])

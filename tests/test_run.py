@@ -20,10 +20,12 @@ import torch
 from conftest import read
 from test_verdict import accuracy, record
 
-from prunebench import partial, reference, signals
-from prunebench.baseline import Accepted, Baselines
-from prunebench.outputs import Outputs
-from prunebench.reports import schema
+from prunebench import reference
+from prunebench.reports.formats import schema
+from prunebench.reports.run_files import Outputs
+from prunebench.results.baselines.files import Accepted, Baselines
+from prunebench.results.resume import folders
+from prunebench.system import signals
 
 BECAUSE = Accepted(by="someone", when="2026-11-22T00:00:00+00:00", because="first")
 ACCEPT = ("--accept", "--because", "first run")
@@ -343,11 +345,11 @@ def test_an_interrupt_saves_what_there_is_and_says_how_to_go_on(project: Path) -
 
 def test_long_work_says_how_far_it_is(project: Path) -> None:
     """The progress display hears of every removal of a search and of every metric."""
-    from prunebench import casefile
-    from prunebench.runner import Worker
+    from prunebench.cases import loader
+    from prunebench.runs.worker import Worker
 
     steps: list[str] = []
-    (case,) = casefile.load([project / "cases"])
+    (case,) = loader.load([project / "cases"])
     Worker("cpu", lambda _, step: steps.append(step)).run(case)
 
     assert "searching, removal 1 of 2" in steps
@@ -374,7 +376,7 @@ def test_the_search_has_the_first_of_the_last_words(
     @contextmanager
     def deep(last_words: Callable[[], None], *_: object) -> Iterator[None]:
         monkeypatch.setattr(Outputs, "write", lambda *_: spoken.append("reports"))
-        monkeypatch.setattr(partial, "last_words", lambda: spoken.append("search"))
+        monkeypatch.setattr(folders, "last_words", lambda: spoken.append("search"))
         last_words()
         yield
 
@@ -385,7 +387,7 @@ def test_the_search_has_the_first_of_the_last_words(
         raise EndedError
 
     monkeypatch.setattr(signals, "handled", deep)
-    monkeypatch.setattr("prunebench.cli.Display", ended)
+    monkeypatch.setattr("prunebench.cli.main.Display", ended)
     with pytest.raises(EndedError):
         cli("run", "cases", "-q")
 
@@ -396,12 +398,12 @@ def test_an_interrupt_anywhere_is_130_and_never_a_regression(
     project: Path, cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Ctrl-C while cases are still being read exits 130; 1 is for regressions only."""
-    from prunebench import casefile
+    from prunebench.cases import loader
 
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(casefile, "load", interrupted)
+    monkeypatch.setattr(loader, "load", interrupted)
 
     assert cli("run", "cases")[0] == 130
 
@@ -411,7 +413,7 @@ def test_an_interrupt_anywhere_is_130_and_never_a_regression(
 )
 def test_memory_needs_are_read_in_their_unit(text: str, expected: float) -> None:
     """GiB are 2**30 bytes, GB 10**9."""
-    from prunebench.machine import gibibytes
+    from prunebench.system.machine import gibibytes
 
     assert gibibytes(text) == pytest.approx(expected, rel=1e-5)
 

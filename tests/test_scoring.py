@@ -13,11 +13,18 @@ from conftest import FAMILIES
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
+from prunebench.models.causal_lm.scoring import Scorer, tree_mask
 
 import prunebench
-from prunebench import DropSublayers, Plan, PrunebenchError, apply, lm_eval_model, reference
+from prunebench import (
+    DropSublayers,
+    Plan,
+    PrunebenchError,
+    apply,
+    lm_eval_model,
+    reference,
+)
 from prunebench.errors import PrunebenchWarning
-from prunebench.scoring import Scorer, tree_mask
 
 WORDS = ("the cat sat", "on a mat", "with hats", "in may", "as it was", "no", "a", "eels eat ants")
 

@@ -16,15 +16,23 @@ import msgspec
 import pytest
 import torch
 from conftest import read
+from prunebench.models.causal_lm.stream import Batch
 
 import prunebench
-from prunebench import models, partial, signals, standing, stream, tensors
 from prunebench.errors import PrunebenchError, PrunebenchWarning
-from prunebench.journal import Journal
-from prunebench.methods import _slicing, _sliding, _sprint, _sprint_scores, shortened_llama
-from prunebench.partial import Partials, searching
+from prunebench.methods import (
+    _slicing,
+    _sliding,
+    _sprint,
+    _sprint_scores,
+    shortened_llama,
+)
+from prunebench.models.causal_lm import causal_lm, stream, tensors
 from prunebench.plan import Plan
-from prunebench.stream import Batch
+from prunebench.results.resume import folders, search_state
+from prunebench.results.resume.folders import Partials, searching
+from prunebench.results.resume.journal import Journal
+from prunebench.system import signals
 
 CASE = """\
 model: {{id: prunebench/reference, dtype: float32}}
@@ -63,8 +71,8 @@ SEARCHES: dict[str, tuple[str, dict[str, Any]]] = {
 @pytest.fixture(autouse=True)
 def _always_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every state is kept, though the tiny searches take less than writing it."""
-    monkeypatch.setattr(standing, "SHARE", 1e9)
-    cut = models.batches
+    monkeypatch.setattr(search_state, "SHARE", 1e9)
+    cut = causal_lm.batches
     monkeypatch.setattr(stream, "batches", lambda windows, size=None: cut(windows, size or 2))
     monkeypatch.setattr(_sprint, "measure", lambda _: (Work.count("latency") and 2.0, 3.0))
 
@@ -387,13 +395,13 @@ def test_files_of_a_state_go_when_they_are_not_needed(tmp_path: Path) -> None:
             write(path, data)
 
         patch.setattr(tensors.files, "write", seen)
-        partial.keep_state([1], {"a": one, "b": two}, 1)
+        folders.keep_state([1], {"a": one, "b": two}, 1)
         assert len(list(tmp_path.rglob("*.safetensors"))) == 2
-        partial.keep_state([2], {"a": one, "b": three}, 2)
+        folders.keep_state([2], {"a": one, "b": three}, 2)
     assert len(written) == 3
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
     with searching(opened(tmp_path)):
-        before = partial.state()
+        before = folders.state()
     assert before is not None
     assert before[0] == [2]
     assert torch.equal(before[1]["a"], one)
@@ -424,16 +432,16 @@ def test_writing_tensors_takes_its_share_of_the_time_at_most(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A hundredth: not before the search is a hundred times as old as the writing will take."""
-    monkeypatch.setattr(standing, "SHARE", 0.01)
+    monkeypatch.setattr(search_state, "SHARE", 0.01)
     clock = [0.0]
-    monkeypatch.setattr(standing.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(search_state.time, "perf_counter", lambda: clock[0])
     kept = opened(tmp_path)
     large = torch.zeros(250_000)  # 1 MB: 2 ms at the speed that is thought of before any writing
     states = []
     with searching(kept):
         for done in range(1, 20):
             clock[0] += 0.051
-            partial.keep_state(done, {"x": large.clone()}, done)
+            folders.keep_state(done, {"x": large.clone()}, done)
             states.append(opened(tmp_path)._state)
     told = [0 if state is None else state.done for state in states]
 
@@ -465,7 +473,7 @@ def test_a_disk_that_fills_up_leaves_the_last_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
     """The files of the state before are there, and nothing of the one that found no room."""
-    from prunebench import loglines
+    from prunebench.results.resume import checksum_lines
 
     kept = opened(tmp_path)
 
@@ -482,15 +490,15 @@ def test_a_disk_that_fills_up_leaves_the_last_state(
         write(path, data)
 
     with searching(kept):
-        partial.keep_state([1], {"a": torch.zeros(2), "b": torch.ones(2)}, 1)
+        folders.keep_state([1], {"a": torch.zeros(2), "b": torch.ones(2)}, 1)
         if what == "a tensor":
             monkeypatch.setattr(tensors.files, "write", second_is_full)
         else:
-            monkeypatch.setattr(loglines, "write", full)
+            monkeypatch.setattr(checksum_lines, "write", full)
         with pytest.warns(PrunebenchWarning, match="No space left on device; a killed run"):
-            partial.keep_state([2], {"a": torch.full((2,), 2.0), "b": torch.full((2,), 3.0)}, 2)
+            folders.keep_state([2], {"a": torch.full((2,), 2.0), "b": torch.full((2,), 3.0)}, 2)
     with searching(opened(tmp_path)):
-        before = partial.state()
+        before = folders.state()
 
     assert before is not None
     assert before[0] == [1]
@@ -500,7 +508,7 @@ def test_a_disk_that_fills_up_leaves_the_last_state(
 
 def test_a_journal_from_before_states_still_reads(tmp_path: Path) -> None:
     """Its lines as they were written then: a step without *of*, a search."""
-    from prunebench import loglines
+    from prunebench.results.resume import checksum_lines
 
     kept = opened(tmp_path)
     step = {"step": 0, "scores": {"1": 0.5}, "chosen": "1"}
@@ -512,7 +520,7 @@ def test_a_journal_from_before_states_still_reads(tmp_path: Path) -> None:
     assert [s.chosen for s in again.steps] == ["1"]
     assert again.search_seconds == 2.0
     (file,) = tmp_path.rglob("*.jsonl")
-    assert loglines.first(file) == {"journal": 1, "case": "a/b", "key": "k" * 64}
+    assert checksum_lines.first(file) == {"journal": 1, "case": "a/b", "key": "k" * 64}
 
 
 # ------------------------------------------------------------------------- stopped
@@ -559,7 +567,7 @@ def test_a_stopped_search_loses_the_step_at_hand_at_most(
     search: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Though too little time has passed to write tensors: it goes on from its last step."""
-    monkeypatch.setattr(standing, "SHARE", 0.0)  # never worth it
+    monkeypatch.setattr(search_state, "SHARE", 0.0)  # never worth it
     expected, _ = search()
     for at in STATES[name][2]:
         kept = opened(tmp_path / str(at))
@@ -582,7 +590,7 @@ def test_stopped_again_and_again_a_search_ends_the_same(
     search: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By Ctrl-C, by a scheduler, by Slurm's job itself: each run gets one block further."""
-    monkeypatch.setattr(standing, "SHARE", 0.0)
+    monkeypatch.setattr(search_state, "SHARE", 0.0)
     expected, _ = search()
     ways: list[BaseException] = [KeyboardInterrupt(), signals.StopRequest("SIGTERM"), SystemExit(1)]
     done = []
@@ -607,15 +615,15 @@ def test_a_search_that_fails_or_ends_holds_and_writes_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What it stood on is only written when it is to go on."""
-    monkeypatch.setattr(standing, "SHARE", 0.0)
+    monkeypatch.setattr(search_state, "SHARE", 0.0)
     kept = opened(tmp_path)
     tensor = torch.ones(2)
     held = weakref.ref(tensor)
     with pytest.raises(ValueError, match="a bug"), searching(kept):  # noqa: PT012
-        partial.keep_state(1, {"x": tensor}, 1)
+        folders.keep_state(1, {"x": tensor}, 1)
         raise ValueError("a bug")
     with searching(kept):
-        partial.keep_state(1, {"x": tensor}, 1)
+        folders.keep_state(1, {"x": tensor}, 1)
     kept.keep_last(60.0)
     del tensor
 
@@ -627,10 +635,10 @@ def test_data_of_a_stopped_search_is_that_of_its_tensors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A list that the search goes on with is kept as it was."""
-    monkeypatch.setattr(standing, "SHARE", 0.0)
+    monkeypatch.setattr(search_state, "SHARE", 0.0)
     kept, chosen = opened(tmp_path), [3]
     with pytest.raises(KeyboardInterrupt), searching(kept):  # noqa: PT012
-        partial.keep_state(chosen, {"x": torch.ones(2)}, 1)
+        folders.keep_state(chosen, {"x": torch.ones(2)}, 1)
         chosen.append(5)
         raise KeyboardInterrupt
     kept.close()
@@ -644,10 +652,10 @@ def test_a_mapping_of_a_stopped_search_is_kept_as_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A method may go on with the one that it gave."""
-    monkeypatch.setattr(standing, "SHARE", 0.0)
+    monkeypatch.setattr(search_state, "SHARE", 0.0)
     kept, given = opened(tmp_path), {"x": torch.ones(2), "y": torch.zeros(2)}
     with pytest.raises(KeyboardInterrupt), searching(kept):  # noqa: PT012
-        partial.keep_state(1, given, 1)
+        folders.keep_state(1, given, 1)
         given["x"] = torch.zeros(2)
         del given["y"]
         raise KeyboardInterrupt
@@ -696,11 +704,11 @@ def test_a_search_that_ends_waits_for_what_another_thread_writes_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What is kept then is the search, and no state that would be older."""
-    monkeypatch.setattr(standing, "SHARE", 0.0)
+    monkeypatch.setattr(search_state, "SHARE", 0.0)
     kept, (begun, go) = opened(tmp_path), held_back(monkeypatch)
     writer = threading.Thread(target=kept.keep_last, args=(60.0,))
     with searching(kept):
-        partial.keep_state(1, {"x": torch.ones(2)}, 1)
+        folders.keep_state(1, {"x": torch.ones(2)}, 1)
         writer.start()
         assert begun.wait(60)
         threading.Timer(0.3, go.set).start()
@@ -718,12 +726,12 @@ def test_a_search_that_did_not_wait_leaves_no_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where writing takes longer than anybody waits, what comes of it is thrown away."""
-    monkeypatch.setattr(standing, "SHARE", 0.0)
+    monkeypatch.setattr(search_state, "SHARE", 0.0)
     monkeypatch.setattr(signals, "LAST_WORDS", 0.01)
     kept, (begun, go) = opened(tmp_path), held_back(monkeypatch)
     writer = threading.Thread(target=kept.keep_last, args=(60.0,))
     with searching(kept):
-        partial.keep_state(1, {"x": torch.ones(2)}, 1)
+        folders.keep_state(1, {"x": torch.ones(2)}, 1)
         writer.start()
         assert begun.wait(60)
     kept.keep_search(Plan(), 1.0, 2, None)
@@ -779,10 +787,10 @@ def test_too_little_memory_to_keep_a_state_costs_no_search(
         return work(*given, **more)
 
     with searching(kept):
-        partial.keep_state([1], {"a": torch.zeros(2), "b": torch.ones(2)}, 1)
+        folders.keep_state([1], {"a": torch.zeros(2), "b": torch.ones(2)}, 1)
         with monkeypatch.context() as patch, pytest.warns(PrunebenchWarning, match=says):  # noqa: PT031
             patch.setattr(module, last, short)
-            partial.keep_state([2], {"a": torch.full((2,), 2.0), "b": torch.full((2,), 3.0)}, 2)
+            folders.keep_state([2], {"a": torch.full((2,), 2.0), "b": torch.full((2,), 3.0)}, 2)
     kept.close()
     found = opened(tmp_path).state()
 
@@ -812,7 +820,7 @@ def test_a_scheduler_that_is_as_impatient_as_the_user_costs_no_state(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its signal comes while Ctrl-C's way out is writing."""
-    monkeypatch.setattr(standing, "SHARE", 0.0)
+    monkeypatch.setattr(search_state, "SHARE", 0.0)
     keep, came = tensors.keep, False
 
     def interrupted(folder: Path, tensor: Any) -> Any:
@@ -825,7 +833,7 @@ def test_a_scheduler_that_is_as_impatient_as_the_user_costs_no_state(
     monkeypatch.setattr(tensors, "keep", interrupted)
     kept = opened(tmp_path)
     with pytest.raises(signals.StopRequest), searching(kept):  # noqa: PT012
-        partial.keep_state(1, {"x": torch.ones(2)}, 1)
+        folders.keep_state(1, {"x": torch.ones(2)}, 1)
         raise KeyboardInterrupt
     kept.close()
 
@@ -836,7 +844,7 @@ def test_a_stop_stays_a_stop_though_the_search_cannot_be_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Any other error would be the case's failure, and the run would go on with the next."""
-    monkeypatch.setattr(standing, "SHARE", 0.0)
+    monkeypatch.setattr(search_state, "SHARE", 0.0)
     for error, says in (
         (RuntimeError("CUDA error: unspecified launch failure"), "cannot be kept: RuntimeError: "),
         (MemoryError(), SHORT),
@@ -852,7 +860,7 @@ def test_a_stop_stays_a_stop_though_the_search_cannot_be_kept(
             pytest.raises(KeyboardInterrupt),
             searching(kept),
         ):
-            partial.keep_state(1, {"x": torch.ones(2)}, 1)
+            folders.keep_state(1, {"x": torch.ones(2)}, 1)
             raise KeyboardInterrupt
         kept.close()
 
@@ -877,7 +885,7 @@ def test_a_stopped_search_is_kept_as_far_as_there_is_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Whole or not at all: what it says, what is on the disk, and where the next run begins."""
-    monkeypatch.setattr(standing, "SHARE", 0.0)
+    monkeypatch.setattr(search_state, "SHARE", 0.0)
     clock, writes = [0.0], 0
     keep = tensors.keep
 
@@ -887,13 +895,13 @@ def test_a_stopped_search_is_kept_as_far_as_there_is_time(
         clock[0] += tensor.nbytes / speed if speed else 0.0
         return keep(folder, tensor)
 
-    monkeypatch.setattr(standing.time, "perf_counter", lambda: clock[0])
+    monkeypatch.setattr(search_state.time, "perf_counter", lambda: clock[0])
     monkeypatch.setattr(tensors, "keep", slow)
     kept = opened(tmp_path)
     given = {str(i): torch.full((250_000,), float(i)) for i in range(4)}
     with warnings.catch_warnings(record=True) as seen, searching(kept):
         warnings.simplefilter("always")
-        partial.keep_state([1], given, 7)
+        folders.keep_state([1], given, 7)
         kept.keep_last(limit)
     kept.close()
     found = opened(tmp_path).state()
@@ -918,12 +926,12 @@ def test_saving_that_takes_a_while_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Whoever pressed Ctrl-C knows why the run has not ended yet."""
-    monkeypatch.setattr(standing, "SHARE", 0.0)
+    monkeypatch.setattr(search_state, "SHARE", 0.0)
     for speed, said in [(5e8, ""), (1e6, "saving where the search stands, 4 MB\n")]:
-        monkeypatch.setattr(standing, "SPEED", speed)
+        monkeypatch.setattr(search_state, "SPEED", speed)
         kept = opened(tmp_path / str(speed))
         with pytest.raises(KeyboardInterrupt), searching(kept):  # noqa: PT012
-            partial.keep_state([1], {"x": torch.zeros(1_000_000)}, 1)
+            folders.keep_state([1], {"x": torch.zeros(1_000_000)}, 1)
             raise KeyboardInterrupt
         kept.close()
         assert capsys.readouterr().err == said

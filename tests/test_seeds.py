@@ -11,7 +11,7 @@ from scipy import stats
 from test_verdict import record
 
 from prunebench import Measurement
-from prunebench.seeds import intervals, standard_error
+from prunebench.verdicts.seeds import intervals, standard_error
 
 
 def bare(value: float | None, metric: str = "accuracy/x") -> Measurement:

@@ -6,7 +6,7 @@ import pytest
 from _pytest.mark.expression import Expression
 
 from prunebench import PrunebenchError
-from prunebench.select import matcher
+from prunebench.cases.keyword import matcher
 
 IDS = ("smoke/tinyworld/sleb-0.15", "smoke/tinyworld/random-0.3", "paper/llama/sleb-7blocks")
 

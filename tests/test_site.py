@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 from lxml import etree
 from msgspec.structs import replace
+from prunebench.leaderboard.build.site import block_map_svg, plots
+from prunebench.leaderboard.build.site import pages as building
+from prunebench.leaderboard.build.site.cells import columns
 from sites import EVIL, ROOT, SMOKE, built, hostile, many, shipped
 from test_verdict import record as made
 
-from prunebench import Measurement, leaderboard, plan, site
+from prunebench import Measurement, plan
 from prunebench.errors import PrunebenchError
-from prunebench.site import drawing, plots
-from prunebench.site import pages as building
-from prunebench.site.cells import columns
+from prunebench.leaderboard.build import build, site
 
 #: Elements that have no end.
 VOID = {"meta", "link", "input", "br", "wbr", "img"}
@@ -179,7 +180,7 @@ def test_records_of_any_shape_make_pages(changes: dict[str, Any]) -> None:
 def test_a_hostile_board_downloads_as_plain_data() -> None:
     """Its CSV and JSON parse, with the text as it is, and no cell is a formula."""
     records = [hostile()]
-    (board,) = leaderboard.boards(records)
+    (board,) = build.boards(records)
     found = built(records)
     (row,) = csv.DictReader(io.StringIO(found[f"boards/{board.name}.csv"].decode()))
     data = json.loads(found[f"boards/{board.name}.json"])
@@ -191,7 +192,7 @@ def test_a_hostile_board_downloads_as_plain_data() -> None:
 
 def test_a_board_shows_each_row_with_its_numbers(files: dict[str, bytes]) -> None:
     """Rows by sparsity, dense first; accuracy and rank of each as the board has them."""
-    (board,) = leaderboard.boards(shipped())
+    (board,) = build.boards(shipped())
     tree = etree.fromstring(files[f"boards/{board.name}.html"], etree.HTMLParser())
     lines = tree.xpath("//table[@id='board']/tbody/tr[not(@class)]")
 
@@ -218,7 +219,7 @@ def test_speedups_of_other_devices_and_shapes_say_whose_they_are() -> None:
     )
     gpu = replace(first.environment, device="nvidia-h200")
     both = replace(first, environment=gpu, measurements=(*first.measurements, *more))
-    (board,) = leaderboard.boards([first, replace(both, created="2020-01-01", key="older")])
+    (board,) = build.boards([first, replace(both, created="2020-01-01", key="older")])
     (decode,) = [c for c in columns(board) if c.key == "decode"]
     (row,) = board.rows
     small = decode.cell(row).small
@@ -294,7 +295,10 @@ def test_five_hundred_records_are_at_most_a_megabyte_before_data() -> None:
 def boxes(path: str) -> list[tuple[int, int]]:
     """Block and half of every piece of a path, by where it begins."""
     starts = re.findall(r"M([\d.]+) ([\d.]+)", path)
-    return [(int(float(x) // drawing.STEP), int(float(y) > drawing.HIGH + 1)) for x, y in starts]
+    return [
+        (int(float(x) // block_map_svg.STEP), int(float(y) > block_map_svg.HIGH + 1))
+        for x, y in starts
+    ]
 
 
 def test_strips_draw_what_a_plan_says() -> None:
@@ -305,20 +309,20 @@ def test_strips_draw_what_a_plan_says() -> None:
         plan.RefitWeights(("model.layers.2.mlp.down_proj",)),
         plan.MergeBlocks(((4, 6),)),
     )
-    drawn = drawing.draw(edits, 8, 0)
+    drawn = block_map_svg.draw(edits, 8, 0)
     gone = [(0, 1), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (5, 0), (5, 1), (6, 0), (6, 1)]
     assert boxes(drawn.gone) == gone
     assert boxes(drawn.merged) == [(4, 0), (4, 1)]
     assert boxes(drawn.whole) == [(0, 0), (2, 1), (7, 0), (7, 1)]
     assert boxes(drawn.dots) == [(2, 1)]
-    orders = {int(x // drawing.STEP): text for x, _, text in drawn.labels}
+    orders = {int(x // block_map_svg.STEP): text for x, _, text in drawn.labels}
     assert [orders[block] for block in (3, 1, 0, 2)] == ["1", "2", "3", "4"]
-    assert drawn.width == 8 * drawing.STEP
+    assert drawn.width == 8 * block_map_svg.STEP
 
-    sliced = drawing.draw((plan.SliceHidden((80, 60, 40, 40)),), 2, 80)
+    sliced = block_map_svg.draw((plan.SliceHidden((80, 60, 40, 40)),), 2, 80)
     heights = [float(h) for h in re.findall(r"v([\d.]+)", sliced.kept)]
-    assert heights == [drawing.HIGH * part for part in (1.0, 0.75, 0.5, 0.5)]
-    assert not drawing.draw((plan.LoadCheckpoint("x", "y"),), 8, 0).drawn
+    assert heights == [block_map_svg.HIGH * part for part in (1.0, 0.75, 0.5, 0.5)]
+    assert not block_map_svg.draw((plan.LoadCheckpoint("x", "y"),), 8, 0).drawn
 
 
 def test_a_plot_names_its_points_and_takes_its_colours_from_the_page() -> None:
@@ -396,7 +400,7 @@ def test_plots_of_any_method_are_drawn() -> None:
         replace(record, case_id=f"c/{i}", asked={**record.asked, "method": {"name": name, "n": i}})
         for i, (name, record) in enumerate(zip(names, shipped()[::2], strict=False))
     ]
-    (board,) = leaderboard.boards(records)
+    (board,) = build.boards(records)
 
     page = pages(built(records))[f"boards/{board.name}.html"]
 

@@ -7,15 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from prunebench import casefile
-from prunebench.baseline import Baselines
+from prunebench.cases import loader
+from prunebench.results.baselines.files import Baselines
 
 ROOT = Path(__file__).parents[1]
 
 if not (ROOT / "cases").is_dir():
     pytest.skip("the tests run without the repository around them", allow_module_level=True)
 
-CASES = {case.id: case for case in casefile.load([ROOT / "cases" / "smoke"])}
+CASES = {case.id: case for case in loader.load([ROOT / "cases" / "smoke"])}
 BASELINES = Baselines(ROOT / "baselines")
 
 
@@ -76,7 +76,7 @@ def test_methods_beat_the_mean_of_five_random_draws() -> None:
     """On all questions, at no less achieved sparsity than the draws they are held against."""
     records = {
         case.id: BASELINES.load(case.id, "cpu")
-        for case in casefile.load([ROOT / "cases" / "reference"])
+        for case in loader.load([ROOT / "cases" / "reference"])
     }
     draws: dict[float, list[float]] = {}
     others: dict[str, tuple[float, float]] = {}

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats as scipy_stats
 
-from prunebench.noise import effect
-from prunebench.stats import (
+from prunebench.results.timing_noise import effect
+from prunebench.verdicts.tests import (
     Stratum,
     answers,
     detectable,

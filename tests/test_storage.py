@@ -9,11 +9,16 @@ from msgspec.structs import replace
 from test_verdict import CPU, accuracy, record
 
 from prunebench import Measurement, PrunebenchError
-from prunebench.baseline import Accepted, Baselines
 from prunebench.errors import PrunebenchWarning
-from prunebench.plan import DropBlocks, DropSublayers, Plan, Step
+from prunebench.plan import (
+    DropBlocks,
+    DropSublayers,
+    Plan,
+    Step,
+)
 from prunebench.record import storable
-from prunebench.store import Store
+from prunebench.results.baselines.files import Accepted, Baselines
+from prunebench.results.store import Store
 
 BECAUSE = Accepted(by="someone", when="2026-11-22T00:00:00+00:00", because="first")
 GPU = replace(CPU, device="nvidia-h200")

@@ -10,10 +10,12 @@ import pytest
 from msgspec.structs import replace
 from test_verdict import accuracy, record
 
-from prunebench import Record, archive, files
+from prunebench import Record
 from prunebench.errors import PrunebenchWarning
 from prunebench.record import SCHEMA
-from prunebench.store import Store
+from prunebench.results import archive
+from prunebench.results.store import Store
+from prunebench.system import files
 
 KEY = "k" * 64
 

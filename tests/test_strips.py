@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import pytest
 
-from prunebench import DropBlocks, DropSublayers, MergeBlocks, RefitWeights, SliceHidden, screen
-from prunebench.drawing import drawing
+from prunebench import (
+    DropBlocks,
+    DropSublayers,
+    MergeBlocks,
+    RefitWeights,
+    SliceHidden,
+)
 from prunebench.plan import AnyEdit, LoadCheckpoint
-from prunebench.strips import Half, merged, strip
+from prunebench.reports.block_map import Half, merged, strip
+from prunebench.reports.block_map_text import drawing
+from prunebench.system import console
 
 
 def drawn(edits: tuple[AnyEdit, ...], blocks: int | None, width: int = 80) -> list[str]:
     """The rows as plain text, with the signs that every terminal has."""
-    return [line.plain for line in drawing(strip(edits, blocks), width, screen.ASCII)]
+    return [line.plain for line in drawing(strip(edits, blocks), width, console.ASCII)]
 
 
 @pytest.mark.parametrize(

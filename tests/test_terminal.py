@@ -13,13 +13,16 @@ from msgspec.structs import replace
 from test_published import record as published_record
 from test_verdict import record
 
-from prunebench import Measurement, Record, SliceHidden, casefile, figures, screen, showing, tables
+from prunebench import Measurement, Record, SliceHidden
 from prunebench.case import Case
-from prunebench.published import Row
-from prunebench.screen import InertConsole
-from prunebench.seeds import Interval
-from prunebench.session import Result
-from prunebench.verdict import Finding, Outcome, Verdict
+from prunebench.cases import loader
+from prunebench.reports import case_page, columns, run_table
+from prunebench.results.baselines.published import Row
+from prunebench.runs.session import Result
+from prunebench.system import console as screen
+from prunebench.system.console import InertConsole
+from prunebench.verdicts.seeds import Interval
+from prunebench.verdicts.verdict import Finding, Outcome, Verdict
 
 CASES = """\
 model: {id: prunebench/reference, dtype: float32}
@@ -46,7 +49,7 @@ class Window(io.StringIO):
 def cases(tmp_path: Path) -> dict[str, Case]:
     """Eight of the smoke cases, by label."""
     (tmp_path / "tiny.yaml").write_text(CASES)
-    return {case.label: case for case in casefile.load([tmp_path])}
+    return {case.label: case for case in loader.load([tmp_path])}
 
 
 def measured(gone: int, ppl: float = 2.5, right: int = 90) -> Record:
@@ -98,7 +101,7 @@ def run_of(cases: dict[str, Case]) -> list[Result]:
 def shown(results: list[Result], width: int, **options: Any) -> str:
     """What a window of that width shows, without its escape codes."""
     console = InertConsole(**{"file": Window(), "width": width, "color_system": None} | options)
-    tables.table(results, console)
+    run_table.table(results, console)
     return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 
@@ -184,7 +187,7 @@ def test_sparsities_far_apart_are_groups_of_their_own(cases: dict[str, Case]) ->
     case = cases["sleb-0.15"]
     results = [result(case, "same", gone) for gone in (60, 16, 28, 18, 24, 20, 26, 22, 33)]
     grouped = [[round(100 * r.record.sparsity) for r in g if r.record]
-               for g in tables.groups(results)]  # fmt: skip
+               for g in run_table.groups(results)]  # fmt: skip
 
     assert grouped == [[16, 18, 24, 20, 22], [28, 26], [33], [60]]
 
@@ -298,7 +301,7 @@ def test_what_is_piped(
     monkeypatch.setenv("TERM", "xterm")
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    tables.table([result(cases["sleb-0.15"], "same")], screen.console())
+    run_table.table([result(cases["sleb-0.15"], "same")], screen.console())
     out = capsys.readouterr().out
 
     assert ("\x1b[" in out) == escapes
@@ -313,7 +316,7 @@ def test_where_there_is_no_unicode_ascii_signs_stand_in(
     """Nothing but the encoding's letters, and every word with a sign of its own."""
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     console = InertConsole(file=file, width=100)
-    tables.table(run_of(cases), console)
+    run_table.table(run_of(cases), console)
     file.flush()
     text = file.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
 
@@ -327,7 +330,7 @@ def test_foreign_letters_do_not_stop_a_poor_terminal(cases: dict[str, Case]) -> 
     case = cases["sleb-0.15"]
     named = replace(case, id="tiny/modèle-ж")
     file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    tables.table([result(named, "same")], InertConsole(file=file, width=60))
+    run_table.table([result(named, "same")], InertConsole(file=file, width=60))
     file.flush()
 
     assert "mod?le-?" in file.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
@@ -351,7 +354,7 @@ def in_depth(record: Record, width: int, *, trace: bool = False, **more: Any) ->
     """What `show` prints in a window."""
     console = InertConsole(file=Window(), width=width, color_system=None)
     verdict = Verdict(record.case_id, ok=True)
-    showing.show(showing.Shown(record, verdict, **more), console, trace=trace)
+    case_page.show(case_page.Shown(record, verdict, **more), console, trace=trace)
     return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 
@@ -433,7 +436,7 @@ def test_an_error_has_two_digits_and_is_no_finer_than_its_value(
     error: float, unit: str, value: float, text: str
 ) -> None:
     """As the value beside it is written: points with one place, perplexities with three."""
-    assert figures.error_text(error, unit, value) == text
+    assert columns.error_text(error, unit, value) == text
 
 
 def test_times_in_another_unit_have_no_error() -> None:
@@ -441,5 +444,5 @@ def test_times_in_another_unit_have_no_error() -> None:
     seconds = Measurement("latency/x/ttft", 5.0, "ms", "lower", (0.004, 0.005, 0.006))
     single = Measurement("latency/x/speedup", 1.5, "x", "higher", (1.5,))
 
-    assert figures.uncertainty(seconds, record(seconds)) == 0
-    assert figures.uncertainty(single, record(single)) == 0
+    assert columns.uncertainty(seconds, record(seconds)) == 0
+    assert columns.uncertainty(single, record(single)) == 0

@@ -8,9 +8,10 @@ from typing import Any
 import datasets
 import pytest
 import torch
+from prunebench.models.causal_lm.calibration import evaluation_windows
 
-from prunebench import CausalLM, PrunebenchError, texts
-from prunebench.calibration import evaluation_windows
+from prunebench import CausalLM, PrunebenchError
+from prunebench.data import datasets as texts
 from prunebench.metrics.perplexity import Perplexity
 
 
@@ -84,7 +85,7 @@ def test_what_the_hub_is_asked_for(name, purpose, expected, start, hub) -> None:
 
 def test_a_shard_is_not_tokenised_whole_and_its_lines_come_from_anywhere(hub) -> None:
     """Windows are cut from the first documents, SLEB's lines are drawn from all of them."""
-    from prunebench.texts import HUB
+    from prunebench.data.datasets import HUB
 
     assert HUB["c4"].first == (20_000, 1_100)
     assert len(texts.documents("c4", "evaluation")) == 1_100
@@ -94,8 +95,8 @@ def test_a_shard_is_not_tokenised_whole_and_its_lines_come_from_anywhere(hub) ->
 def test_lines_are_numpys_permutation(model) -> None:
     """The released draw: default_rng(seed).permutation over all rows, the first of them joined."""
     import numpy as np
+    from prunebench.models.causal_lm.calibration import Calibration
 
-    from prunebench.calibration import Calibration
     from prunebench.case import CalibrationSpec
 
     lm, file = model

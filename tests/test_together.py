@@ -22,10 +22,15 @@ from test_baselines import CASES, GPU, answer
 from test_comparing import speedup
 from test_verdict import CPU
 
-from prunebench import PrunebenchError, Record, accepting, cache, casefile, files, site, together
-from prunebench.baseline import Accepted, Baselines
+from prunebench import PrunebenchError, Record
 from prunebench.case import Case
-from prunebench.store import Store
+from prunebench.cases import loader
+from prunebench.leaderboard.build import site
+from prunebench.results import answer_key
+from prunebench.results.baselines import accept as accepting
+from prunebench.results.baselines.files import Accepted, Baselines
+from prunebench.results.store import Store
+from prunebench.system import files, transaction
 
 #: What changes a file system, or waits for it.
 CHANGING = ("mkdir", "rename", "replace", "unlink", "rmdir", "fsync")
@@ -112,7 +117,7 @@ def cases(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Case]:
     (tmp_path / "cases" / "m.yaml").write_text(CASES)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(accepting, "accepted", lambda because: replace(STAMP, because=because))
-    return casefile.load([Path("cases")])
+    return loader.load([Path("cases")])
 
 
 def accept(cases: list[Case], root: Path, ppl: float) -> Tree:
@@ -185,7 +190,7 @@ def test_cut_off_at_any_step_it_is_old_or_new_or_ended_by_the_next(
         if len(asked) < at:
             break
         whole = tree(root)
-        if together.unfinished(root):
+        if transaction.unfinished(root):
             seen.append("cut off")
             assert kill or "the change counts" in said
         else:
@@ -198,12 +203,12 @@ def test_cut_off_at_any_step_it_is_old_or_new_or_ended_by_the_next(
         for again in range(1 if at % 20 == 0 else 999, 1000):
             with cut(monkeypatch, again, kill) as asked:
                 try:
-                    with together.turn(root):
+                    with transaction.turn(root):
                         pass
                 except (KilledError, PrunebenchError):
                     continue
             break
-        assert not together.unfinished(root)
+        assert not transaction.unfinished(root)
         assert tree(root) == expected, at
         assert make_new(root) | {"CNAME": b"a.b"} == new
         assert hidden(root) == []
@@ -278,7 +283,7 @@ def halfway(root: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[], ob
         patch.setattr(os, "replace", dying)
         with pytest.raises(KilledError):
             change()
-    assert together.unfinished(root)
+    assert transaction.unfinished(root)
 
 
 READERS = {
@@ -308,7 +313,7 @@ def test_who_reads_tells_and_never_writes(
     """One line with the command that ends it; `rm` does nothing else, for it could be undone."""
     root = Path("baselines")
     for case in cases:
-        one = replace(answer(case), key=cache.key(case, "cpu") or "", environment=CPU)
+        one = replace(answer(case), key=answer_key.key(case, "cpu") or "", environment=CPU)
         Store(Path(".prunebench")).save(one)
     accept(cases, root, 2.41)
     halfway(root, monkeypatch, lambda: accept(cases, root, 2.4))
@@ -331,7 +336,9 @@ def test_run_accept_judges_by_baselines_that_are_whole(
 ) -> None:
     """It ends what was cut off before it compares: no case is said to differ from an older one."""
     root = Path("baselines")
-    cpu = [replace(answer(c, 2.4), key=cache.key(c, "cpu") or "", environment=CPU) for c in cases]
+    cpu = [
+        replace(answer(c, 2.4), key=answer_key.key(c, "cpu") or "", environment=CPU) for c in cases
+    ]
     store = Store(Path(".prunebench"))
     for one in cpu:
         store.save(one)
@@ -359,13 +366,13 @@ def test_two_who_accept_at_once_do_so_in_turn(cases: list[Case], tmp_path: Path)
     root = Path("baselines")
     first = accept(cases, tmp_path / "first", 2.41)
     second = accept(cases, tmp_path / "second", 2.4)
-    with together.turn(root):
+    with transaction.turn(root):
         other = threading.Thread(target=accept, args=(cases, root, 2.4))
         other.start()
         other.join(0.3)
         assert other.is_alive()
         assert tree(root) == {}
-        together.write(root, first)
+        transaction.write(root, first)
         assert tree(root) == first
     other.join(30)
 
@@ -377,25 +384,25 @@ def test_without_locks_the_rename_keeps_two_apart(
 ) -> None:
     """Who finds another's change that counts ends it; a young draft may be somebody's and stays."""
     root = tmp_path / "r"
-    monkeypatch.setattr(together, "_locked", lambda r: r.mkdir(exist_ok=True))
-    with together.turn(root):
-        count = together._count
+    monkeypatch.setattr(transaction, "_locked", lambda r: r.mkdir(exist_ok=True))
+    with transaction.turn(root):
+        count = transaction._count
 
         def late(draft: Path, to: Path) -> None:
-            monkeypatch.setattr(together, "_count", count)
-            with together.turn(root):  # another, while the draft of the first is ready
-                halfway(root, monkeypatch, lambda: together.write(root, dict(FOUR)))
+            monkeypatch.setattr(transaction, "_count", count)
+            with transaction.turn(root):  # another, while the draft of the first is ready
+                halfway(root, monkeypatch, lambda: transaction.write(root, dict(FOUR)))
             count(draft, to)
 
-        monkeypatch.setattr(together, "_count", late)
-        together.write(root, {"a": b"1", "e": b"1"})
+        monkeypatch.setattr(transaction, "_count", late)
+        transaction.write(root, {"a": b"1", "e": b"1"})
 
     assert tree(root) == {**FOUR, "a": b"1", "e": b"1"}
-    young, old = (root / f"{together.DRAFT}{name}" for name in ("young", "old"))
+    young, old = (root / f"{transaction.DRAFT}{name}" for name in ("young", "old"))
     young.mkdir()
     old.mkdir()
     os.utime(old, (0, 0))
-    with together.turn(root):
+    with transaction.turn(root):
         assert hidden(root) == [young.name]
 
 
@@ -423,8 +430,8 @@ def test_what_could_not_be_put_in_place_never_counts(
     """It is found out before: a change that counts must be able to end."""
     spoil(tmp_path)
     before = tree(tmp_path)
-    with pytest.raises(PrunebenchError) as error, together.turn(tmp_path):
-        together.write(tmp_path, {"a": b"1", "x.json": b"1", "c/d": b"1"})
+    with pytest.raises(PrunebenchError) as error, transaction.turn(tmp_path):
+        transaction.write(tmp_path, {"a": b"1", "x.json": b"1", "c/d": b"1"})
 
     assert str(error.value).endswith(says)
     assert tree(tmp_path) == before
@@ -438,13 +445,13 @@ def test_another_file_system_below_the_root_is_written_to(
     real = os.replace
 
     def elsewhere(source: Any, target: Any) -> None:
-        if together.COUNTED in str(source):
+        if transaction.COUNTED in str(source):
             raise OSError(errno.EXDEV, os.strerror(errno.EXDEV))
         real(source, target)
 
     monkeypatch.setattr(os, "replace", elsewhere)
-    with together.turn(tmp_path):
-        together.write(tmp_path, FOUR)
+    with transaction.turn(tmp_path):
+        transaction.write(tmp_path, FOUR)
 
     assert tree(tmp_path) == FOUR
     assert hidden(tmp_path) == []
@@ -452,7 +459,7 @@ def test_another_file_system_below_the_root_is_written_to(
 
 def counted(root: Path, put: list[str], gone: tuple[str, ...] = (), **more: object) -> Path:
     """A change that counts, as somebody else may have put it there."""
-    folder = root / together.COUNTED
+    folder = root / transaction.COUNTED
     folder.mkdir()
     (folder / "x.json").write_text(json.dumps({"put": put, "gone": gone, **more}))
     for number in range(len(put)):
@@ -477,7 +484,7 @@ def _linked_part(root: Path) -> Path:
 
 def _linked(root: Path) -> Path:
     folder = counted(root.parent / "outside", ["a"])
-    (root / together.COUNTED).symlink_to(folder)
+    (root / transaction.COUNTED).symlink_to(folder)
     return folder
 
 
@@ -502,7 +509,7 @@ HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
     "a link": (_link("out/secret"), "leads out of"),
     "a linked part": (_linked_part, "is no regular file"),
     "a linked folder": (_linked, "no folder"),
-    "a file": (lambda r: (r / together.COUNTED).write_text(""), "no folder"),
+    "a file": (lambda r: (r / transaction.COUNTED).write_text(""), "no folder"),
     "two lists": (_two, "more than one list"),
     "deep": (_no_list, "damaged"),
     "another key": (lambda r: counted(r, ["a"], run="rm -rf /"), "damaged"),
@@ -520,7 +527,7 @@ def test_a_hostile_change_is_one_line_and_nothing_moves(name: str, tmp_path: Pat
     spoil, says = HOSTILE[name]
     spoil(root)
     before = {p: p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-    with pytest.raises(PrunebenchError) as error, together.turn(root):
+    with pytest.raises(PrunebenchError) as error, transaction.turn(root):
         pass
 
     assert says in str(error.value)
@@ -536,7 +543,7 @@ def test_a_link_of_the_users_own_is_followed(tmp_path: Path) -> None:
     elsewhere.mkdir()
     (root / "latency").symlink_to(elsewhere)
     long = f"latency/{'x' * files.MAX_PART}.samples.gz"
-    with together.turn(root):
-        together.write(root, {long: b"1"})
+    with transaction.turn(root):
+        transaction.write(root, {long: b"1"})
 
     assert tree(elsewhere) == {long.removeprefix("latency/"): b"1"}

@@ -8,7 +8,7 @@ import torch
 
 import prunebench
 from prunebench import Method, PrunebenchError
-from prunebench.grammar import amount_problem
+from prunebench.cases.keys import amount_problem
 
 WINDOWS = [[5, 6, 7, 8], [9, 10, 11, 12]]
 

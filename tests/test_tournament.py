@@ -16,7 +16,15 @@ from scipy import stats as tests_of
 from sites import crowd
 from test_leaderboard import case
 
-from prunebench import Measurement, Record, contest, leaderboard, massed, ranking, stats, tournament
+from prunebench import Measurement, Record
+from prunebench.leaderboard.build import (
+    all_pairs,
+    build,
+    pair_test,
+    ranking,
+    vectorized_tests,
+)
+from prunebench.verdicts import tests
 
 METRIC = "accuracy/mean"
 
@@ -147,9 +155,9 @@ def one_by_one(
         (i, j, *seen)
         for group in groups
         for i, j in itertools.combinations(sorted(group), 2)
-        if (seen := contest.compared(entries[i], entries[j], metric)) is not None
+        if (seen := pair_test.compared(entries[i], entries[j], metric)) is not None
     ]
-    adjusted = stats.holm([p for _, _, p, _ in found])
+    adjusted = tests.holm([p for _, _, p, _ in found])
     return [ranking.Test(*pair, a) for pair, a in zip(found, adjusted, strict=True)]
 
 
@@ -188,10 +196,10 @@ def test_rooms_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
     draw = Draw(2)
     for made in (windows(60), tasks(90, 31, 11, 57)):
         entries = [made(draw, i) for i in range(9)]
-        whole = tournament.pairs(entries, range(9), METRIC)
-        monkeypatch.setattr(tournament, "ROOM", 100)
-        monkeypatch.setattr(massed, "ROOM", 100)
-        pieces = tournament.pairs(entries, range(9), METRIC)
+        whole = all_pairs.pairs(entries, range(9), METRIC)
+        monkeypatch.setattr(all_pairs, "ROOM", 100)
+        monkeypatch.setattr(vectorized_tests, "ROOM", 100)
+        pieces = all_pairs.pairs(entries, range(9), METRIC)
 
         assert [p for *_, p, _ in pieces] == pytest.approx([p for *_, p, _ in whole], rel=1e-10)
 
@@ -215,7 +223,7 @@ def test_sign_flips_are_those_of_one(parts: list[tuple[int, int, int]], draw: Dr
     counts = np.array([[up + down for up, down in line] for line in lines])
     sums = np.array([[up - down for up, down in line] for line in lines]) @ sizes
 
-    seen = massed.sign_flips(sizes, counts, sums)
+    seen = vectorized_tests.sign_flips(sizes, counts, sums)
 
     flat = [
         [
@@ -226,7 +234,7 @@ def test_sign_flips_are_those_of_one(parts: list[tuple[int, int, int]], draw: Dr
         ]
         for line in lines
     ]
-    assert seen.tolist() == pytest.approx(list(map(stats.sign_flips, flat)), rel=1e-9, abs=5e-12)
+    assert seen.tolist() == pytest.approx(list(map(tests.sign_flips, flat)), rel=1e-9, abs=5e-12)
 
 
 def test_sign_flips_of_more_than_is_summed_are_normal() -> None:
@@ -238,10 +246,10 @@ def test_sign_flips_of_more_than_is_summed_are_normal() -> None:
         ups = (n + total // 20) // 2
         line += [20] * ups + [-20] * (n - ups)
 
-    found = massed.sign_flips(sizes, counts, sums).tolist()
+    found = vectorized_tests.sign_flips(sizes, counts, sums).tolist()
 
-    assert sum(map(abs, flat[0])) // 10 < stats.EXACT < sum(map(abs, flat[1])) // 10 * 10
-    assert found == pytest.approx(list(map(stats.sign_flips, flat)), rel=1e-9)
+    assert sum(map(abs, flat[0])) // 10 < tests.EXACT < sum(map(abs, flat[1])) // 10 * 10
+    assert found == pytest.approx(list(map(tests.sign_flips, flat)), rel=1e-9)
 
 
 @pytest.mark.parametrize("n", [1, 2, 5, 12, 40, 50, 51, 200])
@@ -252,7 +260,7 @@ def test_signed_ranks_are_scipys(n: int, digits: int) -> None:
     lines = draw.normal(0.1, 1, (8, n)).round(digits)
     lines[0] = 0.0
 
-    found = massed.signed_ranks(lines)
+    found = vectorized_tests.signed_ranks(lines)
 
     moved = [line[line != 0] for line in lines]
     ours = [tests_of.wilcoxon(m, alternative="greater").pvalue if len(m) else 1.0 for m in moved]
@@ -268,7 +276,7 @@ def test_seeds_are_welchs_and_students() -> None:
         for take in (np.mean, lambda v: np.var(v, ddof=1) if len(v) > 1 else 0.0, len)
     )
 
-    found = massed.seeds_differ(means, spreads, tuple(n.astype(int) for n in sizes))
+    found = vectorized_tests.seeds_differ(means, spreads, tuple(n.astype(int) for n in sizes))
 
     assert found.tolist() == pytest.approx(
         [
@@ -289,8 +297,8 @@ def test_rows_with_the_same_number_are_not_ordered() -> None:
     assert tests_of.wilcoxon(np.subtract(a, b), alternative="greater").pvalue < 0.01
 
     for pair in ([[first], [second]], [[second], [first]]):
-        assert contest.compared(pair[0], pair[1], METRIC) == (1.0, False)
-        assert [p for *_, p, _ in tournament.pairs(pair, [0, 1], METRIC)] == [1.0]
+        assert pair_test.compared(pair[0], pair[1], METRIC) == (1.0, False)
+        assert [p for *_, p, _ in all_pairs.pairs(pair, [0, 1], METRIC)] == [1.0]
 
 
 def test_a_perplexity_that_none_can_be_has_no_logarithm() -> None:
@@ -299,17 +307,17 @@ def test_a_perplexity_that_none_can_be_has_no_logarithm() -> None:
     sound = [case("b", perplexity([2.0 + i, 2.5] * 20)) for i in range(3)]
 
     for entries in ([broken[:1], sound[:1]], [broken, sound]):
-        ((_, _, p, _),) = tournament.pairs(entries, [0, 1], METRIC)
-        seen = contest.compared(entries[0], entries[1], METRIC)
+        ((_, _, p, _),) = all_pairs.pairs(entries, [0, 1], METRIC)
+        seen = pair_test.compared(entries[0], entries[1], METRIC)
         assert seen is not None
         assert seen[0] == pytest.approx(p)
 
 
 def test_a_large_board_is_not_tested_pair_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured alike goes at once: 120 rows in groups, with answers and windows."""
-    monkeypatch.setattr(contest, "compared", None)
+    monkeypatch.setattr(pair_test, "compared", None)
 
-    (board,) = leaderboard.boards(crowd(120))
+    (board,) = build.boards(crowd(120))
 
     assert len(board.rows) == 120
     assert max(place.of for row in board.rows for place in row.places.values()) >= 40

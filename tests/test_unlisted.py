@@ -16,10 +16,14 @@ from msgspec.structs import replace
 from test_baselines import CASES, answer
 from test_verdict import CPU
 
-from prunebench import PrunebenchError, cache, casefile, files, trust
-from prunebench.baseline import Accepted, Baselines
-from prunebench.partial import Partials
-from prunebench.store import Store
+from prunebench import PrunebenchError
+from prunebench.cases import loader
+from prunebench.data import task_trust
+from prunebench.results import answer_key
+from prunebench.results.baselines.files import Accepted, Baselines
+from prunebench.results.resume.folders import Partials
+from prunebench.results.store import Store
+from prunebench.system import files
 
 BECAUSE = Accepted(by="Ada", when="2026-11-22T10:00:00+00:00", because="first")
 
@@ -43,8 +47,8 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("cases/m.yaml", "cases/sub/n.yaml"):
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(CASES)
-    for case in casefile.load([Path("cases")]):
-        one = replace(answer(case), key=cache.key(case, "cpu") or "", environment=CPU)
+    for case in loader.load([Path("cases")]):
+        one = replace(answer(case), key=answer_key.key(case, "cpu") or "", environment=CPU)
         Store(Path(".prunebench")).save(one)
         Baselines(Path("baselines")).save(one, BECAUSE)
     Path("baselines/latency").mkdir()
@@ -111,9 +115,9 @@ def test_what_a_run_goes_by_is_listed_too(tmp_path: Path, monkeypatch: pytest.Mo
         partials.case_ids()
     close(monkeypatch, tmp_path / "tasks" / "sub")
     with pytest.raises(PrunebenchError, match="sub: cannot be listed"):
-        list(trust.problems(tmp_path / "tasks"))
+        list(task_trust.problems(tmp_path / "tasks"))
     with pytest.raises(PrunebenchError, match="sub: cannot be listed"):
-        cache.folder_hash(str(tmp_path / "tasks"))
+        answer_key.folder_hash(str(tmp_path / "tasks"))
 
 
 @contextlib.contextmanager

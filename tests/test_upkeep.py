@@ -15,9 +15,11 @@ import pytest
 from msgspec.structs import replace
 from test_verdict import CPU, accuracy, record
 
-from prunebench import PrunebenchError, Record, files, hashes, noise, removal, upkeep
-from prunebench.baseline import Accepted, Baselines
-from prunebench.store import Store
+from prunebench import PrunebenchError, Record
+from prunebench.results import gc, inventory, timing_noise
+from prunebench.results.baselines.files import Accepted, Baselines
+from prunebench.results.store import Store
+from prunebench.system import files, hash_cache
 
 KEY = "k" * 64
 LONG_AGO = (1, 1)
@@ -42,13 +44,13 @@ def night(day: int, right: int = 90, **changes: object) -> Record:
 
 def left(store: Store) -> list[str]:
     """The days of the nights that are still there."""
-    found, _ = upkeep.nights(upkeep.items(store.root))
+    found, _ = inventory.nights(inventory.items(store.root))
     return [n.head.created[8:10] for n in found]
 
 
 def collect(store: Store, baselines: Baselines, **limits: object) -> list[str]:
-    going = removal.removable(store, baselines, **limits)  # type: ignore[arg-type]
-    return [one.why for one in removal.remove(going, store.root)]
+    going = gc.removable(store, baselines, **limits)  # type: ignore[arg-type]
+    return [one.why for one in gc.remove(going, store.root)]
 
 
 def accept(baselines: Baselines, made: Record) -> None:
@@ -112,12 +114,12 @@ def test_a_night_goes_only_if_every_limit_lets_it(store: Store, baselines: Basel
     """Young ones and the last few stay; a size takes the oldest first."""
     for day in range(1, 10):
         store.save(night(day))
-    age = time.time() - removal._seconds("2026-01-05T03:00:00+00:00")
+    age = time.time() - gc._seconds("2026-01-05T03:00:00+00:00")
     assert len(collect(store, baselines, older_than=age, keep_last=7)) == 2
     assert left(store)[-1] == "03"
     collect(store, baselines, keep_last=5)
     assert left(store) == ["09", "08", "07", "06", "05"]
-    sizes = sum(item.size for item in upkeep.items(store.root))
+    sizes = sum(item.size for item in inventory.items(store.root))
     collect(store, baselines, max_size=sizes * 0.7)
     assert left(store) == ["09", "08", "07"]
 
@@ -196,7 +198,7 @@ def test_what_runs_left_behind_goes_when_nobody_needs_it(
         os.utime(store.root / "locks" / "held.lock", LONG_AGO)
         assert sorted(collect(store, baselines)) == sorted(old.values())
 
-    there = {item.path.relative_to(store.root).as_posix() for item in upkeep.items(store.root)}
+    there = {item.path.relative_to(store.root).as_posix() for item in inventory.items(store.root)}
     assert {*young, *held} == {n for n in there if not n.endswith(f"{KEY[:20]}.json")}
     assert not (store.root / "partial" / "abc").exists()
 
@@ -212,10 +214,10 @@ def test_a_search_that_goes_on_keeps_its_tensors(
     (folder / "1-a.jsonl").write_text("x")
     (folder / f"{'0' * 64}.safetensors").write_text("x")
     os.utime(folder / f"{'0' * 64}.safetensors", LONG_AGO)
-    assert collect(store, baselines, older_than=removal.DAY) == []
+    assert collect(store, baselines, older_than=gc.DAY) == []
     os.utime(folder / "1-a.jsonl", LONG_AGO)
 
-    assert len(collect(store, baselines, older_than=removal.DAY)) == 2
+    assert len(collect(store, baselines, older_than=gc.DAY)) == 2
 
 
 def test_what_another_process_takes_away_meanwhile_is_no_problem(
@@ -223,14 +225,14 @@ def test_what_another_process_takes_away_meanwhile_is_no_problem(
 ) -> None:
     """Between the look at a folder and the look at its file; two may collect at once."""
     gone = store.root / f"{'0' * 64}.safetensors"
-    item = upkeep.Item(gone, "tensors", 1, 1.0)
-    monkeypatch.setattr(upkeep, "items", lambda _: [item])
-    monkeypatch.setattr(hashes, "entries", lambda: iter([(gone, None)]))
-    monkeypatch.setattr(removal, "items", lambda _: [])
+    item = inventory.Item(gone, "tensors", 1, 1.0)
+    monkeypatch.setattr(inventory, "items", lambda _: [item])
+    monkeypatch.setattr(hash_cache, "entries", lambda: iter([(gone, None)]))
+    monkeypatch.setattr(gc, "items", lambda _: [])
 
-    assert list(upkeep.damage(store, baselines)) == []
-    assert upkeep.content(store).hash_entries == 0
-    assert removal.removable(store, baselines) == []
+    assert list(inventory.damage(store, baselines)) == []
+    assert inventory.content(store).hash_entries == 0
+    assert gc.removable(store, baselines) == []
 
 
 def test_what_is_no_text_is_damaged(store: Store, baselines: Baselines) -> None:
@@ -238,31 +240,31 @@ def test_what_is_no_text_is_damaged(store: Store, baselines: Baselines) -> None:
     path = store.save(night(1))
     path.write_bytes(path.read_bytes().replace(b'"a/b"', b'"a/\xff"'))
     there = store.root / "there"
-    there.write_bytes(b"x" * hashes.SMALL)
+    there.write_bytes(b"x" * hash_cache.SMALL)
     os.utime(there, LONG_AGO)
-    memory = hashes.memory()
+    memory = hash_cache.memory()
     memory.mkdir(parents=True)
-    hashes._place(hashes.Entry.of(there, there.stat())).write_bytes(b'{"path": "\xff"}')
+    hash_cache._place(hash_cache.Entry.of(there, there.stat())).write_bytes(b'{"path": "\xff"}')
 
-    assert upkeep.content(store).damaged == 1
-    assert hashes.sha256(there) == hashlib.sha256(b"x" * hashes.SMALL).hexdigest()
-    assert [entry for _, entry in hashes.entries()] == [None]
+    assert inventory.content(store).damaged == 1
+    assert hash_cache.sha256(there) == hashlib.sha256(b"x" * hash_cache.SMALL).hexdigest()
+    assert [entry for _, entry in hash_cache.entries()] == [None]
 
 
 def test_old_memories_of_other_files_go(store: Store, baselines: Baselines, tmp_path: Path) -> None:
     """One that still holds stays, and one that is young: another machine may share the home."""
     there = tmp_path / "there"
     there.write_text("x")
-    good = replace(hashes.Entry.of(there, there.stat()), sha256="0" * 64)
+    good = replace(hash_cache.Entry.of(there, there.stat()), sha256="0" * 64)
     gone = replace(good, path=str(tmp_path / "gone"))
-    hashes.memory().mkdir(parents=True)
+    hash_cache.memory().mkdir(parents=True)
     for name, entry in (("good", good), ("gone", gone), ("young", gone)):
-        files.write_json(hashes.memory() / f"{name}.json", entry)
+        files.write_json(hash_cache.memory() / f"{name}.json", entry)
         if name != "young":
-            os.utime(hashes.memory() / f"{name}.json", LONG_AGO)
+            os.utime(hash_cache.memory() / f"{name}.json", LONG_AGO)
 
     assert collect(store, baselines) == ["its file is another by now"]
-    assert sorted(p.stem for p in hashes.memory().iterdir()) == ["good", "young"]
+    assert sorted(p.stem for p in hash_cache.memory().iterdir()) == ["good", "young"]
 
 
 def cut(path: Path) -> None:
@@ -288,10 +290,10 @@ def test_verify_finds_a_record_that_is_not_what_its_place_says(
     """Truncated, under another key, under another case; and it is left as it is."""
     store.save(night(1))
     path = store.save(night(2))
-    assert list(upkeep.damage(store, baselines)) == []
+    assert list(inventory.damage(store, baselines)) == []
     harm(path)
     before = {p: p.read_bytes() for p in store.root.rglob("*") if p.is_file()}
-    (line,) = upkeep.damage(store, baselines)
+    (line,) = inventory.damage(store, baselines)
 
     assert says in line
     assert {p: p.read_bytes() for p in store.root.rglob("*") if p.is_file()} == before
@@ -309,14 +311,14 @@ def test_verify_reads_nights_tensors_noise_and_baselines(
     sha256 = hashlib.sha256(content).hexdigest()
     (store.root / f"{sha256}.safetensors").write_bytes(content)
     accept(baselines, night(2))
-    noise.save(store.root, noise.Noise("cpu", "now", 3, {}))
-    assert [line.partition(": ")[2] for line in upkeep.damage(store, baselines)] == [
+    timing_noise.save(store.root, timing_noise.Noise("cpu", "now", 3, {}))
+    assert [line.partition(": ")[2] for line in inventory.damage(store, baselines)] == [
         "the record of another time, 2026-01-01T02:00:00+00:00"
     ]
     (store.root / f"{sha256}.safetensors").write_bytes(content + b"!")
     (store.root / "noise" / "cpu.json").write_text("[]")
     baselines.quality("a/b").write_text("{")
-    found = "\n".join(upkeep.damage(store, baselines))
+    found = "\n".join(inventory.damage(store, baselines))
 
     assert found.count("\n") == 3
     for name in (f"{sha256}.safetensors", "noise/cpu.json", "quality/a/b.json", "20260109"):
@@ -326,16 +328,16 @@ def test_verify_reads_nights_tensors_noise_and_baselines(
 @pytest.mark.parametrize("text", ["90", "d", "-1d", "1y", ""])
 def test_ages_and_sizes_are_read_or_refused_in_one_line(text: str) -> None:
     """What is allowed stands in the message."""
-    assert removal.seconds_of("90d", "-") == 90 * 86_400
-    assert removal.seconds_of("1.5h", "-") == 5400
-    assert removal.seconds_of("2w", "-") == 14 * 86_400
+    assert gc.seconds_of("90d", "-") == 90 * 86_400
+    assert gc.seconds_of("1.5h", "-") == 5400
+    assert gc.seconds_of("2w", "-") == 14 * 86_400
     for unit, size in {"": 1, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "Ti": 2**40}.items():
-        assert removal.bytes_of(f"5{unit}B", "-") == 5 * size
-    assert removal.bytes_of("2 MiB", "-") == 2 * 2**20
+        assert gc.bytes_of(f"5{unit}B", "-") == 5 * size
+    assert gc.bytes_of("2 MiB", "-") == 2 * 2**20
     with pytest.raises(PrunebenchError, match=r"--older-than .*expected a number and h, d or w"):
-        removal.seconds_of(text, "--older-than")
+        gc.seconds_of(text, "--older-than")
     with pytest.raises(PrunebenchError, match=r"--max-size .*expected a number and a unit"):
-        removal.bytes_of(text, "--max-size")
+        gc.bytes_of(text, "--max-size")
 
 
 def test_the_commands(project: Path, cli, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,13 +7,26 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from prunebench import DropBlocks, Measurement, Record, Step, Tolerance, gating, verdict
-from prunebench.conditions import Condition
-from prunebench.evidence import evidence, p_among
+from prunebench import (
+    DropBlocks,
+    Measurement,
+    Record,
+    Step,
+    Tolerance,
+)
 from prunebench.record import Environment
-from prunebench.session import exit_code
-from prunebench.stats import p_paired, p_unpaired
-from prunebench.verdict import Finding, Outcome, Verdict, compare, judge
+from prunebench.runs.session import exit_code
+from prunebench.verdicts import fail_on, verdict
+from prunebench.verdicts.conditions import Condition
+from prunebench.verdicts.evidence import evidence, p_among
+from prunebench.verdicts.tests import p_paired, p_unpaired
+from prunebench.verdicts.verdict import (
+    Finding,
+    Outcome,
+    Verdict,
+    compare,
+    judge,
+)
 
 CPU = Environment("cpu", "3.11", "Linux", 2, {})
 
@@ -75,10 +88,10 @@ def test_a_condition_on_a_loss_over_other_questions_is_open() -> None:
     """``drop`` and ``p`` are about the same questions; ``now`` is a fact all the same."""
     now, was = record(accuracy(30, of=50)), record(accuracy(98))
     texts = ("accuracy/t: drop > 1pp", "accuracy/t: p < 0.05", "accuracy/t < 0.7")
-    items = [gating.read(text) for text in texts]
+    items = [fail_on.read(text) for text in texts]
     conditions = [item for item in items if isinstance(item, Condition)]
 
-    drop, p, value = gating.findings(now, was, conditions, p_among(now, was))
+    drop, p, value = fail_on.findings(now, was, conditions, p_among(now, was))
 
     for found in (drop, p):
         assert found.outcome == "not_comparable"

@@ -21,25 +21,26 @@ from msgspec.structs import replace
 from test_verdict import accuracy
 from test_verdict import record as made
 
-from prunebench import (
-    casefile,
-    claims,
-    execution,
-    gputime,
-    places,
-    report,
-    signals,
-    submitting,
-    workers,
-)
 from prunebench.case import Case
-from prunebench.claims import Claims, HeldError, turn
+from prunebench.cases import loader
 from prunebench.errors import PrunebenchError
-from prunebench.places import Slot
-from prunebench.session import Result
-from prunebench.store import Store
-from prunebench.verdict import Verdict
-from prunebench.workers import Pool
+from prunebench.reports import sentences
+from prunebench.results import gpu_time
+from prunebench.results.store import Store
+from prunebench.runs import (
+    execution,
+    job_submit,
+    worker_pool,
+)
+from prunebench.runs import (
+    gpu_slots as places,
+)
+from prunebench.runs.gpu_slots import Slot
+from prunebench.runs.session import Result
+from prunebench.runs.worker_pool import Pool
+from prunebench.system import locks, signals
+from prunebench.system.locks import Claims, HeldError, turn
+from prunebench.verdicts.verdict import Verdict
 
 KEY = "0123456789abcdef0123456789abcdef"
 KINDS = pytest.mark.parametrize("kind", ["native", "soft"])
@@ -56,7 +57,7 @@ FOUR = SEVERAL.replace(", {name: last}", "")
 
 def other(program: str, *arguments: object, before: Sequence[str] = ()) -> subprocess.Popen[str]:
     """Another Python, which has imported what claims need; its first line says it is there."""
-    head = "import sys, time\nfrom pathlib import Path\nfrom prunebench.claims import *\n"
+    head = "import sys, time\nfrom pathlib import Path\nfrom prunebench.system.locks import *\n"
     command = [*before, sys.executable, "-u", "-c", head + program, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
@@ -73,7 +74,7 @@ def test_a_claim_is_held_by_one_and_the_dead_ones_is_taken_over(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Who holds it is told; killed, it is free at once, and a line says who left it."""
-    monkeypatch.setenv(claims.KIND, kind)
+    monkeypatch.setenv(locks.KIND, kind)
     said: list[str] = []
     mine = Claims(tmp_path, said.append)
     with other(HOLD, tmp_path, KEY) as holder:
@@ -104,11 +105,11 @@ def test_a_claim_from_another_host_is_free_once_nobody_renews_it(
     """A process that believes to be on another host: alive it keeps its claim, however long."""
     if shutil.which("unshare") is None or subprocess.run([*ELSEWHERE, "true"]).returncode:
         pytest.skip("no second host name here: unshare --uts needs Linux and root")
-    monkeypatch.setenv(claims.KIND, "soft")
-    monkeypatch.setattr(claims, "LEASE", 2.0)
+    monkeypatch.setenv(locks.KIND, "soft")
+    monkeypatch.setattr(locks, "LEASE", 2.0)
     said: list[str] = []
     mine = Claims(tmp_path, said.append)
-    program = f"import prunebench.claims as c\nc.LEASE = 2.0\n{HOLD}"
+    program = f"import prunebench.system.locks as c\nc.LEASE = 2.0\n{HOLD}"
     with other(program, tmp_path, KEY, before=ELSEWHERE) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
@@ -139,10 +140,10 @@ for _ in range(20):
 @KINDS
 def test_no_two_are_ever_inside(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three processes each add 1 twenty times to a number in a file: none is lost."""
-    monkeypatch.setenv(claims.KIND, kind)
-    monkeypatch.setattr(claims, "POLL", 0.001)
+    monkeypatch.setenv(locks.KIND, kind)
+    monkeypatch.setattr(locks, "POLL", 0.001)
     (tmp_path / "count").write_text("0")
-    program = COUNT.replace("file =", "import prunebench.claims as c\nc.POLL = 0.001\nfile =")
+    program = COUNT.replace("file =", "import prunebench.system.locks as c\nc.POLL = 0.001\nfile =")
     counters = [other(program, tmp_path, KEY) for _ in range(3)]
 
     assert [counter.wait(30) for counter in counters] == [0, 0, 0]
@@ -239,7 +240,7 @@ def test_whoever_comes_second_goes_in_only_beside(
 def cases_of(folder: Path, text: str = SEVERAL) -> list[Case]:
     folder.mkdir(exist_ok=True)
     (folder / "small.yaml").write_text(text)
-    return casefile.load([folder / "small.yaml"])
+    return loader.load([folder / "small.yaml"])
 
 
 class FakeRecipe:
@@ -385,7 +386,7 @@ def test_latency_comes_last_and_is_timed(tmp_path: Path) -> None:
     given = text.replace("candidates: 2", "attn_latency: 1, mlp_latency: 2")
     text, given = (t.replace("blocks: [2]", "sublayers: [2]") for t in (text, given))
 
-    assert [0 in group for group in workers.groups(both)] == [False, False, True]
+    assert [0 in group for group in worker_pool.groups(both)] == [False, False, True]
     assert [c.times for c in both] == [True] + [False] * 6
     assert [c.times for c in cases_of(tmp_path / "c", text)] == [True]
     assert [c.times for c in cases_of(tmp_path / "d", given)] == [False]
@@ -438,7 +439,7 @@ def test_a_cli_workers_and_pytest_share_a_store(project: Path) -> None:
     ]
     said = [process.communicate(timeout=120) for process in started]
     a, b = (read(project / name)["records"] for name in ("a.json", "b.json"))
-    ids = [c.id for c in casefile.load([Path("cases/small.yaml")])]
+    ids = [c.id for c in loader.load([Path("cases/small.yaml")])]
 
     assert [process.returncode for process in started] == [0, 0, 0], said
     assert "4 passed" in said[2][0]
@@ -453,7 +454,7 @@ def test_who_has_workers_waits_for_their_last_words() -> None:
     last_of_worker = signals.PATIENCE + signals.LAST_WORDS
     parents = execution.How(workers="2").patience
 
-    assert last_of_worker < workers.PATIENCE < parents < 30
+    assert last_of_worker < worker_pool.PATIENCE < parents < 30
     assert execution.How().patience == signals.PATIENCE > signals.SAVING
 
 
@@ -576,7 +577,7 @@ def test_a_job_that_is_told_to_go_comes_back_as_it_was(project: Path) -> None:
     """Submitit asks for a checkpoint: the same task, for the store has what is done."""
     pytest.importorskip("submitit")
     cases = cases_of(project / "cases")
-    task = submitting.Task(cases, FakeRecipe(project, {}), [0, 2])  # type: ignore[arg-type]
+    task = job_submit.Task(cases, FakeRecipe(project, {}), [0, 2])  # type: ignore[arg-type]
     again = task.checkpoint()
 
     assert again.function is task
@@ -590,7 +591,7 @@ def test_a_job_that_is_told_to_go_comes_back_as_it_was(project: Path) -> None:
 )
 def test_slurms_times(text: str, expected: int) -> None:
     """The forms of man sbatch: minutes, minutes:seconds, hours:minutes:seconds, days-hours, ..."""
-    assert submitting.minutes(text) == expected
+    assert job_submit.minutes(text) == expected
 
 
 @pytest.mark.parametrize(
@@ -635,7 +636,7 @@ def test_gpu_time_is_told_apart_by_steps(tmp_path: Path) -> None:
     """A case that loads 3 s, searches 2 + 5 s and measures 4 s, on two GPUs; then one of 1 s."""
     (case, *_) = cases_of(tmp_path / "cases")
     now = [100.0]
-    clock = gputime.Clock(lambda *_: None, lambda: now[0])
+    clock = gpu_time.Clock(lambda *_: None, lambda: now[0])
 
     def step(seconds: float, what: str) -> None:
         clock.step(case, what)
@@ -655,7 +656,7 @@ def test_gpu_time_is_told_apart_by_steps(tmp_path: Path) -> None:
 
     # A second look at timings is of the same night, which holds the card for longer by that.
     first = made(accuracy(80), cost={"search_time": 9.0, "gpu_time": 28.0})
-    second = replace(first, again=first.measurements, cost=gputime.added(first.cost, held))
+    second = replace(first, again=first.measurements, cost=gpu_time.added(first.cost, held))
     assert second.cost["gpu_time"] == 29.0
     assert second.cost["search_time"] == 9.0
     store = Store(tmp_path / "store")
@@ -668,22 +669,22 @@ def test_a_runs_gpu_time_is_the_sum_of_what_it_measured(tmp_path: Path) -> None:
     """Reused records cost nothing tonight; without a GPU there is no line."""
     case, *_ = cases_of(tmp_path / "cases")
     costs = [(7200.0, 1000.0, 3000.0), (4320.0, 440.0, 0.0), (9999.0, 0.0, 0.0)]
-    records = [made(accuracy(80), cost=dict(zip(gputime.KINDS, c, strict=True))) for c in costs]
+    records = [made(accuracy(80), cost=dict(zip(gpu_time.KINDS, c, strict=True))) for c in costs]
     verdict = Verdict(case.id, ok=True)
     results = [Result(case, verdict, r, cached=i == 2) for i, r in enumerate(records)]
 
-    assert report.gpu_lines(results) == ["GPU time: 3.2 h (model loads 24 min, searches 50 min)"]
-    assert report.gpu_lines([Result(case, verdict, made(accuracy(80)))]) == []
+    assert sentences.gpu_lines(results) == ["GPU time: 3.2 h (model loads 24 min, searches 50 min)"]
+    assert sentences.gpu_lines([Result(case, verdict, made(accuracy(80)))]) == []
 
 
 def test_fresh_means_not_from_before_the_run(
     project: Path, cli: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A record made since the run began serves one that asks for fresh ones; an older one not."""
-    from prunebench.baseline import Baselines
-    from prunebench.session import Session
+    from prunebench.results.baselines.files import Baselines
+    from prunebench.runs.session import Session
 
-    (case,) = casefile.load([Path("cases/small.yaml")])
+    (case,) = loader.load([Path("cases/small.yaml")])
     session = Session([case], Store(Path("s")), Baselines(Path("b")), "cpu")
     key = session._key(case)
     assert key is not None

@@ -9,8 +9,13 @@ from typing import TypeVar
 from msgspec.structs import replace
 
 from ..errors import PrunebenchError, SearchError
-from ..models import CausalLM
-from ..plan import DropBlocks, Plan, Step, Sublayer
+from ..models.causal_lm import CausalLM
+from ..plan import (
+    DropBlocks,
+    Plan,
+    Step,
+    Sublayer,
+)
 
 NO_SCORE = "no candidate has a finite score; is the model sound in this dtype?"
 

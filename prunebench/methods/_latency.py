@@ -5,10 +5,10 @@ from __future__ import annotations
 import statistics
 
 from ..errors import SearchError
-from ..models import CausalLM
+from ..models.causal_lm import CausalLM
+from ..models.timing import Shape, Timer
 from ..plan import Part
-from ..timing import Shape, Timer
-from ..watching import say
+from ..progress import say
 
 PROMPT, NEW, ROUNDS, TRIES = 1024, 512, 3, 3
 

@@ -11,14 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from ..api import Target
-from ..calibration import Calibration
 from ..errors import PrunebenchError, PrunebenchWarning, SearchError
-from ..models import CausalLM
-from ..partial import part
+from ..models.calibration import Calibration
+from ..models.causal_lm import CausalLM
+from ..models.stream import Stream
+from ..models.surgery import merged
 from ..plan import MergeBlocks, Plan, Step
-from ..stream import Stream
-from ..surgery import merged
-from ..watching import say
+from ..progress import say
+from ..results.resume.folders import part
 
 if TYPE_CHECKING:
     from .sliding_layer_merging import SlidingLayerMerging

@@ -10,15 +10,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from .. import partial
 from ..api import Target
-from ..calibration import Calibration
 from ..errors import PrunebenchError, PrunebenchWarning
-from ..models import CausalLM
+from ..models.calibration import Calibration
+from ..models.causal_lm import CausalLM
+from ..models.surgery import require_pre_norm
+from ..models.tensors import Tensors
 from ..plan import DropSublayers, Plan, RefitWeights
-from ..surgery import require_pre_norm
-from ..tensors import Tensors
-from ..watching import say
+from ..progress import say
+from ..results.resume import folders
 from ._latency import measure
 from ._sprint_scores import Search, sublayer
 from ._sprint_state import keep, resume
@@ -45,7 +45,7 @@ def search(options: Sprint, lm: CausalLM, calibration: Calibration, target: Targ
     attn, mlp = options.attn_latency, options.mlp_latency
     measured = options.latency_aware or options.target_speedup is not None
     if measured and (attn is None or mlp is None):
-        found = partial.part("latency", lambda: measure(lm))
+        found = folders.part("latency", lambda: measure(lm))
         attn, mlp = attn or found[0], mlp or found[1]
     else:
         measured = False

@@ -12,10 +12,10 @@ from msgspec import UNSET
 from torch import Tensor
 
 from ..errors import SearchError
-from ..modeling import replace
-from ..models import CausalLM
+from ..models.causal_lm import CausalLM
+from ..models.modeling import replace
+from ..models.stream import Batch, Stream, search_budget
 from ..plan import Step, Sublayer, name
-from ..stream import Batch, Stream, search_budget
 from ._choosing import NO_SCORE, finite, lowest
 from ._least_squares import fitted
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from .. import partial
 from ..api import Method, Target
 from ..plan import Plan
+from ..results.resume import folders
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..calibration import Calibration
-    from ..models import CausalLM
+    from ..models.calibration import Calibration
+    from ..models.causal_lm import CausalLM
 
 
 class BlockInfluence(Method, frozen=True, tag="block_influence"):
@@ -26,7 +26,7 @@ class BlockInfluence(Method, frozen=True, tag="block_influence"):
 
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
         """Measure every block of the dense model, then take the lowest."""
-        from ..stream import Stream
+        from ..models.stream import Stream
         from ._choosing import one_shot, removable
 
         count = target.block_count(lm)
@@ -39,7 +39,7 @@ class BlockInfluence(Method, frozen=True, tag="block_influence"):
             stream = Stream(lm, windows, batch_size)
             return list(stream.influence().values()), stream.forwards
 
-        scores, forwards = partial.part("round 1", lambda: influence(windows), of=2)
-        again, _ = partial.part("round 2", lambda: influence(windows.flip(0), batch_size=1), of=2)
+        scores, forwards = folders.part("round 1", lambda: influence(windows), of=2)
+        again, _ = folders.part("round 2", lambda: influence(windows.flip(0), batch_size=1), of=2)
         noise = max(2.0**-23, *(abs(scores[b] - again[b]) for b in candidates))
         return one_shot(dict(enumerate(scores)), candidates, count, noise, forwards)

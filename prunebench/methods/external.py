@@ -17,8 +17,8 @@ from ..api import Method, Target
 from ..plan import LoadCheckpoint, Plan
 
 if TYPE_CHECKING:
-    from ..calibration import Calibration
-    from ..models import CausalLM
+    from ..models.calibration import Calibration
+    from ..models.causal_lm import CausalLM
 
 
 class External(Method, frozen=True, tag="external"):
@@ -37,12 +37,12 @@ class External(Method, frozen=True, tag="external"):
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:  # noqa: ARG002
         """The plan that is in the file, or the one that loads the checkpoint."""
         if self.plan is not None:
-            from ..planfile import read
+            from ..models.plan_files import read
 
             return read(Path(self.plan))
-        from ..cache import model_hash
         from ..case import ModelSpec
-        from ..loading import load_model
+        from ..models.loading import load_model
+        from ..results.answer_key import model_hash
 
         name = str(self.checkpoint)
         if (sha256 := model_hash(ModelSpec(name))) is None:

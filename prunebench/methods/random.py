@@ -10,8 +10,8 @@ from ..api import Method, Target
 from ..plan import DropBlocks, Plan
 
 if TYPE_CHECKING:
-    from ..calibration import Calibration
-    from ..models import CausalLM
+    from ..models.calibration import Calibration
+    from ..models.causal_lm import CausalLM
 
 
 class Random(Method, frozen=True, tag="random"):

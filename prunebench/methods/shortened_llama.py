@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from .. import partial
 from ..api import Method, Target
 from ..plan import Plan
+from ..results.resume import folders
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..calibration import Calibration
-    from ..models import CausalLM
+    from ..models.calibration import Calibration
+    from ..models.causal_lm import CausalLM
 
 
 class ShortenedLlama(Method, frozen=True, tag="shortened_llama"):
@@ -52,21 +52,21 @@ class ShortenedLlama(Method, frozen=True, tag="shortened_llama"):
     def scores(self, lm: CausalLM, calibration: Calibration) -> tuple[dict[int, float], float, int]:
         """Importance of every block, the noise of such a score, and the block-forwards spent."""
         if self.criterion == "ppl":
-            from ..models import perplexity_of
-            from ..stream import Stream, Thinning
+            from ..models.causal_lm import perplexity_of
+            from ..models.stream import Stream, Thinning
 
             stream = Stream(lm, calibration.windows())
             losses = Thinning(stream, budget=0).losses(range(len(lm.blocks)), keep=True)
             scores = {block: perplexity_of(loss) for block, loss in losses.items()}
-            noise = float(partial.part("noise", stream.noise))
+            noise = float(folders.part("noise", stream.noise))
             return scores, noise * perplexity_of(stream.dense_nll), stream.forwards
         if self.criterion == "magnitude":
             scores = {i: self._sum(weights) for i, weights in enumerate(_weights(lm))}
             return scores, _rounding(scores), 0
         windows = calibration.windows()
         # The sums behind a score are as large as the model, so only whole rounds are kept.
-        found = partial.part("round 1", lambda: self._taylor(lm, windows), of=2)
-        again = partial.part("round 2", lambda: self._taylor(lm, windows.flip(0), 1), of=2)
+        found = folders.part("round 1", lambda: self._taylor(lm, windows), of=2)
+        again = folders.part("round 2", lambda: self._taylor(lm, windows.flip(0), 1), of=2)
         scores = dict(enumerate(found))
         moved = max(abs(a - b) for a, b in zip(found, again, strict=True))
         return scores, max(moved, _rounding(scores)), 2 * len(lm.blocks) * len(windows)
@@ -98,7 +98,7 @@ def _gradients(
     """
     import torch
 
-    from ..models import BATCH_TOKENS, batches, nll_of
+    from ..models.causal_lm import BATCH_TOKENS, batches, nll_of
 
     groups = _weights(lm)
     flags = {parameter: parameter.requires_grad for parameter in lm.hf.parameters()}

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from .. import partial
 from ..api import Method, Target
 from ..plan import DropBlocks, Plan, Step
-from ..watching import say
+from ..progress import say
+from ..results.resume import folders
 
 if TYPE_CHECKING:
-    from ..calibration import Calibration
-    from ..models import CausalLM
+    from ..models.calibration import Calibration
+    from ..models.causal_lm import CausalLM
 
 
 class Sleb(Method, frozen=True, tag="sleb"):
@@ -35,7 +35,7 @@ class Sleb(Method, frozen=True, tag="sleb"):
 
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
         """Search greedily, one removal after the other."""
-        from ..stream import Stream, Thinning
+        from ..models.stream import Stream, Thinning
         from ._choosing import choice, removable
 
         count = target.block_count(lm)
@@ -43,11 +43,11 @@ class Sleb(Method, frozen=True, tag="sleb"):
         if not count:
             return Plan()
         stream = Stream(lm, calibration.windows(self.calibration_unit))
-        noise = float(partial.part("noise", stream.noise))
+        noise = float(folders.part("noise", stream.noise))
         thinning = Thinning(stream)
         removed: list[int] = []
         trace: list[Step] = []
-        kept = partial.steps()[:count]
+        kept = folders.steps()[:count]
         for step in range(count):
             say(f"removal {step + 1} of {count}")
             if step < len(kept):
@@ -59,7 +59,7 @@ class Sleb(Method, frozen=True, tag="sleb"):
                 before = stream.forwards
                 scores = thinning.losses(candidates)
                 chosen, made = choice(step, scores, noise, stream.forwards - before)
-                partial.keep_step(made, count)
+                folders.keep_step(made, count)
             trace.append(made)
             removed.append(chosen)
             thinning.remove(chosen)

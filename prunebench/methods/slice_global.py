@@ -16,8 +16,8 @@ from ..api import Count, Method, Target
 from ..plan import Plan
 
 if TYPE_CHECKING:
-    from ..calibration import Calibration
-    from ..models import CausalLM
+    from ..models.calibration import Calibration
+    from ..models.causal_lm import CausalLM
 
 
 class SliceGlobal(Method, frozen=True, tag="slice_global"):
@@ -29,7 +29,7 @@ class SliceGlobal(Method, frozen=True, tag="slice_global"):
 
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
         """Find the one rotation from a single pass of the dense model."""
-        from ..width import require_sliceable, width_for
+        from ..models.widths import require_sliceable, width_for
         from ._slicing import whole_model
 
         require_sliceable(lm, "global")

@@ -21,8 +21,8 @@ from ..api import Count, Method, Target
 from ..plan import Plan, Variant
 
 if TYPE_CHECKING:
-    from ..calibration import Calibration
-    from ..models import CausalLM
+    from ..models.calibration import Calibration
+    from ..models.causal_lm import CausalLM
 
 
 class SliceGPT(Method, frozen=True, tag="slicegpt"):
@@ -35,7 +35,7 @@ class SliceGPT(Method, frozen=True, tag="slicegpt"):
 
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
         """Find the rotations, stage after stage, each on the stream that is already cut."""
-        from ..width import require_sliceable, width_for
+        from ..models.widths import require_sliceable, width_for
         from ._slicing import per_block
 
         require_sliceable(lm, "block")

@@ -26,8 +26,8 @@ from ..api import Method, Target
 from ..plan import Formula, Plan
 
 if TYPE_CHECKING:
-    from ..calibration import Calibration
-    from ..models import CausalLM
+    from ..models.calibration import Calibration
+    from ..models.causal_lm import CausalLM
 
 
 class SlidingLayerMerging(Method, frozen=True, tag="sliding_layer_merging"):

@@ -30,8 +30,8 @@ from ..api import Count, Method, Target
 from ..plan import Plan
 
 if TYPE_CHECKING:
-    from ..calibration import Calibration
-    from ..models import CausalLM
+    from ..models.calibration import Calibration
+    from ..models.causal_lm import CausalLM
 
 Latency = Annotated[float, Meta(gt=0)]
 

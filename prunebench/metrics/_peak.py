@@ -14,7 +14,7 @@ def main() -> None:
     """Arguments: folder, device, dtype, batch, tokens, new tokens. Writes ``peak.json`` there."""
     folder, device, dtype, *shape = sys.argv[1:]
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    from ..timing import out_of_memory
+    from ..models.timing import out_of_memory
 
     try:
         used = _added(folder, device, dtype, *map(int, shape))
@@ -37,8 +37,8 @@ def _added(folder: str, device: str, dtype: str, batch: int, tokens: int, new: i
     """Bytes that loading and one round add: a forward with a cache, or a whole generation."""
     import torch
 
-    from ..loading import load_model
-    from ..timing import Shape, Timer
+    from ..models.loading import load_model
+    from ..models.timing import Shape, Timer
 
     before = _resident("VmRSS")
     lm = load_model(folder, dtype=dtype, device=device)

@@ -12,10 +12,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import trust
+from ..data import task_trust
+from ..data.datasets import task_folder
 from ..errors import PrunebenchError, PrunebenchWarning, did_you_mean
-from ..models import CausalLM
-from ..texts import task_folder
+from ..models.causal_lm import CausalLM
 
 if TYPE_CHECKING:
     from .accuracy import Accuracy
@@ -39,11 +39,11 @@ def answers(
     lm.require_tokenizer()
     folder = task_folder(metric.tasks_folder, tasks)
     if metric.tasks_folder is not None:
-        trust.check(Path(metric.tasks_folder))
+        task_trust.check(Path(metric.tasks_folder))
     _quieten()
     import lm_eval
 
-    from ..scoring import Scorer
+    from ..models.scoring import Scorer
 
     scorer = Scorer(lm, metric.batch_size)
     manager = _manager(folder)
@@ -84,8 +84,8 @@ def _templates(tasks_folder: str | None) -> Iterator[None]:
     from lm_eval import utils
 
     plain = utils.env
-    if tasks_folder is not None and not trust.trusted():
-        utils.env = trust.sandboxed()
+    if tasks_folder is not None and not task_trust.trusted():
+        utils.env = task_trust.sandboxed()
     try:
         yield
     finally:

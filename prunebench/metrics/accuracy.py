@@ -13,7 +13,7 @@ from ..errors import PrunebenchError, did_you_mean
 from ..record import Direction, Measurement, Tolerance
 
 if TYPE_CHECKING:
-    from ..models import CausalLM
+    from ..models.causal_lm import CausalLM
 
 
 class Answers(NamedTuple):

@@ -9,7 +9,7 @@ from ..api import Count, Metric
 from ..record import Direction, Measurement
 
 if TYPE_CHECKING:
-    from ..models import CausalLM
+    from ..models.causal_lm import CausalLM
 
 
 class Compute(Metric, frozen=True, tag="compute"):
@@ -46,7 +46,7 @@ def flops(lm: CausalLM, tokens: int) -> int:
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    from ..calibration import check_ids
+    from ..models.calibration import check_ids
 
     check_ids(torch.zeros((1, tokens), dtype=torch.long), lm)
     ghost = lm.ghost()

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from ..api import Count, Metric
-from ..partial import once
+from ..progress import say
 from ..record import Direction, Measurement, Tolerance
-from ..watching import say
+from ..results.resume.folders import once
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..models import CausalLM
+    from ..models.causal_lm import CausalLM
 
 
 class Divergence(Metric, frozen=True, tag="divergence"):
@@ -46,9 +46,9 @@ class Divergence(Metric, frozen=True, tag="divergence"):
         """``divergence/<text>``; nothing for the dense model itself."""
         if lm is dense:
             return
-        from ..calibration import evaluation_windows
-        from ..models import batches, halving
-        from ..texts import label
+        from ..data.datasets import label
+        from ..models.calibration import evaluation_windows
+        from ..models.causal_lm import batches, halving
 
         windows = evaluation_windows(
             self.dataset, lm, self.seqlen, self.nsamples, bos=self.bos, join=self.join

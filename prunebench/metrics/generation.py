@@ -11,7 +11,7 @@ from ..api import Count, Metric
 from ..record import Direction, Measurement, Tolerance
 
 if TYPE_CHECKING:
-    from ..models import CausalLM
+    from ..models.causal_lm import CausalLM
 
 
 class Generation(Metric, frozen=True, tag="generation"):

@@ -13,13 +13,13 @@ from msgspec.structs import replace
 
 from ..api import Count, Metric
 from ..errors import PrunebenchWarning
+from ..progress import say
 from ..record import Direction, Measurement, Tolerance
-from ..watching import say
 
 if TYPE_CHECKING:
-    from ..models import CausalLM
-    from ..nvml import Gpu
-    from ..timing import Round, Timer
+    from ..models.causal_lm import CausalLM
+    from ..models.timing import Round, Timer
+    from ..system.nvml import Gpu
 
 #: Which speedup a time is part of; the others are of the whole.
 _PHASE = {"ttft": "prefill", "tpot": "decode"}
@@ -71,8 +71,8 @@ class Latency(Metric, frozen=True, tag="latency"):
         """``latency/<backend>-<batch>x<prompt>+<new>/<what>``, *what* as in docs/latency.md."""
         import torch
 
-        from ..calibration import check_ids
-        from ..nvml import Gpu
+        from ..models.calibration import check_ids
+        from ..system.nvml import Gpu
 
         ids = torch.zeros((1, self.prompt_tokens + self.new_tokens), dtype=torch.long)
         check_ids(ids, dense)
@@ -101,7 +101,7 @@ class Latency(Metric, frozen=True, tag="latency"):
 
         import torch
 
-        from ..timing import out_of_memory
+        from ..models.timing import out_of_memory
 
         result: tuple[list[list[Round]], str] = [[] for _ in models], ""
         try:
@@ -123,7 +123,7 @@ class Latency(Metric, frozen=True, tag="latency"):
     ) -> tuple[list[list[Round]], str]:
         import time
 
-        from ..timing import Shape, Timer
+        from ..models.timing import Shape, Timer
 
         shape = Shape(self.batch_size, self.prompt_tokens, self.new_tokens)
         timers = [Timer(model, shape, self.backend) for model in models]

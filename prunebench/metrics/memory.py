@@ -19,7 +19,7 @@ from ..errors import PrunebenchError
 from ..record import Direction, Measurement, Tolerance
 
 if TYPE_CHECKING:
-    from ..models import CausalLM
+    from ..models.causal_lm import CausalLM
 
 MIB = 2**20
 
@@ -97,7 +97,7 @@ def peak(lm: CausalLM, batch: int, tokens: int, new_tokens: int) -> int | None:
         PrunebenchError: if that process fails.
     """
     with TemporaryDirectory() as folder:
-        from .. import export
+        from ..models import export
 
         export.write(lm, Path(folder))
         program = [sys.executable, "-m", "prunebench.metrics._peak", folder]

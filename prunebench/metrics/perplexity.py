@@ -11,7 +11,7 @@ from ..api import Count, Metric
 from ..record import Direction, Measurement, Tolerance
 
 if TYPE_CHECKING:
-    from ..models import CausalLM
+    from ..models.causal_lm import CausalLM
 
 
 class Perplexity(Metric, frozen=True, tag="perplexity"):
@@ -45,8 +45,8 @@ class Perplexity(Metric, frozen=True, tag="perplexity"):
 
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:  # noqa: ARG002
         """One measurement, ``perplexity/<text>``."""
-        from ..calibration import evaluation_windows
-        from ..texts import label
+        from ..data.datasets import label
+        from ..models.calibration import evaluation_windows
 
         windows = evaluation_windows(
             self.dataset,

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from msgspec import Meta
 
 from ..api import Count, Metric
-from ..partial import once
+from ..progress import say
 from ..record import Direction, Measurement, Tolerance
-from ..watching import say
+from ..results.resume.folders import once
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from ..models import CausalLM
+    from ..models.causal_lm import CausalLM
 
 
 class Repetition(Metric, frozen=True, tag="repetition"):
@@ -44,8 +44,8 @@ class Repetition(Metric, frozen=True, tag="repetition"):
 
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:  # noqa: ARG002
         """``repetition/ngrams`` and ``repetition/empty``."""
-        from ..calibration import check_ids, evaluation_windows
-        from ..models import batches, halving
+        from ..models.calibration import check_ids, evaluation_windows
+        from ..models.causal_lm import batches, halving
 
         total = self.prompt_tokens + self.new_tokens
         windows = evaluation_windows(

@@ -10,8 +10,8 @@ import argparse
 import json
 from pathlib import Path
 
-from prunebench import reference
-from prunebench.reference import world
+from .. import reference
+from . import world
 
 #: How many documents each shipped split has.
 COUNTS: dict[str, int] = {"validation": 400, "test": 1000, "calibration": 1000}

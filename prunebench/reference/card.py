@@ -19,9 +19,9 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from prunebench import reference
-from prunebench.reference import build, scores, world
-from prunebench.reference.lean import Lean
+from .. import reference
+from . import build, scores, world
+from .lean import Lean
 
 #: How long the windows are over which the perplexity is taken.
 WINDOW = 128

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from prunebench.reference import world
+from . import world
 
 #: Gives the logits of every position for a batch of ids.
 Forward = Callable[[Tensor], Tensor]
@@ -21,7 +21,7 @@ Forward = Callable[[Tensor], Tensor]
 
 def word_ids() -> dict[str, int]:
     """Maps every word, the special ones too, to its id, as the tokenizer does."""
-    from prunebench.reference.build import SPECIAL
+    from .build import SPECIAL
 
     return {word: index for index, word in enumerate((*SPECIAL, *world.VOCABULARY))}
 

@@ -24,10 +24,10 @@ from rich.console import Console
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from prunebench.reference import build, scores, world
-from prunebench.reference.grow import carry_moments, deal, grow
-from prunebench.reference.lean import Lean, Objective
-from prunebench.reference.muon import Muon
+from . import build, scores, world
+from .grow import carry_moments, deal, grow
+from .lean import Lean, Objective
+from .muon import Muon
 
 
 @dataclass(frozen=True)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..explain import FRACTIONS
-from ..report import number
-from ..verdict import Finding
+from ..verdicts.verdict import Finding
+from .explain import FRACTIONS
+from .sentences import number
 
 #: The smallest p-value that is told: nobody's decision hangs on a smaller one.
 LEAST = 0.0001

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from conftest import FAMILIES, oracle_of
+from prunebench.models.causal_lm.timing import Round, Timer
 
 import prunebench
 from prunebench import Plan, PrunebenchError
@@ -15,8 +16,7 @@ from prunebench.errors import PrunebenchWarning, SearchError
 from prunebench.methods._sliding import Sliding
 from prunebench.methods.sliding_layer_merging import SlidingLayerMerging
 from prunebench.plan import DropSublayers, MergeBlocks, name
-from prunebench.timing import Round, Timer
-from prunebench.tools import tensor
+from prunebench.runs.functional import tensor
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 

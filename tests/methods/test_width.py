@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import FAMILIES, oracle_of
+from prunebench.models.causal_lm.rotation import STAGE
+from prunebench.models.causal_lm.widths import parameter_count, reachable
 
 import prunebench
 from prunebench import PrunebenchError
-from prunebench.rotation import STAGE
-from prunebench.width import parameter_count, reachable
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 RATIOS = (0.125, 0.25, 0.375, 0.5, 0.75)
@@ -85,7 +85,7 @@ def test_fusing_alone_is_what_the_released_code_makes_of_it(variant: str, oracle
     )
     assert plan.edits[0].widths[0] == 127  # a slice of nothing is rounded down, too
     from prunebench.methods._slicing import per_block
-    from prunebench.tools import tensor
+    from prunebench.runs.functional import tensor
 
     whole = prunebench.apply(lm.share(), per_block(lm, tensor(ids["calib"]), 128, variant))
     assert prunebench.perplexity(whole, ids["eval"]) == pytest.approx(theirs["ppl"], rel=1e-6)

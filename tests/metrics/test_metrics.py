@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import FAMILIES
 from msgspec.structs import replace
+from prunebench.models.causal_lm.calibration import evaluation_windows
 
 import prunebench
 from prunebench import (
@@ -21,7 +22,6 @@ from prunebench import (
     load_model,
     reference,
 )
-from prunebench.calibration import evaluation_windows
 from prunebench.metrics.accuracy import Accuracy, _choice, _scores
 from prunebench.metrics.divergence import Divergence
 from prunebench.metrics.generation import Generation

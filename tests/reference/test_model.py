@@ -14,7 +14,12 @@ from safetensors import safe_open
 from transformers import AutoTokenizer, LlamaForCausalLM
 
 from prunebench import reference
-from prunebench.reference import build, card, scores, world
+from prunebench.reference import (
+    build,
+    card,
+    scores,
+    world,
+)
 
 
 @pytest.fixture(scope="module")

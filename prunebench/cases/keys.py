@@ -1,0 +1,305 @@
+"""What may stand in a case file: its keys, the check of them, and the JSON Schema for editors."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import reduce
+from itertools import islice
+from operator import or_
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import msgspec
+from msgspec import Meta, Struct
+
+from .. import registry
+from ..api import (
+    Count,
+    Fraction,
+    Method,
+    tag,
+)
+from ..case import CalibrationSpec, ModelSpec, Needs
+from ..data import datasets, task_trust
+from ..errors import PrunebenchError, did_you_mean
+from ..record import Tolerance
+from ..verdicts import fail_on as gating
+from . import validation
+from .validation import Where, found
+
+Seed = Annotated[int, Meta(ge=0)]
+
+
+class CalibrationKeys(CalibrationSpec, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Calibration as a case file has it: several seeds make a case each, and an interval."""
+
+    seed: Seed | Annotated[list[Seed], Meta(min_length=1)] = 0  # type: ignore[assignment]
+
+
+#: Keys that shape the file and stand in no single case.
+SHAPING = ("extends", "defaults", "matrix", "include", "exclude")
+
+Data = dict[str, Any]
+
+FailOn = Annotated[
+    str,
+    Meta(
+        description="An outcome, or a condition that fails the run where it holds.",
+        examples=["worse", "accuracy/recovery < 0.95", "accuracy/mean: drop > 1pp and p < 0.01"],
+    ),
+]
+
+
+class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """The keys of a case file. Only ``model``, ``method`` and ``metrics`` must end up given."""
+
+    protocol: str | None = None
+    extends: str | None = None
+    defaults: dict[str, Any] | None = None
+    model: ModelSpec | None = None
+    method: dict[str, Any] | None = None
+    sparsity: Fraction | None = None
+    blocks: Count | None = None
+    sublayers: Count | None = None
+    slicing: Fraction | None = None
+    calibration: CalibrationKeys | None = None
+    metrics: list[dict[str, Any]] | None = None
+    tolerance: dict[str, Tolerance] | None = None
+    published: Tolerance | None = None
+    alpha: Annotated[float, Meta(gt=0, le=0.5)] | None = None
+    fail_on: list[FailOn] | None = None
+    marks: list[Annotated[str, Meta(pattern=r"^[A-Za-z_]\w*$")]] | None = None
+    needs: Needs | None = None
+    matrix: dict[str, list[Any]] | None = None
+    include: list[dict[str, Any]] | None = None
+    exclude: list[dict[str, Any]] | None = None
+
+
+def check_keys(data: Data, where: Where) -> Iterator[tuple[Where, str]]:
+    """Every problem of the keys of a case file, or of a part of one."""
+    plain = {k: v for k, v in data.items() if k not in ("method", "metrics", "fail_on", "_label")}
+    yield from validation.problems(plain, CaseFile, where)
+    yield from _check_fail_on(data.get("fail_on"), (*where, "fail_on"))
+    if data.get("method") is not None:
+        yield from _check_plugin(data["method"], "method", (*where, "method"))
+    metrics = data.get("metrics")
+    if isinstance(metrics, list):
+        for i, item in enumerate(metrics):
+            yield from _check_plugin(item, "metric", (*where, "metrics", i))
+        if not metrics:
+            yield (*where, "metrics"), "found an empty list, expected at least one metric"
+    elif metrics is not None:
+        yield (*where, "metrics"), f"found {found(metrics)}, expected a list"
+    yield from _check_parts(data, where)
+
+
+def _check_parts(data: Data, where: Where) -> Iterator[tuple[Where, str]]:
+    """The keys inside matrix, include, exclude and defaults are case keys again."""
+    matrix = data.get("matrix")
+    for key, values in matrix.items() if isinstance(matrix, dict) else ():
+        spot = (*where, "matrix", key)
+        if key in SHAPING:
+            yield spot, f"{key!r} cannot vary; a matrix takes keys of a single case"
+        elif key not in CaseFile.__struct_fields__:
+            known = set(CaseFile.__struct_fields__) - set(SHAPING)
+            yield spot, f"unknown key {key!r}; {did_you_mean(key, known)}"
+        elif isinstance(values, list):
+            if not values:
+                yield spot, "found an empty list, expected at least one value"
+            for i, value in enumerate(values):
+                for inner, message in check_keys({key: value}, ()):
+                    yield (*spot, i, *inner[1:]), message
+    for part in ("include", "exclude"):
+        items = data.get(part)
+        for i, item in enumerate(items if isinstance(items, list) else ()):
+            if not isinstance(item, dict):
+                continue
+            spot = (*where, part, i)
+            for key in SHAPING:
+                if key in item:
+                    yield (*spot, key), f"{key!r} cannot stand inside {part!r}"
+            axes = matrix if isinstance(matrix, dict) else {}
+            for key in item if part == "exclude" else ():
+                if key not in axes:
+                    hint = did_you_mean(str(key), axes)
+                    yield (*spot, key), f"{key!r} is no axis of the matrix; {hint}"
+            for inner, number in numbers_in(item) if part == "exclude" else ():
+                if not math.isfinite(number):
+                    yield (*spot, *inner), f"found {number}, expected a finite number"
+            if part == "include":
+                yield from check_keys({k: v for k, v in item.items() if k not in SHAPING}, spot)
+    if isinstance(data.get("defaults"), dict):
+        for key in ("extends", "defaults"):
+            if key in data["defaults"]:
+                yield (*where, "defaults", key), f"{key!r} cannot stand inside 'defaults'"
+        yield from check_keys(data["defaults"], (*where, "defaults"))
+
+
+def _check_fail_on(items: Any, where: Where) -> Iterator[tuple[Where, str]]:
+    if items is None:
+        return
+    if not isinstance(items, list):
+        yield where, f"found {found(items)}, expected a list"
+        return
+    for i, item in enumerate(items):
+        if isinstance(item, dict):
+            # YAML's reading of a colon and a blank, which a condition may have.
+            yield (*where, i), "found a mapping, expected text: put the condition in quotes"
+        elif not isinstance(item, str):
+            yield (*where, i), f"found {found(item)}, expected text"
+        else:
+            try:
+                gating.read(item)
+            except PrunebenchError as error:
+                yield (*where, i), str(error)
+
+
+def _check_plugin(data: Any, kind: str, where: Where) -> Iterator[tuple[Where, str]]:
+    if not isinstance(data, dict):
+        yield where, f"found {found(data)}, expected a mapping with 'name'"
+        return
+    name = data.get("name")
+    if not isinstance(name, str) and name is not None:
+        # YAML 1.1 reads no, off, yes and on as truth values.
+        yield (*where, "name"), f"found {found(name)}, expected the name of a {kind}"
+        return
+    if name is None:
+        known = ", ".join(registry.names(f"{kind}s"))
+        yield where, f"missing key 'name' of a {kind}; allowed: {known}"
+        return
+    try:
+        cls = registry.method(name) if kind == "method" else registry.metric(name)
+    except PrunebenchError as error:
+        yield (*where, "name"), str(error)
+        return
+    yield from validation.problems(data, cls, where)
+
+
+def is_path(text: object) -> bool:
+    """Whether *text* names a file or folder rather than something known by name."""
+    return isinstance(text, str) and text.startswith((".", "/"))
+
+
+def texts_in(value: Any) -> Iterator[tuple[Where, str]]:
+    """Every text in *value* with its place."""
+    return ((where, leaf) for where, leaf in _leaves(value, ()) if isinstance(leaf, str))
+
+
+def numbers_in(value: Any) -> Iterator[tuple[Where, float]]:
+    """Every number with a point in *value*, with its place."""
+    return ((where, leaf) for where, leaf in _leaves(value, ()) if isinstance(leaf, float))
+
+
+def _leaves(value: Any, where: Where) -> Iterator[tuple[Where, Any]]:
+    if isinstance(value, dict | list):
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        for key, item in items:
+            yield from _leaves(item, (*where, key))
+    elif where:
+        yield where, value
+
+
+def check_names(data: Data, folder: Path) -> Iterator[tuple[Where, str]]:
+    """Every folder, text and data set that is named but not there; paths relative to *folder*."""
+    for where, text in texts_in(data):
+        if where[-2:] == ("model", "id") and not text.strip():
+            yield where, "found an empty text, expected a model's folder or hub id"
+        elif where[-2:] == ("model", "id") and is_path(text):
+            yield from _check_model(where, text, folder)
+        elif where[-1] == "dataset" and is_path(text):
+            if not _is(Path.is_file, folder / text):
+                yield where, f"no such text file: {text!r}"
+        elif where[-2:] == ("method", "checkpoint") and is_path(text):
+            yield from _check_model(where, text, folder)
+        elif where[-2:] == ("method", "plan") and not _is(Path.is_file, folder / text):
+            yield where, f"no such plan file: {text!r}"
+        elif where[-1] == "dataset" and text == datasets.RANDOM and "calibration" not in where:
+            yield where, f"found {text!r}, which is for calibration: nothing can be scored on it"
+        elif where[-1] == "dataset" and text not in datasets.NAMES:
+            hint = did_you_mean(text, datasets.NAMES)
+            yield where, f"unknown dataset {text!r}; {hint}, or a path that starts with . or /"
+        elif where[-1] == "tasks_folder" and not _is(Path.is_dir, folder / text):
+            yield where, f"no such task folder: {text!r}"
+        elif where[-1] == "tasks_folder":
+            for problem in islice(task_trust.problems(folder / text), 3):
+                yield where, problem
+
+
+def _check_model(where: Where, text: str, folder: Path) -> Iterator[tuple[Where, str]]:
+    if not _is(Path.is_dir, folder / text):
+        yield where, f"no such model folder: {text!r}"
+    elif not _is(Path.is_file, folder / text / "config.json"):
+        yield where, f"model folder {text!r} has no config.json"
+
+
+def _is(test: Callable[[Path], bool], path: Path) -> bool:
+    """Whether *test* holds of *path*; no file has a name that is too long or has a null byte."""
+    try:
+        return test(path)
+    except (OSError, ValueError):
+        return False
+
+
+#: The amounts that a method takes, by what it counts.
+TAKEN = {
+    "none": (),
+    "given": (),
+    "blocks": ("sparsity", "blocks"),
+    "sublayers": ("sparsity", "sublayers"),
+    "width": ("sparsity", "slicing"),
+}
+
+
+def amount_problem(method: Method, amounts: Sequence[str]) -> str | None:
+    """What is wrong with the amounts given for a method, or None."""
+    name = tag(method)
+    if method.unit not in TAKEN:
+        return f"{name}: its class says unit {method.unit!r}; {did_you_mean(method.unit, TAKEN)}"
+    allowed = TAKEN[method.unit]
+    wrong = [amount for amount in amounts if amount not in allowed]
+    if wrong and not allowed:
+        what = "removes nothing" if method.unit == "none" else "takes what it is given"
+        return f"{name} {what}; leave out {wrong[0]!r}"
+    if wrong:
+        return f"{name} takes {' or '.join(map(repr, allowed))}, not {wrong[0]!r}"
+    if allowed and len(amounts) != 1 and not (method.sized and not amounts):
+        had = ", ".join(amounts) or "none"
+        other = f", or the option {method.sizing}" if method.sizing and not amounts else ""
+        return f"give exactly one of {', '.join(allowed)} for {name}{other}; found {had}"
+    return None
+
+
+def build_method(name: str, options: Data) -> Method:
+    """The method called *name* with *options*, checked as in a case file.
+
+    Raises:
+        PrunebenchError: with every problem, a line each.
+    """
+    cls = registry.method(name)
+    if "name" in options:
+        raise PrunebenchError(f"{name}: name: found {options['name']!r}; a name is no option")
+    data = {"name": name, **options}
+    lines = [f"{name}: {'.'.join(map(str, w))}: {m}" for w, m in validation.problems(data, cls)]
+    if lines:
+        raise PrunebenchError("\n".join(lines))
+    try:
+        return msgspec.convert(data, cls)
+    except msgspec.ValidationError as error:
+        raise PrunebenchError(str(error)) from None
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON Schema of a case file with the built-in methods and metrics, for editors."""
+    methods = reduce(or_, map(registry.method, registry.files("methods")))
+    metrics = reduce(or_, map(registry.metric, registry.files("metrics")))
+    (top, method, metric), parts = msgspec.json.schema_components(
+        [CaseFile, methods, metrics], ref_template="#/$defs/{name}"
+    )
+    keys = parts[top["$ref"].rpartition("/")[2]]["properties"]
+    keys["method"] = method
+    keys["metrics"] = {"type": "array", "items": metric, "minItems": 1}
+    draft = "https://json-schema.org/draft/2020-12/schema"
+    whole = {"$schema": draft, "title": "prunebench case file", **top, "$defs": parts}
+    return cast("dict[str, Any]", json.loads(msgspec.json.encode(whole)))

@@ -1,0 +1,201 @@
+"""What a model card of a pruned checkpoint says, as plain data; ``card_text`` writes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from statistics import NormalDist
+from typing import Any
+
+from msgspec import Struct
+
+from ..case import AMOUNTS
+from ..plan import AnyEdit
+from ..record import Measurement, Record
+from ..reports.sentences import number
+from ..results import provenance
+from ..results.baselines import published
+from ..verdicts import seeds
+
+
+class Base(Struct, frozen=True):
+    """The dense model: what to call it, its id on the hub if it has one, and its licence."""
+
+    shown: str
+    hub_id: str = ""
+    revision: str = ""
+    licence: Mapping[str, str] = {}
+
+
+class Score(Struct, frozen=True):
+    """A line of the table of numbers, each already in words; *half* is of a 95 % interval."""
+
+    metric: str
+    dense: str
+    pruned: str
+    half: str = ""
+    over: str = ""
+
+
+class Paper(Struct, frozen=True):
+    """A published number beside ours."""
+
+    metric: str
+    theirs: str
+    ours: str
+    source: str
+
+
+class Card(Struct, frozen=True):
+    """What a card says.
+
+    *case* is the question as a case file has it, *about* says how the numbers were made, *facts*
+    are lines of provenance. *code* says that the checkpoint carries a model file of its own.
+    """
+
+    base: Base
+    method: str
+    plan: tuple[AnyEdit, ...]
+    parameters: int
+    dense_parameters: int
+    case: Mapping[str, Any]
+    command: str
+    code: bool
+    dtype: str
+    scores: Sequence[Score] = ()
+    papers: Sequence[Paper] = ()
+    about: Sequence[str] = ()
+    facts: Sequence[str] = ()
+    record: Record | None = None
+
+    @property
+    def sparsity(self) -> float:
+        """The fraction of the dense model's parameters that is gone."""
+        return (self.dense_parameters - self.parameters) / self.dense_parameters
+
+    @property
+    def title(self) -> str:
+        """``org/model pruned by sleb, 20.1 % of its parameters gone``."""
+        return (
+            f"{self.base.shown} pruned by {self.method}, {self.sparsity:.1%} of its parameters gone"
+        )
+
+
+def case_file(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """A question as a case file asks it."""
+    amount = asked.get("amount") or {}
+    parts: dict[str, Any] = {key: asked.get(key) for key in ("protocol", "model", "method")}
+    parts |= {key: amount[key] for key in AMOUNTS if amount.get(key) is not None}
+    parts |= {key: asked.get(key) for key in ("calibration", "metrics")}
+    return {key: value for key, value in parts.items() if value is not None}
+
+
+def of_record(
+    record: Record,
+    base: Base,
+    *,
+    code: bool,
+    dense: Record | None = None,
+    rows: Sequence[published.Row] = (),
+    dtype: str = "",
+) -> Card:
+    """The card of what *record* measured.
+
+    Args:
+        record: the pruned model's.
+        base: the dense model.
+        code: whether the checkpoint carries a model file of its own.
+        dense: the dense model's record, measured by the same protocol.
+        rows: the papers' numbers about this record.
+        dtype: what the checkpoint's weights are saved in.
+    """
+    asked = record.asked
+    case = case_file(asked)
+    if isinstance(model := case.get("model"), dict) and not base.hub_id:
+        case["model"] = {**model, "id": base.shown}  # a folder's name, not where it lies
+    return Card(
+        base=base,
+        method=str((asked.get("method") or {}).get("name", "")),
+        plan=record.plan,
+        parameters=record.parameters,
+        dense_parameters=record.dense_parameters,
+        case=case,
+        command="prunebench run case.yaml  # the above",
+        code=code,
+        dtype=dtype or record.provenance.dtype,
+        scores=tuple(_scores(record, dense)),
+        papers=tuple(_papers(record, rows)),
+        about=tuple(_about(record, dense, dtype or record.provenance.dtype)),
+        facts=tuple(_facts(record)),
+        record=record,
+    )
+
+
+def half_width(measurement: Measurement, record: Record) -> float:
+    """Half of a 95 % interval: how far other questions of the kind would move it; 0 if unknown."""
+    if measurement.varies:
+        return 0.0  # its samples are rounds, not questions
+    return NormalDist().inv_cdf(0.975) * seeds.standard_error(measurement, record)
+
+
+def _scores(record: Record, dense: Record | None) -> Iterator[Score]:
+    for m in record.measurements:
+        other = dense.find(m.metric) if dense else None
+        half = half_width(m, record)
+        yield Score(
+            metric=f"{m.metric} ({m.unit})" if m.unit else m.metric,
+            dense=_value(other) if other else "",
+            pruned=_value(m),
+            half=number(half) if half else "",
+            over=f"{len(m.samples):,} {_samples(m)}" if m.samples else "",
+        )
+
+
+def _value(measurement: Measurement) -> str:
+    if measurement.value is None:
+        return measurement.note or "not finite"
+    return number(measurement.value)
+
+
+def _samples(measurement: Measurement) -> str:
+    if measurement.varies:
+        return "rounds"
+    kinds = {"perplexity": "windows", "divergence": "windows", "repetition": "prompts"}
+    return kinds.get(measurement.family, "questions")
+
+
+def _papers(record: Record, rows: Sequence[published.Row]) -> Iterator[Paper]:
+    for row in published.compared(record, rows):
+        ours = record.find(row.metric)
+        if ours is not None:
+            source = f"{row.credit}, {row.where}"
+            if ours.varies and row.hardware:
+                source += f", on {row.hardware}"
+            yield Paper(row.metric, number(row.value), _value(ours), source)
+
+
+def _about(record: Record, dense: Record | None, dtype: str) -> Iterator[str]:
+    protocol = record.asked.get("protocol")
+    yield f"Protocol: {protocol}." if protocol else "Measured by no named protocol: see the case."
+    weights = f", weights in {dtype}" if dtype else ""
+    yield f"Measured on {record.environment.device}{weights}."
+    if any(half_width(m, record) for m in record.measurements):
+        yield "± is half of a 95 % interval over the questions or windows of the same kind."
+    if any(_alike(m) for m in record.measurements):
+        yield "Where every answer is the same, these cannot tell how far others would differ."
+    if dense is None:
+        yield "No record of the dense model by the same protocol was at hand."
+    elif dense.environment.device != record.environment.device:
+        yield f"The dense model was measured on {dense.environment.device}."
+    if any(m.varies for m in record.measurements):
+        yield "Times and memory are this device's; a speedup is dense time / pruned time."
+
+
+def _alike(measurement: Measurement) -> bool:
+    return len(set(measurement.samples)) == 1 and not measurement.varies
+
+
+def _facts(record: Record) -> Iterator[str]:
+    """Provenance without what is the author's own: command line, host and settings."""
+    private = ("command:", "host:", "settings:", "model:")
+    yield from (f for f in provenance.told(record) if not f.startswith(private))
+    yield f"dense weights: {record.model_hash}"

@@ -1,0 +1,213 @@
+"""Prunes one model from loading to checkpoint: what ``prunebench prune`` does."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from .. import reference
+from ..api import Method, Target
+from ..case import CalibrationSpec
+from ..errors import PrunebenchError
+from ..models import export, modeling
+from ..models.calibration import Calibration, check_ids
+from ..models.causal_lm import CausalLM
+from ..models.loading import load_model
+from ..models.surgery import apply
+from ..plan import AnyEdit, Plan, Step
+from ..reports.sentences import number
+from ..runs import functional
+from ..system import files
+from . import card_text, dense_card
+from .card import Card, Score
+
+#: No vocabulary has as many tokens.
+MAX_TOKEN = 2**31
+
+
+class Perplexities(Struct, frozen=True):
+    """Perplexity on the evaluation ids; *after_each_step* for methods that go step by step."""
+
+    dense: float
+    pruned: float
+    after_each_step: list[float] | None = None
+
+
+class Pruned(Struct, frozen=True):
+    """What came of it, as ``--json`` writes it; *tensors* go into files beside that."""
+
+    method: Method
+    model: str
+    parameters: int
+    dense_parameters: int
+    sparsity: float
+    plan: tuple[AnyEdit, ...]
+    trace: tuple[Step, ...]
+    perplexity: Perplexities | None
+    tensors: Any = None
+
+
+class UnsavedError(PrunebenchError):
+    """The checkpoint could not be kept; *pruned*, which may have taken hours, is there."""
+
+    def __init__(self, message: str, pruned: Pruned) -> None:
+        super().__init__(message)
+        self.pruned = pruned
+
+
+def prune(
+    model: str,
+    method: Method,
+    target: Target,
+    *,
+    calibration_ids: Path | None = None,
+    eval_ids: Path | None = None,
+    output: Path | None = None,
+    dtype: str = "float32",
+    device: str = "cpu",
+) -> Pruned:
+    """Load *model*, choose, apply, and evaluate or save where asked.
+
+    Args:
+        model: a folder or hub id.
+        method: the method with its options.
+        target: how much is to go.
+        calibration_ids: JSON file of token windows; by default WikiText-2, or TinyWorld's own
+            calibration split for the reference model.
+        eval_ids: JSON file of token windows; without it nothing is evaluated.
+        output: where to save the pruned checkpoint.
+        dtype: as in a case file.
+        device: a torch device.
+
+    Raises:
+        PrunebenchError: if anything given does not fit; nothing is then written.
+        UnsavedError: if that shows only when the checkpoint is written.
+    """
+    if output is not None:
+        export.require_free(output)  # hours of search are not to end with this
+    given = _read_ids(calibration_ids) if calibration_ids else None
+    evaluated = functional.tensor(_read_ids(eval_ids)) if eval_ids else None
+    lm = load_model(model, dtype=dtype, device=device)
+    if evaluated is not None:
+        check_ids(evaluated, lm)
+    if given is not None:
+        calibration = Calibration.of_ids(functional.tensor(given), lm)
+    else:
+        calibration = Calibration(_default_calibration(model), lm)
+    plan = method.choose(lm, calibration, target)
+    pruned = apply(lm.share(), plan)
+    perplexity = None
+    if evaluated is not None:
+        perplexity = Perplexities(
+            dense=functional.perplexity(lm, evaluated),
+            pruned=functional.perplexity(pruned, evaluated),
+            after_each_step=_after_each(lm, plan, evaluated) if method.stepwise else None,
+        )
+    parameters, dense_parameters = pruned.num_parameters, lm.num_parameters
+    result = Pruned(
+        method=method,
+        model=model,
+        parameters=parameters,
+        dense_parameters=dense_parameters,
+        sparsity=1 - parameters / dense_parameters,
+        plan=plan.edits,
+        trace=plan.trace,
+        perplexity=perplexity,
+        tensors=plan.tensors,
+    )
+    if output is not None:
+        told = to_json(result)
+        about = {k: v for k, v in told.items() if k != "trace"}
+        windows = None if evaluated is None else (len(evaluated), len(evaluated[0]))
+        card = _card(result, pruned, target, calibration.spec if given is None else None, windows)
+        try:
+            export.save(pruned, output, about, {"README.md": card_text.render(card).encode()})
+        except PrunebenchError as error:
+            raise UnsavedError(str(error), result) from error
+    return result
+
+
+def to_json(pruned: Pruned) -> dict[str, Any]:
+    """The result as JSON data; a perplexity per step only where there is one."""
+    data: dict[str, Any] = msgspec.to_builtins(replace(pruned, tensors=None))
+    del data["tensors"]
+    if data["perplexity"] and data["perplexity"]["after_each_step"] is None:
+        del data["perplexity"]["after_each_step"]
+    return data
+
+
+def _card(
+    result: Pruned,
+    pruned: CausalLM,
+    target: Target,
+    calibration: CalibrationSpec | None,
+    windows: tuple[int, int] | None,
+) -> Card:
+    """The model card of what was pruned; *calibration* is None where token ids were given."""
+    base = dense_card.read(result.model)
+    dtype = str(pruned.hf.dtype).removeprefix("torch.")
+    amount = msgspec.to_builtins(target)
+    method = msgspec.to_builtins(result.method)
+    name = str(method["name"])
+    case: dict[str, Any] = {"model": {"id": base.shown, "dtype": dtype}, "method": method, **amount}
+    words = ["prunebench", "prune", base.shown, "--method", name]
+    options = {k: v if isinstance(v, str) else json.dumps(v) for k, v in method.items()}
+    words += [w for k, v in options.items() if k != "name" for w in ("--option", f"{k}={v}")]
+    words += [w for key, value in amount.items() for w in (f"--{key}", str(value))]
+    words += ["--dtype", dtype, "--output", "DIR"]
+    if result.method.calibrated and calibration is not None:
+        case["calibration"] = msgspec.to_builtins(calibration)
+    elif result.method.calibrated:
+        words += ["--calibration-ids", "FILE.json"]
+    scores, about = [], []
+    if windows is not None and (ppl := result.perplexity) is not None:
+        count, length = windows
+        over = f"{count:,} windows of {length:,} tokens"
+        scores.append(Score("perplexity", number(ppl.dense), number(ppl.pruned), over=over))
+        about.append("On token ids of the author's own, in float32; no named protocol.")
+    return Card(
+        base=base,
+        method=name,
+        plan=result.plan,
+        parameters=result.parameters,
+        dense_parameters=result.dense_parameters,
+        case=case,
+        command=shlex.join(words),
+        code=bool(modeling.spec_of(pruned.hf)),
+        dtype=dtype,
+        scores=scores,
+        about=about,
+    )
+
+
+def _after_each(lm: CausalLM, plan: Plan, ids: Any) -> list[float]:
+    return [
+        functional.perplexity(apply(lm.share(), plan.prefix(size)), ids)
+        for size in range(1, plan.size + 1)
+    ]
+
+
+def _default_calibration(model: str) -> CalibrationSpec:
+    if model == reference.MODEL_ID:
+        return CalibrationSpec(dataset="tinyworld", seqlen=128)
+    return CalibrationSpec()
+
+
+def _read_ids(path: Path) -> list[list[int]]:
+    try:
+        windows = files.read_json(path, list[list[int]])
+    except PrunebenchError as error:
+        raise PrunebenchError(f"{error}; expected a list of lists of token ids") from None
+    if any(not 0 <= token < MAX_TOKEN for window in windows for token in window):
+        raise PrunebenchError(f"{path}: found a token id that is negative or beyond {MAX_TOKEN}")
+    lengths = sorted({len(window) for window in windows})
+    if len(lengths) != 1 or lengths[0] < 2:
+        found = "no windows" if not lengths else f"lengths {lengths[:5]}"
+        raise PrunebenchError(f"{path}: found {found}, expected equally long windows of 2 or more")
+    return windows

@@ -1,0 +1,190 @@
+"""Makes the checkpoint that a record is about, with its model card, ready to be shared."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+from msgspec.structs import replace
+
+from .. import registry
+from ..api import Method, Target
+from ..case import CalibrationSpec, Case, ModelSpec
+from ..errors import PrunebenchError
+from ..models import export, modeling
+from ..models.calibration import Calibration
+from ..models.causal_lm import CausalLM
+from ..models.loading import load_model
+from ..models.surgery import apply
+from ..models.tensors import Tensors
+from ..plan import (
+    LoadCheckpoint,
+    Plan,
+    RefitWeights,
+    SliceHidden,
+    bare,
+    describe,
+)
+from ..record import Record
+from ..results import answer_key
+from ..results.baselines.published import Row
+from ..verdicts.verdict import split_question
+from . import (
+    card,
+    card_metadata,
+    card_text,
+    dense_card,
+)
+from .card import Card
+
+T = TypeVar("T")
+
+
+def checkpoint(
+    record: Record,
+    folder: Path,
+    *,
+    case: Case | None = None,
+    dense: Record | None = None,
+    rows: Sequence[Row] = (),
+    beside: Iterable[Path] = (),
+    search_again: bool = False,
+    device: str = "cpu",
+) -> Card:
+    """Apply the plan of *record* to its dense model and save the result with a model card.
+
+    Nothing is searched, unless the plan names tensors that lie nowhere and *search_again* is given;
+    what that finds must be the recorded plan, bit for bit.
+
+    Args:
+        record: what was measured.
+        folder: where to; it must not be there yet, or be empty.
+        case: the case as it is defined now, which knows where relative paths lead to.
+        dense: the dense model's record by the same protocol (see *dense_record*).
+        rows: the papers' numbers.
+        beside: folders in which the plan's tensors may lie.
+        search_again: search for a plan whose tensors are gone.
+        device: where to load the model.
+
+    Raises:
+        PrunebenchError: if nothing was removed, the dense model is not the one that was measured,
+            the plan's tensors are missing, or the place is taken.
+    """
+    _require_plan(record)
+    export.require_free(folder)
+    if case is not None and {**case.asked, "metrics": 0} != {**record.asked, "metrics": 0}:
+        case = None  # it asks something else by now
+    spec = case.model if case else _convert(record, "model", ModelSpec)
+    if spec.weights is not None:
+        raise PrunebenchError(f"{record.case_id}: its weights are random ones")
+    _require_same(record, answer_key.model_hash(spec))
+    lm = load_model(spec.id, revision=spec.revision, dtype=spec.dtype, device=device)
+    _require_same(record, answer_key.model_hash(spec) or "")
+    plan = Plan(record.plan, record.trace, tensors=_tensors(record, beside))
+    if plan.tensors is None and _named(record):
+        if not search_again:
+            raise PrunebenchError(
+                f"{record.case_id}: the tensors of its plan are not kept with the record; "
+                f"--search-again makes them anew and checks that they are the same"
+            )
+        plan = replace(plan, tensors=_search(record, lm, case).tensors)
+    pruned = apply(lm, plan)
+    if pruned.num_parameters != record.parameters:
+        counts = f"{pruned.num_parameters:,} parameters, the record says {record.parameters:,}"
+        raise PrunebenchError(f"{record.case_id}: the pruned model has {counts}")
+    told = card.of_record(
+        record,
+        dense_card.read(spec.id, spec.revision, record.provenance.model_commit),
+        code=bool(modeling.spec_of(pruned.hf)),
+        dense=dense,
+        rows=rows,
+        dtype=str(pruned.hf.dtype).removeprefix("torch."),
+    )
+    extra = {"README.md": card_text.render(told).encode(), **card_metadata.benchmark_files(record)}
+    export.save(pruned, folder, {"case": told.case, "plan": record.plan}, extra)
+    return told
+
+
+def dense_record(record: Record, candidates: Iterable[Record]) -> Record | None:
+    """Of *candidates* the first of the same dense weights, with what it measured alike."""
+    _, mine = split_question(record.asked)
+    for other in candidates:
+        asked = other.asked
+        named = (asked.get("method") or {}).get("name")
+        alike = asked.get("protocol") == record.asked.get("protocol")
+        if named != "dense" or not alike or other.model_hash != record.model_hash:
+            continue
+        _, theirs = split_question(asked)
+        same = [m for m in other.measurements if mine.get(m.family) == theirs.get(m.family)]
+        if same:
+            return replace(other, measurements=tuple(same))
+    return None
+
+
+def _require_plan(record: Record) -> None:
+    if not record.plan:
+        raise PrunebenchError(f"{record.case_id}: nothing was removed from the model")
+    if any(isinstance(edit, LoadCheckpoint) for edit in record.plan):
+        raise PrunebenchError(
+            f"{record.case_id}: it measured somebody's checkpoint, which is one already"
+        )
+
+
+def _require_same(record: Record, found: str | None) -> None:
+    if found not in (None, record.model_hash):
+        raise PrunebenchError(
+            f"{record.case_id}: the dense model here ({(found or 'unknown')[:12]}) is not the one "
+            f"that was measured ({record.model_hash[:12]}); pin its revision, or run the case again"
+        )
+
+
+def _convert(record: Record, key: str, kind: type[T]) -> T:
+    try:
+        return msgspec.convert(record.asked.get(key) or {}, kind)
+    except msgspec.ValidationError as error:
+        raise PrunebenchError(f"{record.case_id}: damaged: asked: {key}: {error}") from None
+
+
+def _named(record: Record) -> list[str]:
+    return [e.tensors for e in record.plan if isinstance(e, RefitWeights | SliceHidden)]
+
+
+def _tensors(record: Record, beside: Iterable[Path]) -> Tensors | None:
+    """The tensors that the plan names, from the first folder that has them all; else None."""
+    names = _named(record)
+    if any(len(name) != 64 or not name.isalnum() for name in names):
+        raise PrunebenchError(f"{record.case_id}: damaged: its plan names tensors by no hash")
+    for folder in beside:
+        if names and all((folder / f"{name}.safetensors").is_file() for name in names):
+            found = Tensors()
+            for name in names:
+                found.load(folder, name)
+            return found
+    return None
+
+
+def _search(record: Record, lm: CausalLM, case: Case | None) -> Plan:
+    """The plan found anew, where it is the recorded one to the last bit of its tensors."""
+    if case is not None:
+        method, target, spec = case.method, case.target, case.calibration
+    else:
+        name = str((record.asked.get("method") or {}).get("name", ""))
+        if name not in registry.names("methods"):
+            raise PrunebenchError(f"{record.case_id}: there is no method {name!r} here")
+        kind: type[Method] = registry.method(name)
+        method = _convert(record, "method", kind)
+        target = _convert(record, "amount", Target)
+        spec = _convert(record, "calibration", CalibrationSpec)
+    found = method.choose(lm, Calibration(spec, lm), target)
+    if [bare(e) for e in found.edits] != [bare(e) for e in record.plan]:
+        now, was = describe(found.edits), describe(record.plan)
+        raise PrunebenchError(f"{record.case_id}: the search now finds {now}, it was {was}")
+    theirs = [e.tensors for e in found.edits if isinstance(e, RefitWeights | SliceHidden)]
+    if theirs != _named(record):
+        raise PrunebenchError(
+            f"{record.case_id}: the search finds the same plan with other tensors, as another "
+            f"machine's last bits are: run the case here first, so that what was measured is saved"
+        )
+    return found

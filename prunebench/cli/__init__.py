@@ -1,0 +1,5 @@
+"""The command line: the Typer app, its shared options, one file per command.
+
+A command reads options, calls one function of a lower room and prints what it returns; decisions,
+file formats and numbers do not belong here. May import every other package; nothing imports it.
+"""

@@ -1,0 +1,89 @@
+"""The command ``calibrate``: how much this machine's timings differ when nothing does."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ..api import Metric, tag
+from ..case import Case
+from ..errors import PrunebenchError
+from ..reports.progress_bar import Display
+from ..results import timing_noise
+from ..system.files import write_json
+from ..system.machine import before_torch
+from .options import (
+    DEFAULT_STORE,
+    Device,
+    JsonFile,
+    Keyword,
+    Paths,
+    Settings,
+    StoreDir,
+    chosen_cases,
+    tell,
+)
+
+if TYPE_CHECKING:
+    from ..runs.worker import Worker
+
+
+def calibrate(
+    paths: Paths = None,
+    keyword: Keyword = "",
+    settings: Settings = None,
+    device: Device = None,
+    repetitions: Annotated[
+        int, typer.Option(min=3, metavar="N", help="How often each timing is repeated.")
+    ] = 20,
+    json_file: JsonFile = None,
+    store: StoreDir = DEFAULT_STORE,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress display.")] = False,
+) -> None:
+    """Time each dense model beside itself, and keep the smallest effect to believe here.
+
+    Gates on this device then allow at least that much, whatever a case says.
+    """
+    timed = _timed(chosen_cases(paths, keyword, settings))
+    if not timed:
+        raise PrunebenchError("no case here measures latency: there is nothing to calibrate")
+    before_torch()
+    from ..results import answer_key
+    from ..runs.worker import Worker
+
+    effects: dict[str, dict[str, float]] = {}
+    with Display(len(timed), quiet=quiet) as display:
+        worker = Worker(device, display.step)
+        for case, metrics in timed:
+            found = _effects(worker, case, metrics, repetitions)
+            effects.setdefault(case.asked["model"]["id"], {}).update(found)
+            display.advance()
+    when = datetime.now(UTC).isoformat(timespec="seconds")
+    measured = timing_noise.Noise(answer_key.device_name(worker.device), when, repetitions, effects)
+    place = timing_noise.save(store, measured)
+    if json_file:
+        write_json(json_file, measured)
+    for model, own in effects.items():
+        for name, effect in own.items():
+            tell(f"{model}: {name}: believable from {effect:.2%} on")
+    tell(f"kept in {place}")
+
+
+def _timed(cases: list[Case]) -> list[tuple[Case, list[Metric]]]:
+    """A case of each model, with every kind of timing that its cases ask for."""
+    models: dict[object, tuple[Case, list[Metric]]] = {}
+    for case in cases:
+        _, metrics = models.setdefault(case.model, (case, []))
+        metrics += [m for m in case.metrics if tag(m) == "latency" and m not in metrics]
+    return [(case, metrics) for case, metrics in models.values() if metrics]
+
+
+def _effects(
+    worker: Worker, case: Case, metrics: list[Metric], repetitions: int
+) -> dict[str, float]:
+    found: dict[str, float] = {}
+    for metric in metrics:
+        found.update(timing_noise.effects(worker.repeated(case, metric, repetitions)))
+    return found

@@ -1,0 +1,66 @@
+"""``prunebench export CASE --checkpoint DIR``: the pruned model of a case, ready for the hub."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from ..errors import PrunebenchError
+from ..record import Record
+from ..results.baselines import published
+from ..results.baselines.files import Baselines
+from ..results.store import Store
+from ..system.machine import before_torch
+from .options import defined, one_case, tell
+
+
+def save_checkpoint(
+    case_id: str,
+    folder: Path,
+    baselines: Baselines,
+    store: Store,
+    *,
+    search_again: bool,
+    device: str,
+) -> None:
+    """Save what the case *case_id* measured to *folder*, and say where and how to share it.
+
+    Raises:
+        PrunebenchError: if there is no such record, or its checkpoint cannot be made.
+    """
+    known = {*store.case_ids(), *baselines.all_case_ids()}
+    found = one_case(case_id, sorted(known), "record or baseline")
+    record = store.latest(found) or baselines.load(found, "cpu")
+    if record is None:
+        raise PrunebenchError(f"the records of {found!r} are damaged; run it again")
+    case = defined([found]).get(found)
+    before_torch()
+    from ..checkpoints import publish
+
+    beside = [store.path(found, record.key or "x").parent, baselines.quality(found).parent]
+    rows = published.matching(record, published.rows(baselines.published))
+    dense = publish.dense_record(record, _dense(found, baselines, store, record.environment.device))
+    card = publish.checkpoint(
+        record,
+        folder,
+        case=case,
+        dense=dense,
+        rows=rows,
+        beside=beside,
+        search_again=search_again,
+        device=device,
+    )
+    tell(f"{folder}: {card.title}")
+    tell(f"not uploaded; read {folder / 'README.md'}, then: hf upload ORGANISATION/NAME {folder}")
+
+
+def _dense(case_id: str, baselines: Baselines, store: Store, device: str) -> Iterator[Record]:
+    """Records that may be the dense model's: of the same case file first."""
+    mine = case_id.rpartition("/")[0]
+    known = {*store.case_ids(), *baselines.case_ids()}
+    dense = [i for i in known if i.rpartition("/")[2].startswith("dense")]
+    for one in sorted(dense, key=lambda i: (i.rpartition("/")[0] != mine, i)):
+        with suppress(PrunebenchError):  # a damaged one is none; nothing here rests on it
+            if found := store.latest(one) or baselines.load(one, device):
+                yield found

@@ -1,0 +1,143 @@
+"""What a board is, and a board as plain data. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from ..record import Record
+from ..results.baselines import published
+from .ranking import Place
+from .row_values import Timing, Value
+
+
+class Row(Struct, frozen=True):
+    """A method at an amount; *records* are its seeds, the first of which has the plan shown.
+
+    *values* are by metric, *places* by the metric that ranks. *mark* says whose result it is where
+    it is not ours. *published* are the papers' numbers of the same protocol.
+    """
+
+    records: tuple[Record, ...]
+    method: str
+    options: dict[str, Any]
+    mark: str
+    sparsity: float
+    values: dict[str, Value]
+    timings: tuple[Timing, ...]
+    memory: Value | None
+    published: tuple[published.Row, ...]
+    places: dict[str, Place] = {}
+    group: int = 0
+
+    @property
+    def record(self) -> Record:
+        """The record of the first seed."""
+        return self.records[0]
+
+    @property
+    def dense(self) -> bool:
+        """Whether nothing was removed, and nothing asked to be."""
+        return self.method == "dense"
+
+    @property
+    def label(self) -> str:
+        """The method with its options that are not defaults: ``sleb (keep_first=2)``."""
+        return f"{self.method} ({', '.join(self.spoken)})" if self.options else self.method
+
+    @property
+    def spoken(self) -> list[str]:
+        """The options as ``name=value``."""
+        return [f"{k}={_plain(v)}" for k, v in self.options.items()]
+
+    @property
+    def amount(self) -> str:
+        """What was asked for: ``30 %``, ``4 blocks``, ``slicing 0.25``."""
+        return _amount(self.record.asked.get("amount") or {})
+
+
+class Board(Struct, frozen=True):
+    """The rows of one model under one protocol, from dense to sparse.
+
+    *metrics* are what was asked for of those that are ranked by, *rank_by* the measurements that
+    rank, the first of them before all. *groups* are the sparsities, from and to, of the rows that
+    are ranked together. *blocks* is how many the dense model has, as far as its plans show.
+    """
+
+    name: str
+    model: str
+    revision: str
+    model_hash: str
+    protocol: str
+    dtype: str
+    metrics: tuple[dict[str, Any], ...]
+    rank_by: tuple[str, ...]
+    rows: tuple[Row, ...]
+    groups: tuple[tuple[float, float], ...]
+    blocks: int
+    near: float
+    notes: tuple[str, ...]
+
+    @property
+    def made(self) -> str:
+        """When its newest record was made."""
+        return max(r.created for row in self.rows for r in row.records)
+
+    def measured(self, family: str) -> list[str]:
+        """The measurements of a metric that any row has, in the order of the first that does."""
+        found = dict.fromkeys(name for row in self.rows for name in row.values)
+        return [name for name in found if name.split("/")[0] == family]
+
+
+def _amount(amount: dict[str, Any]) -> str:
+    words = []
+    for key, value in amount.items():
+        if key == "sparsity" and isinstance(value, int | float):
+            words.append(f"{value * 100:g} %")
+        elif key in ("blocks", "sublayers"):
+            words.append(f"{value} {key}")
+        else:
+            words.append(f"{key} {value}")
+    return ", ".join(words)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def plain(board: Board) -> dict[str, Any]:
+    """A board as plain data, without samples: what is downloaded and printed as JSON."""
+    head = {k: getattr(board, k) for k in ("model", "revision", "model_hash", "protocol", "dtype")}
+    head |= {"metrics": board.metrics, "rank_by": board.rank_by, "groups": board.groups}
+    rows = []
+    for row in board.rows:
+        first = row.record
+        rows.append(
+            {
+                "case_id": first.case_id,
+                "method": row.method,
+                "options": row.options,
+                "mark": row.mark,
+                "amount": first.asked.get("amount") or {},
+                "sparsity": row.sparsity,
+                "seeds": len(row.records),
+                "places": row.places,
+                "values": row.values,
+                "timings": row.timings,
+                "memory": row.memory,
+                "cost": first.cost,
+                "plan": first.plan,
+                "published": [
+                    {"metric": p.metric, "value": p.value, "source": p.credit, "where": p.where}
+                    for p in row.published
+                ],
+                "created": first.created,
+                "commit": first.environment.commit,
+            }
+        )
+    data = {**head, "notes": board.notes, "made": board.made, "rows": rows}
+    return msgspec.to_builtins(data)  # type: ignore[no-any-return]

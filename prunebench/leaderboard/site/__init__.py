@@ -1,0 +1,82 @@
+"""Boards as a static site: plain files that work from a folder, offline and without a framework."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from ...errors import PrunebenchError
+from ...record import Record
+from ...results.resume import checksum_lines
+from ...system import files, transaction
+from ..board import Board, plain
+
+#: What an earlier build wrote; those files are removed when they are no longer built.
+MANIFEST = "manifest.json"
+STATIC = Path(__file__).parent / "static"
+
+
+def require_plots() -> None:
+    """Say how to get what the plots need, before anything is computed.
+
+    Raises:
+        PrunebenchError: if matplotlib is not installed.
+    """
+    if find_spec("matplotlib") is None:
+        raise PrunebenchError(
+            "--site: the plots need matplotlib: pip install 'prunebench[site]'; without --site the "
+            "boards are printed"
+        )
+
+
+def build(boards: Sequence[Board], records: Sequence[Record], title: str) -> dict[str, bytes]:
+    """The files of the site by their relative path; the same input gives the same bytes.
+
+    Args:
+        boards: what to show.
+        records: all that is known, older nights too, for the history of each case.
+        title: of the site.
+
+    Raises:
+        PrunebenchError: if matplotlib is not installed.
+    """
+    require_plots()
+    from . import downloads, pages
+
+    built = {f"static/{path.name}": path.read_bytes() for path in sorted(STATIC.iterdir())}
+    for path, text in pages.pages(boards, records, title).items():
+        built[path] = text.encode("utf-8", "backslashreplace")
+    for board in boards:
+        built[f"boards/{board.name}.json"] = files.as_json(plain(board))
+        built[f"boards/{board.name}.csv"] = downloads.table(board).encode()
+    return built
+
+
+def write(folder: Path, built: Mapping[str, bytes]) -> None:
+    """Write the site, and remove what only an earlier one had: all of it, or nothing.
+
+    Files that no site of ours had stay. One that was cut off in the middle is ended first.
+
+    Raises:
+        PrunebenchError: if *folder* has other files than a site of ours, or cannot be written.
+    """
+    with transaction.turn(folder) as ended:
+        if ended:
+            checksum_lines.tell(f"{folder}: a site that was cut off is ended")
+        gone = sorted(_older(folder) - set(built))
+        transaction.write(folder, {**built, MANIFEST: files.as_json(sorted(built))}, gone)
+
+
+def _older(folder: Path) -> set[str]:
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        if files.listed(folder):
+            raise PrunebenchError(f"{folder}: not empty and no site of ours; give another folder")
+        return set()
+    try:
+        names = json.loads(files.read(manifest))
+        return {name for name in names if isinstance(name, str) and files.is_name(name)}
+    except (ValueError, TypeError):
+        raise PrunebenchError(f"{manifest}: damaged; remove the folder") from None

@@ -1,0 +1,245 @@
+"""Rotates the residual stream and cuts it: what width pruning does to a model's weights.
+
+Every norm is first turned into a bare root mean square normalisation: its scale and shift move into
+the linear layers that read it, and, where it is a LayerNorm, its mean subtraction into all that
+write to the stream (Ashkboos et al., 2024, arXiv:2401.15024, section 3). Between two norms the
+stream may then be rotated, and cut to its first coordinates.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import PrunebenchError
+from ..plan import SliceHidden, Variant
+from . import modeling
+from .causal_lm import CausalLM
+
+#: The constant that the released code puts in every norm, whatever the model's own is.
+RELEASED_EPS = 1e-5
+
+#: The name of stage *i*'s rotation in a plan's tensors; a single one is stage 0.
+STAGE = "stage.{}"
+
+
+class Norms:
+    """How a model's norms are replaced: the dense width, and their constant.
+
+    Args:
+        lm: the dense model.
+        variant: *exact* keeps the function; *as_released* subtracts the mean of every embedding
+            row also where no norm does, and takes 1e-5 for every norm's constant.
+    """
+
+    def __init__(self, lm: CausalLM, variant: Variant) -> None:
+        self.width: int = lm.hf.config.hidden_size
+        final = _module(lm.hf, lm.family.final_norm)
+        if final is None:
+            raise PrunebenchError("this model has no final norm: its stream cannot be rotated")
+        self.layer_norm = isinstance(final, nn.LayerNorm)
+        self.offset = lm.family.offset_norm
+        self.centred_embeddings = self.layer_norm or variant == "as_released"
+        self.eps = RELEASED_EPS if variant == "as_released" else _eps(final)
+
+    def bare(self) -> modeling.Normalize:
+        """The norm that stays."""
+        return modeling.Normalize(self.width, self.eps)
+
+    def scale(self, norm: Any) -> Tensor | None:
+        """What a norm multiplies by, float64, (width,)."""
+        if norm.weight is None:
+            return None
+        weight: Tensor = norm.weight.detach().double()
+        return 1 + weight if self.offset else weight
+
+    def shift(self, norm: Any) -> Tensor | None:
+        """What a norm adds, float64, (width,)."""
+        bias = getattr(norm, "bias", None)
+        return None if bias is None else bias.detach().double()
+
+    def centre(self, rows: Tensor) -> Tensor:
+        """Written vectors, (..., width), without their mean where the norms subtract it."""
+        return rows - rows.mean(-1, keepdim=True) if self.layer_norm else rows
+
+
+def turn_block(
+    block: Any,
+    lm: CausalLM,
+    norms: Norms,
+    entering: Tensor | None,
+    middle: Tensor | None,
+    leaving: Tensor | None,
+) -> None:
+    """Fuse a block's norms into it and rotate what it reads and writes, in place.
+
+    Args:
+        block: a block of *lm*, or a copy of one.
+        lm: the model whose family it is.
+        norms: how the norms are replaced.
+        entering: rotation of the stream before the attention's norm, (width, kept), float64; None
+            leaves it as it is.
+        middle: the same before the MLP's norm.
+        leaving: the same after the block.
+    """
+    family = lm.family
+    modeling.adopt(block, family.model_type)
+    stages = ((entering, middle), (middle, leaving))
+    ends = ((family.attn_in, family.attn_out), (family.mlp_in, family.mlp_out))
+    shortcuts = ("attn_shortcut", "mlp_shortcut")
+    for half, (reads, writes), (before, after), shortcut in zip(
+        family.halves, ends, stages, shortcuts, strict=True
+    ):
+        norm = getattr(block, half[0])
+        for name in reads:
+            read_from(block.get_submodule(name), norms, norm, before)
+        write_to(block.get_submodule(writes), norms, after)
+        setattr(block, half[0], norms.bare())
+        if before is not None or after is not None:
+            weight = block.get_submodule(writes).weight
+            eye = torch.eye(norms.width, dtype=torch.float64, device=weight.device)
+            turned = (eye if before is None else before).T @ (eye if after is None else after)
+            modeling.replace(block, shortcut, turned.to(weight.dtype))
+
+
+def read_from(linear: Any, norms: Norms, norm: Any, rotation: Tensor | None, by: float = 1) -> None:
+    """Fuse *norm* into a linear layer that reads it, and turn its input; *by* scales the weight."""
+    weight = linear.weight.detach().double()
+    bias = None if linear.bias is None else linear.bias.detach().double()
+    if (shift := norms.shift(norm)) is not None:
+        bias = weight @ shift + (0 if bias is None else bias)
+    if (scale := norms.scale(norm)) is not None:
+        weight = weight * scale
+    if rotation is not None:
+        weight = weight @ rotation
+    _put(linear, "weight", weight * by)
+    if bias is not None:
+        _put(linear, "bias", bias)
+
+
+def write_to(linear: Any, norms: Norms, rotation: Tensor | None, by: float = 1) -> None:
+    """Turn the output of a linear layer that writes to the stream."""
+    for name in ("weight", "bias"):
+        if (tensor := getattr(linear, name)) is not None:
+            # (width, in) or (width,): the stream's axis comes last for the two steps
+            rows = norms.centre(tensor.detach().double().movedim(0, -1))
+            rows = rows if rotation is None else rows @ rotation
+            _put(linear, name, (rows * by).movedim(-1, 0))
+
+
+def turn_embeddings(lm: CausalLM, norms: Norms, rotation: Tensor | None, by: float = 1) -> None:
+    """Turn what the stream starts as; *by* scales it."""
+    writer = _module(lm.hf, lm.family.project_in)
+    tables = lm.family.embeddings[1:] if writer is not None else lm.family.embeddings
+    if writer is not None:
+        write_to(writer, norms, rotation, by)
+    for name in tables:
+        table = lm.hf.get_submodule(name)
+        rows = table.weight.detach().double()
+        if norms.centred_embeddings:
+            rows = rows - rows.mean(-1, keepdim=True)
+        rows = rows if rotation is None else rows @ rotation
+        _put(table, "weight", rows * by)
+
+
+def turn_head(lm: CausalLM, norms: Norms, rotation: Tensor | None, by: float = 1) -> None:
+    """Fuse the final norm into what reads it, and turn its input; a head that does is untied."""
+    norm = _module(lm.hf, lm.family.final_norm)
+    reader = _module(lm.hf, lm.family.project_out)
+    if reader is None:
+        reader = lm.hf.get_output_embeddings()
+        lm.hf.config.tie_word_embeddings = False
+        lm.hf.all_tied_weights_keys = {}  # or the next tie_weights() would undo it
+    read_from(reader, norms, norm, rotation, by)
+
+
+def slice_hidden(lm: CausalLM, edit: SliceHidden, tensors: dict[str, Tensor]) -> None:
+    """Rotate and cut *lm* in place.
+
+    Args:
+        lm: the dense model, or a ``share()`` of it: tensors are replaced, none is changed.
+        edit: what is to be done.
+        tensors: the rotations, ``stage.0``, ``stage.1``, ..., each (hidden size, kept).
+    """
+
+    def rotation(stage: int) -> Tensor:
+        return tensors[STAGE.format(stage)].to(lm.device, torch.float64)
+
+    norms = Norms(lm, edit.variant)
+    entering = rotation(0)
+    if edit.scope == "global":
+        _slice_global(lm, norms, entering)
+        return
+    turn_embeddings(lm, norms, entering)
+    for index, block in enumerate(lm.blocks):
+        last = index == len(lm.blocks) - 1  # what leaves the last block is read unturned
+        leaving = None if last else rotation(2 * index + 2)
+        turn_block(block, lm, norms, entering, rotation(2 * index + 1), leaving)
+        if leaving is not None:
+            entering = leaving
+    turn_head(lm, norms, None)
+    lm.hf.set_submodule(lm.family.final_norm, norms.bare())
+
+
+def _slice_global(lm: CausalLM, norms: Norms, rotation: Tensor) -> None:
+    """One rotation everywhere: shortcuts are the identity, and plain classes can express it.
+
+    A plain norm divides by its own width. The stream is therefore written smaller, by the root of
+    kept over dense width, and read larger: sums of squares per coordinate, and with them the
+    norm's constant, stay what they were.
+    """
+    family, config = lm.family, lm.hf.config
+    kept = rotation.shape[1]
+    by = math.sqrt(kept / norms.width)
+    scaled = getattr(lm.hf.get_input_embeddings(), "scalar_embed_scale", None)
+    # A family that scales embeddings by the root of its width will do so by the new one.
+    turn_embeddings(lm, norms, rotation, by if scaled is None else 1.0)
+    if scaled is not None:
+        table: Any = lm.hf.get_input_embeddings()
+        table.scalar_embed_scale = kept**0.5
+        table.embed_scale = torch.tensor(kept**0.5, device=lm.device)
+    for block in lm.blocks:
+        for half, reads, writes in zip(
+            family.halves, (family.attn_in, family.mlp_in), (family.attn_out, family.mlp_out),
+            strict=True,
+        ):  # fmt: skip
+            norm = getattr(block, half[0])
+            for name in reads:
+                read_from(block.get_submodule(name), norms, norm, rotation, 1 / by)
+            write_to(block.get_submodule(writes), norms, rotation, by)
+            setattr(block, half[0], _narrow(norm, norms, kept))
+    final = lm.hf.get_submodule(family.final_norm)
+    turn_head(lm, norms, rotation, 1 / by)
+    lm.hf.set_submodule(family.final_norm, _narrow(final, norms, kept))
+    if getattr(config, "head_dim", None) is None:
+        config.head_dim = norms.width // config.num_attention_heads
+    config.hidden_size = kept
+
+
+def _narrow(norm: Any, norms: Norms, kept: int) -> nn.Module:
+    """A norm of the same class without a scale of its own, *kept* wide."""
+    narrow: nn.Module = type(norm)(kept, eps=_eps(norm))
+    one = torch.zeros if norms.offset else torch.ones
+    modeling.replace(narrow, "weight", one(kept, dtype=norm.weight.dtype))
+    narrow.to(norm.weight.device)
+    narrow.requires_grad_(False)
+    return narrow
+
+
+def _put(module: Any, name: str, tensor: Tensor) -> None:
+    modeling.replace(module, name, tensor.to(module.weight.dtype).contiguous())
+
+
+def _eps(norm: Any) -> float:
+    return float(norm.eps if hasattr(norm, "eps") else norm.variance_epsilon)
+
+
+def _module(hf: Any, name: str) -> Any:
+    """The module of that name, or None where the family has none."""
+    if not name:
+        return None
+    place, _, own = name.rpartition(".")
+    return getattr(hf.get_submodule(place), own, None)

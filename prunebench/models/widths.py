@@ -1,0 +1,138 @@
+"""Which widths a model's stream can be cut to, and how many parameters each leaves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+from ..errors import PrunebenchError
+from ..plan import SliceHidden
+from . import modeling
+from .causal_lm import CausalLM
+from .rotation import STAGE, Norms, slice_hidden
+
+
+def check(lm: CausalLM, edit: SliceHidden, tensors: dict[str, Tensor]) -> None:
+    """Refuse an edit that does not fit the model.
+
+    Raises:
+        PrunebenchError: saying what does not.
+    """
+    require_sliceable(lm, edit.scope)
+    hidden = lm.hf.config.hidden_size
+    stages = 1 if edit.scope == "global" else 2 * len(lm.blocks)
+    if len(edit.widths) != stages:
+        raise PrunebenchError(f"the plan has {len(edit.widths)} widths; this model has {stages}")
+    for i, kept in enumerate(edit.widths):
+        given = tensors.get(STAGE.format(i))
+        if given is None or tuple(given.shape) != (hidden, kept):
+            shape = "nothing" if given is None else tuple(given.shape)
+            raise PrunebenchError(f"the plan turns stage {i} by {shape}, not by {(hidden, kept)}")
+        if not given.is_floating_point():
+            raise PrunebenchError(f"the plan turns stage {i} by {given.dtype}, no floating point")
+
+
+def require_sliceable(lm: CausalLM, scope: str) -> None:
+    """Refuse a model whose stream cannot be cut.
+
+    Raises:
+        PrunebenchError: saying what is missing.
+    """
+    kind = lm.family.model_type
+    lm.require_one_device("cutting the width")
+    if getattr(lm.hf.config, "do_layer_norm_before", True) is False:
+        raise PrunebenchError(
+            "this model normalises after each half (do_layer_norm_before=False): its norms "
+            "cannot be fused into what follows"
+        )
+    if any(isinstance(block, modeling.PrunedBlock) for block in lm.blocks):
+        raise PrunebenchError("blocks with a half missing or turned already cannot be sliced")
+    if scope == "global" and not lm.family.free_head_dim:
+        raise PrunebenchError(
+            f"a narrower {kind} model is no plain checkpoint: its config has no head_dim, so heads "
+            f"would shrink with the hidden size; slicegpt works"
+        )
+    if scope == "global" and Norms(lm, "exact").layer_norm:
+        raise PrunebenchError(
+            f"a narrower {kind} model is no plain checkpoint: its norms subtract means"
+        )
+
+
+def reachable(lm: CausalLM, scope: str, round_to: int) -> list[int]:
+    """The widths that may be kept, ascending: multiples of *round_to*.
+
+    With scope *global* also of the number of heads where the family's config insists on it.
+    """
+    config = lm.hf.config
+    step = round_to
+    if scope == "global" and lm.family.heads_divide_hidden:
+        step = math.lcm(round_to, config.num_attention_heads)
+    widths = [*range(step, config.hidden_size + 1, step)]
+    if not widths:
+        raise PrunebenchError(
+            f"a width must be a multiple of {step}, but the hidden size is {config.hidden_size}"
+        )
+    return widths
+
+
+def width_for(
+    lm: CausalLM, scope: str, round_to: int, slicing: float | None, sparsity: float | None
+) -> int:
+    """The width to keep: *slicing* rounds it down, *sparsity* takes the nearest achieved.
+
+    Raises:
+        PrunebenchError: if nothing would be left, or neither is given.
+    """
+    hidden: int = lm.hf.config.hidden_size
+    widths = reachable(lm, scope, round_to)
+    if slicing is not None:
+        fitting = [w for w in widths if w <= int((1 - slicing) * hidden)]
+        if not fitting:
+            raise PrunebenchError(
+                f"slicing {slicing:g} of {hidden} leaves less than the least width, {widths[0]}"
+            )
+        return fitting[-1]
+    if sparsity is None:
+        raise PrunebenchError("this method narrows the stream: give 'sparsity' or 'slicing'")
+    dense = lm.num_parameters
+    count = parameter_count(lm, scope)
+    return min(widths, key=lambda w: (abs(1 - count(w) / dense - sparsity), -w))
+
+
+def parameter_count(lm: CausalLM, scope: str) -> Callable[[int], int]:
+    """How many parameters *lm* has at a width, without slicing it.
+
+    Shapes are linear in the width but for the shortcuts, which are its square, so three slices of a
+    model without data tell all of them.
+    """
+    points = [1, 2, 3]
+    counts = [_count_at(lm, scope, width) for width in points]
+
+    def count(width: int) -> int:
+        total = Fraction(0)
+        for i, (at, value) in enumerate(zip(points, counts, strict=True)):
+            others = [p for j, p in enumerate(points) if j != i]
+            total += Fraction(value * math.prod(width - p for p in others)) / math.prod(
+                at - p for p in others
+            )
+        return int(total)
+
+    return count
+
+
+def _count_at(lm: CausalLM, scope: str, width: int) -> int:
+    ghost = lm.share()
+    ghost.hf.to("meta")
+    # Moving splits what was tied, and widths of one could not carry heads: only shapes matter here.
+    if lm.hf.get_output_embeddings().weight is lm.hf.get_input_embeddings().weight:
+        ghost.hf.get_output_embeddings().weight = ghost.hf.get_input_embeddings().weight
+    stages = 1 if scope == "global" else 2 * len(lm.blocks)
+    hidden = lm.hf.config.hidden_size
+    rotation = torch.empty(hidden, width, dtype=torch.float64, device="meta")
+    edit = SliceHidden(widths=(width,) * stages, scope="global" if scope == "global" else "block")
+    slice_hidden(ghost, edit, {STAGE.format(i): rotation for i in range(stages)})
+    return ghost.num_parameters

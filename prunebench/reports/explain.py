@@ -1,0 +1,185 @@
+"""Why a verdict is what it is: every finding with the numbers it rests on, and plans as a diff."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator
+
+from ..plan import (
+    AnyEdit,
+    Step,
+    describe,
+    name,
+    units,
+)
+from ..record import Measurement, Record
+from ..verdicts.tests import (
+    CONFIDENCE,
+    NEVER,
+    POWER,
+    RANKS,
+    Evidence,
+)
+from ..verdicts.verdict import (
+    Finding,
+    Outcome,
+    Verdict,
+    parting,
+)
+
+
+def explanation(record: Record, was: Record | None, verdict: Verdict) -> list[str]:
+    """Plain lines: the plan, then each finding that decides, each followed by those it is made of.
+
+    Args:
+        record: the answer.
+        was: the accepted answer, if there is one.
+        verdict: how they compare.
+    """
+    said: list[str] = []
+    decisive = [f for f in verdict.findings if not f.diagnostic]
+    for finding in decisive:
+        said += _finding(finding, record, was)
+        parts = {m.metric for m in record.measurements if m.instead == finding.what}
+        for part in verdict.findings:
+            if part.diagnostic and part.what in parts:
+                said.append(f"    {_diagnosis(part, record)}")
+    return said
+
+
+def plan_diff(now: Record, was: Record) -> list[str]:
+    """What was removed, in order, as a diff from the baseline's plan to this one's."""
+    before, after = (_removals(r.plan) for r in (was, now))
+    return [line for line in difflib.ndiff(before, after) if not line.startswith("?")]
+
+
+def amount(value: float, unit: str, was: float | None = None) -> str:
+    """A difference in words: points for fractions, per cent of the older value elsewhere."""
+    if unit in FRACTIONS:
+        return f"{value * 100:.2f} pp"
+    text = f"{value:.3g} {unit}".strip()
+    return f"{text} ({value / abs(was):.2%})" if was else text
+
+
+def p_text(p: float, name: str = "p = ") -> str:
+    """A p-value in words; what is less than any number that can be meant is told as that."""
+    return f"{name}{p:.2g}" if p >= NEVER else f"{name.replace('=', '<') or '< '}{NEVER:g}"
+
+
+#: Units of parts of a whole, whose differences are percentage points.
+FRACTIONS = ("acc", "match", "of dense", "of answers", "of n-grams")
+
+
+def _finding(finding: Finding, record: Record, was: Record | None) -> Iterator[str]:
+    yield f"{finding.what}: {str(finding.outcome).replace('_', ' ')}"
+    if finding.what == "plan":
+        yield from (f"  {line}" for line in _plan(finding, record, was))
+        return
+    measured = record.find(finding.what)
+    unit = measured.unit if measured else ""
+    if finding.now is not None or finding.was is not None:
+        yield f"  now {finding.now}, was {finding.was}"
+    if finding.evidence is not None:
+        yield from (f"  {line}" for line in _evidence(finding, finding.evidence, unit))
+    elif finding.allowed is not None:
+        yield f"  allowed {amount(finding.allowed, unit, finding.was)}; no samples were kept"
+    if finding.note:
+        yield f"  {finding.note}"
+    if measured is not None and finding.evidence is not None:
+        yield f"  {_reason(finding, finding.evidence, measured)}"
+
+
+def _plan(finding: Finding, record: Record, was: Record | None) -> Iterator[str]:
+    if was is None or finding.outcome == Outcome.NEW:
+        yield describe(record.plan)
+        return
+    changed = [edit for edit in plan_diff(record, was) if not edit.startswith(" ")]
+    if not changed:
+        yield f"{describe(record.plan)}, as accepted"
+        return
+    yield "removed in order (- as accepted, + now)"
+    yield from plan_diff(record, was)
+    if parted := parting(record, was):
+        mine, theirs = parted
+        yield f"parted at step {mine.step}: {_choice(mine, theirs)}"
+        yield f"  the baseline: {_choice(theirs, mine)}"
+    if finding.outcome == Outcome.SAME:
+        yield "a tie: neither run could tell the two candidates apart"
+
+
+def _choice(step: Step, other: Step) -> str:
+    chosen, rival = step.decided_by(step.chosen), step.decided_by(other.chosen)
+    if chosen is None or rival is None:
+        return f"chose {step.chosen}; {other.chosen} was no candidate"
+    margin, sure = abs(rival - chosen), "sure" if step.determined else "within its noise"
+    return (
+        f"chose {step.chosen} at {chosen:.6g} before {other.chosen} at {rival:.6g}, "
+        f"by {margin:.3g} with noise {step.noise:.2g}: {sure}"
+    )
+
+
+def _removals(edits: tuple[AnyEdit, ...]) -> list[str]:
+    lines = []
+    for edit in edits:
+        kind = edit.__struct_config__.tag
+        removed = [f"{kind} {name(unit)}" for unit in units(edit)]
+        lines += removed or [describe((edit,))]
+    return lines
+
+
+def _evidence(finding: Finding, seen: Evidence, unit: str) -> Iterator[str]:
+    def told(value: float) -> str:
+        return amount(value, unit, finding.was)
+
+    what = "questions" if unit in FRACTIONS else "samples"
+    least = f"{POWER:.0%} of the time a loss of {told(seen.least or 0)} would have been found"
+    if seen.test == RANKS:
+        yield f"{seen.count} rounds against the baseline's"
+    elif not seen.worse and not seen.better:
+        yield f"none of {seen.count} {what} moved"
+        if seen.least:
+            yield least
+        return
+    else:
+        yield f"of {seen.count} {what} {seen.worse} came out worse and {seen.better} better"
+    sure = f"{CONFIDENCE:.0%} sure it is below {told(seen.high)}, and above {told(seen.low)}"
+    raised = ", raised to the noise of this machine" if seen.noise is not None else ""
+    allowed = "" if finding.allowed is None else f"; allowed {told(finding.allowed)}{raised}"
+    yield f"lost {told(seen.loss)}: {sure}{allowed}"
+    parts = ""
+    if seen.p_right is not None and seen.p_margins is not None:
+        right, margins = (p_text(p, "") for p in (seen.p_right, seen.p_margins))
+        parts = f" (right and wrong alone {right}, margins {margins})"
+    among = ""
+    if seen.adjusted is not None:
+        among = f", among {seen.family} tests {p_text(seen.adjusted, '')}"
+    yield f"{p_text(seen.p)}{parts}{among}; {seen.test}, one-sided alpha {seen.alpha:g}"
+    if seen.least:
+        yield least
+
+
+def _reason(finding: Finding, seen: Evidence, measured: Measurement) -> str:
+    allowed = finding.allowed or 0.0
+    lost = seen.loss
+    if finding.outcome == Outcome.WORSE:
+        return "worse: more was lost than is allowed, and chance does not explain it"
+    if finding.outcome == Outcome.BETTER:
+        return "better: more was won than the tolerance, and chance does not explain it"
+    if finding.outcome == Outcome.SAME:
+        return "same: no more was lost than is allowed, at the upper end of the interval too"
+    if lost > allowed:
+        return "unsure: more was lost than is allowed, but it may be chance"
+    kind = "rounds" if measured.varies else "samples"
+    return f"unsure: what is allowed was kept to, but with these {kind} more may have been lost"
+
+
+def _diagnosis(finding: Finding, record: Record) -> str:
+    measured = record.find(finding.what)
+    unit = measured.unit if measured else ""
+    text = f"{finding.what}: {finding.outcome}"
+    if finding.evidence is not None:
+        seen = finding.evidence
+        text += f", lost {amount(seen.loss, unit, finding.was)}, {p_text(seen.p)}"
+        moved = f", {seen.worse} worse and {seen.better} better of {seen.count}"
+        text += moved if seen.worse or seen.better else ""
+    return text

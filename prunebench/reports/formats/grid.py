@@ -1,0 +1,101 @@
+"""Cases against metrics: the table that a paper has, before it is written in any format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+from typing import NamedTuple
+
+from msgspec import Struct
+
+from ...record import Direction, Measurement, Record
+from ...results.baselines import published
+from .rows import options, standard_error
+
+#: The papers' numbers about a record.
+Lookup = Callable[[Record], Sequence[published.Row]]
+
+
+class Column(NamedTuple):
+    """A metric of the table."""
+
+    metric: str
+    unit: str
+    better: Direction
+
+
+class Cell(NamedTuple):
+    """A measurement, its standard error where that is known, and what papers say of it."""
+
+    measurement: Measurement
+    error: float | None
+    published: tuple[published.Row, ...]
+
+
+class Line(Struct, frozen=True):
+    """A record's row, its *cells* by metric."""
+
+    record: Record
+    cells: dict[str, Cell]
+
+    @property
+    def group(self) -> tuple[str, str, str, str]:
+        """What all numbers that may be compared share: case file, model, protocol, device.
+
+        Cases of different files may have asked different numbers of questions.
+        """
+        record = self.record
+        file = record.case_id.rpartition("/")[0]
+        protocol = record.asked.get("protocol") or ""
+        return file, record.model_id, protocol, record.environment.device
+
+    @property
+    def label(self) -> str:
+        """Method with the options that are not its defaults, for a reader of tables."""
+        asked = self.record.asked
+        name = str((asked.get("method") or {}).get("name") or self.record.case_id)
+        own = ", ".join(f"{k}={_plain(v)}" for k, v in options(asked).items())
+        return f"{name} ({own})" if own else name
+
+
+class Grid(Struct, frozen=True):
+    """The table; its lines are sorted by group, then dense first, then by sparsity."""
+
+    columns: tuple[Column, ...]
+    lines: tuple[Line, ...]
+
+
+def grid(
+    records: Iterable[Record], patterns: Sequence[str] = (), lookup: Lookup = lambda _: ()
+) -> Grid:
+    """A line per record and a column per metric.
+
+    Args:
+        records: what to show.
+        patterns: which metrics, as ``accuracy/*``; by default those that are judged, and of
+            timings the speedups.
+        lookup: finds the papers' numbers about a record; those of its own protocol are shown.
+    """
+    columns: dict[str, Column] = {}
+    lines = []
+    for record in records:
+        shown = [m for m in record.measurements if _wanted(m, patterns)]
+        rows = published.compared(record, lookup(record))
+        cells = {}
+        for m in shown:
+            columns.setdefault(m.metric, Column(m.metric, m.unit, m.better))
+            own = tuple(row for row in rows if row.metric == m.metric)
+            cells[m.metric] = Cell(m, standard_error(m, record), own)
+        lines.append(Line(record, cells))
+    lines.sort(key=lambda line: (line.group, line.record.sparsity, line.record.case_id))
+    return Grid(tuple(columns.values()), tuple(lines))
+
+
+def _wanted(measurement: Measurement, patterns: Sequence[str]) -> bool:
+    if patterns:
+        return any(fnmatchcase(measurement.metric, pattern) for pattern in patterns)
+    return not measurement.instead and (not measurement.varies or measurement.unit == "x")
+
+
+def _plain(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,0 +1,102 @@
+"""Verdicts with what a report says beside them, from a run or from stored records."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from ...record import Record
+from ...runs.session import Result
+from ...verdicts.verdict import Finding, Outcome, Verdict
+
+#: What fails under ``--strict`` too.
+STRICT = (Outcome.UNSURE, Outcome.NEW, Outcome.NOT_COMPARABLE)
+
+
+class Item(Struct, frozen=True):
+    """A case as it came out.
+
+    *file* and *line* are where it is defined, *reproduce* the command that runs it alone. *seconds*
+    are what it took, counted as if it had run alone: none where a stored record was reused.
+    """
+
+    verdict: Verdict
+    record: Record | None = None
+    file: str = ""
+    line: int = 0
+    reproduce: str = ""
+    seconds: float = 0.0
+
+    @property
+    def case_id(self) -> str:
+        """The case's id."""
+        return self.verdict.case_id
+
+    @property
+    def decisive(self) -> list[Finding]:
+        """The findings that decide; the others help to understand them."""
+        return [f for f in self.verdict.findings if not f.diagnostic]
+
+    def unit(self, metric: str) -> str:
+        """The unit of a measurement, a published one's too; empty where there is none."""
+        name = metric.removeprefix("published/")
+        measured = self.record.find(name) if self.record else None
+        return measured.unit if measured else ""
+
+
+class Judged(Struct, frozen=True):
+    """A whole run: its *items*, the number of cases *left* when it was stopped, and whether doubt
+    fails too.
+    """
+
+    items: tuple[Item, ...]
+    left: int = 0
+    strict: bool = False
+
+    def failed(self, item: Item) -> bool:
+        """Whether a case fails the run."""
+        return not item.verdict.ok or (self.strict and item.verdict.has(*STRICT))
+
+    @property
+    def file(self) -> str:
+        """The part of the case ids before their last, where all share it; else empty."""
+        files = {item.case_id.rpartition("/")[0] for item in self.items}
+        return files.pop() if len(files) == 1 else ""
+
+    def name(self, item: Item) -> str:
+        """The case's id without what all share."""
+        return item.case_id.removeprefix(f"{self.file}/") if self.file else item.case_id
+
+    @property
+    def summary(self) -> str:
+        """``12 cases: 1 worse, 11 same``, the worst first."""
+        counts = Counter(item.verdict.outcome for item in self.items)
+        order = sorted(counts, key=lambda word: (_ORDER.index(word), word))
+        words = ", ".join(f"{counts[word]} {word.replace('_', ' ')}" for word in order)
+        total = len(self.items)
+        text = f"{total} case{'s' * (total != 1)}: {words or 'none'}"
+        return f"{text}; stopped with {self.left} more to go" if self.left else text
+
+
+_ORDER = (
+    *("crashed", "worse", "gone", "changed_plan", "not_comparable", "unsure", "new"),
+    *("better", "same", "interval", "skipped"),
+)
+
+
+def judged(results: Iterable[Result], left: int = 0, *, strict: bool = False) -> Judged:
+    """The results of a run."""
+    items = (
+        Item(
+            r.verdict,
+            r.record,
+            str(r.case.file),
+            r.case.line,
+            r.reproduce,
+            0.0 if r.cached or r.record is None else r.record.cost.get("case_time", 0.0),
+        )
+        for r in results
+    )
+    return Judged(tuple(items), left, strict)

@@ -1,0 +1,112 @@
+"""A table for a paper: LaTeX with booktabs, standard errors, and published numbers as notes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from ...errors import inert
+from .. import words
+from ..explain import FRACTIONS
+from .grid import (
+    Cell,
+    Column,
+    Grid,
+    Line,
+)
+
+_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "`": r"\textasciigrave{}",
+    "'": r"\textquotesingle{}",
+    '"': r"\textquotedbl{}",
+    "-": "-{}",  # two in a row would become one long one
+    **{letter: f"\\{letter}" for letter in "{}$&#_%"},
+}
+
+
+def text(shown: Grid) -> str:
+    """A ``tabular`` with a part per case file; needs booktabs and T1 fonts.
+
+    Values come with their standard error; a letter at a value leads to the papers' number about it,
+    below the table.
+    """
+    columns = shown.columns
+    notes: dict[str, str] = {}
+    body: list[str] = []
+    for group, lines in groupby(shown.lines, key=lambda line: line.group):
+        title = ", ".join(escaped(part) for part in group if part)
+        body.append(rf"\multicolumn{{{len(columns) + 2}}}{{l}}{{{title}}} \\")
+        body += [_row(line, columns, notes) for line in lines]
+        body.append(r"\midrule")
+    units = ["", r"\%", *(_unit(c) for c in columns)]
+    names = ["method", "sparsity", *(escaped(c.metric) for c in columns)]
+    arrows = [r"$\downarrow$" if c.better == "lower" else r"$\uparrow$" for c in columns]
+    heads = [*names[:2], *(f"{n} {a}" for n, a in zip(names[2:], arrows, strict=True))]
+    whole = [
+        r"% \usepackage[T1]{fontenc} \usepackage{textcomp} \usepackage{booktabs}",
+        rf"\begin{{tabular}}{{l{'r' * (len(columns) + 1)}}}",
+        r"\toprule",
+        rf"{' & '.join(heads)} \\",
+        rf"{' & '.join(units)} \\",
+        r"\midrule",
+        *body[:-1],
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+    if notes:
+        said = [rf"\textsuperscript{{{mark}}} {note}" for note, mark in notes.items()]
+        whole += ["", rf"\par\smallskip{{\footnotesize {'; '.join(said)}.\par}}"]
+    return "\n".join(whole) + "\n"
+
+
+def escaped(text: str) -> str:
+    """*text* as LaTeX prints it, on one line."""
+    return "".join(_SPECIAL.get(letter, letter) for letter in inert(text))
+
+
+def _unit(column: Column) -> str:
+    if column.unit in FRACTIONS:
+        return r"\%"
+    return r"$\times$" if column.unit == "x" else escaped(column.unit)
+
+
+def _row(line: Line, columns: Sequence[Column], notes: dict[str, str]) -> str:
+    gone = f"{line.record.sparsity * 100:.1f}"
+    cells = [_cell(line.cells.get(column.metric), notes) for column in columns]
+    return rf"{' & '.join([escaped(line.label), gone, *cells])} \\"
+
+
+def _cell(cell: Cell | None, notes: dict[str, str]) -> str:
+    if cell is None:
+        return ""
+    measured = cell.measurement
+    if measured.value is None:
+        return escaped(measured.note) or "not finite"
+    value = _number(measured.value, measured.unit)
+    if cell.error is None:
+        shown = f"${value}$"
+    else:
+        shown = rf"${value} \pm {_number(cell.error, measured.unit)}$"
+    marks = []
+    for row in cell.published:
+        number = escaped(words.value(row.value, measured.unit))
+        note = f"published {number}, {escaped(f'{row.credit}, {row.where}')}"
+        marks.append(notes.setdefault(note, _mark(len(notes))))
+    return shown + (rf"\textsuperscript{{{','.join(marks)}}}" if marks else "")
+
+
+def _number(value: float, unit: str) -> str:
+    """As mathematics has it: in ``4.6e-07`` an e is a variable, and 07 is taken from it."""
+    digits, power, exponent = words.bare(value, unit).partition("e")
+    return rf"{digits} \times 10^{{{int(exponent)}}}" if power else digits
+
+
+def _mark(number: int) -> str:
+    """``a`` to ``z``, then ``aa``."""
+    return (_mark(number // 26 - 1) if number >= 26 else "") + chr(ord("a") + number % 26)

@@ -1,0 +1,280 @@
+"""GitHub's Markdown: what a run says in a pull request, and tables of records."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import groupby
+
+from msgspec import Struct
+
+from ...errors import inert
+from ...verdicts.history import first_of_each
+from ...verdicts.verdict import Finding
+from .. import words
+from ..explain import FRACTIONS
+from ..sentences import COLUMNS
+from .grid import (
+    Cell,
+    Column,
+    Grid,
+    Line,
+    grid,
+)
+from .items import Item, Judged
+
+#: Letters of a comment: GitHub takes 65,536, and a workflow may put a mark of its own before it.
+COMMENT = 65_000
+#: Bytes that the steps of a job may each add to its summary.
+SUMMARY = 1_048_576
+#: Letters of one cell.
+MOST = 400
+
+CRASHED = ("case", "error")
+CHANGED = ("case", "metric", "outcome", "was", "now", "change", "allowed", "p")
+BAD = ("worse", "gone")
+
+
+class Block(Struct, frozen=True):
+    """Rows between a *head* and a *foot*; *what* they are called where some are left out."""
+
+    head: str
+    rows: tuple[str, ...]
+    foot: str = ""
+    what: str = "rows"
+
+
+def comment(run: Judged, limit: int = COMMENT) -> str:
+    """What a run says: a summary, what got worse, what is in doubt, everything, the commands.
+
+    Args:
+        run: the run.
+        limit: letters of the whole text, which is also less than so many bytes; rows that have no
+            room are counted and left out, the last ones first.
+    """
+    blocks = [b for b in (_crashed(run), *_judged(run), _everything(run), _commands(run)) if b.rows]
+    return fitted(_opening(run), blocks, limit)
+
+
+def table(shown: Grid) -> str:
+    """A table per case file, with standard errors and the papers' numbers."""
+    parts = []
+    for about, group in groupby(shown.lines, key=lambda line: line.group):
+        lines = list(group)
+        columns = [c for c in shown.columns if any(c.metric in line.cells for line in lines)]
+        head = _row(["method", "sparsity", *map(_heading, columns)])
+        rule = _rule([False, *[True] * (len(columns) + 1)])
+        rows = [
+            _row(
+                [code(x.label), f"{x.record.sparsity:.1%}", *(_value(x.cells, c) for c in columns)]
+            )
+            for x in lines
+        ]
+        where = ", ".join(code(part, cell=False) for part in about if part)
+        parts.append("\n".join([where, "", head, rule, *rows, *_notes(lines)]))
+    return "\n\n".join(parts) + "\n"
+
+
+def code(text: str, most: int = MOST, *, cell: bool = True) -> str:
+    """*text* as code, in which nothing is a link, a mention, HTML or the end of a table's cell.
+
+    Control characters and what is longer than *most* are written as ``errors.inert`` does. Outside
+    of tables it is no *cell*.
+    """
+    text = inert(text, most)
+    if not text:
+        return ""
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * (longest + 1)
+    pad = " " if text.strip(" ") and (text[0] in "` " or text[-1] in "` ") else ""
+    whole = f"{fence}{pad}{text}{pad}{fence}"
+    # In a table a bar ends the cell, even in code, unless a backslash stands before it.
+    return whole.replace("|", "\\|") if cell else whole
+
+
+def fenced(lines: Iterable[str]) -> str:
+    """A block of code."""
+    text = "\n".join(inert(line) for line in lines)
+    longest = max(map(len, re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}\n{text}\n{fence}"
+
+
+def fitted(opening: str, blocks: Sequence[Block], limit: int) -> str:
+    """*opening* and *blocks*, of which whole rows are left out until it has room in *limit*."""
+
+    def whole(kept: Sequence[int]) -> str:
+        parts = [opening]
+        for block, count in zip(blocks, kept, strict=True):
+            left = len(block.rows) - count
+            more = f"\n{left} more {block.what} left out: there is no room.\n" if left else ""
+            parts.append("\n".join([block.head, *block.rows[:count]]) + block.foot + more)
+        return "\n\n".join(parts) + "\n"
+
+    # The first rows first, as many as there is room for; bytes are never fewer than letters.
+    kept = [0] * len(blocks)
+    room = limit - len(whole(kept).encode())
+    for at, block in enumerate(blocks):
+        for row in block.rows:
+            room -= len(row.encode()) + 1
+            if room < 0:
+                return whole(kept)
+            kept[at] += 1
+    return whole(kept)
+
+
+# ------------------------------------------------------------------------------------- the parts
+
+
+def _opening(run: Judged) -> str:
+    bad = sum(map(run.failed, run.items))
+    total = len(run.items)
+    cases = f"{total} case{'s' * (total != 1)}"
+    title = f"{bad} of {cases} failed" if bad else f"nothing failed in {cases}"
+    places = {
+        (r.model_id, r.asked.get("protocol") or "", r.environment.device)
+        for r in (item.record for item in run.items)
+        if r is not None
+    }
+    about = [run.file, *(places.pop() if len(places) == 1 else ())]
+    told = ", ".join(code(part, cell=False) for part in about if part)
+    where = f" ({told})" if told else ""
+    return f"### prunebench: {title}\n\n{run.summary}{where}."
+
+
+def _crashed(run: Judged) -> Block:
+    crashed = [i for i in run.items if i.verdict.error]
+    rows = [_row([code(run.name(i)), code(i.verdict.error)]) for i in crashed]
+    return Block(_headed("Crashed", CRASHED), tuple(rows), what="crashed cases")
+
+
+def _judged(run: Judged) -> Iterator[Block]:
+    bad: list[tuple[Item, Finding]] = []
+    other: list[tuple[Item, Finding]] = []
+    for item in run.items:
+        told = [f for f in item.decisive if f.outcome != "same"]
+        worse = [f for f in told if f.outcome in BAD or f.fails]
+        if run.failed(item) and not worse:
+            worse = [f for f in told if f.outcome != "better"]
+        bad += [(item, finding) for finding in worse]
+        rest = [f for f in told if f not in worse and f.outcome != "new"]
+        other += [(item, finding) for finding in rest]
+    only = all(finding.outcome in BAD for _, finding in bad)
+    yield from _findings(run, "Got worse" if only else "Failed", bad)
+    yield from _findings(run, "Unsure, changed or better", other)
+
+
+def _findings(run: Judged, title: str, found: Sequence[tuple[Item, Finding]]) -> Iterator[Block]:
+    """A table of what has numbers, and a list of what is said in words."""
+    numbers = [pair for pair in found if (pair[1].now, pair[1].was) != (None, None)]
+    filled = [_cells(run.name(item), item, finding) for item, finding in numbers]
+    # A column that says nothing takes room from those that do.
+    used = [i for i in range(len(CHANGED)) if i < 3 or any(cells[i] for cells in filled)]
+    rows = [_row([cells[i] for i in used]) for cells in filled]
+    head = _headed(title, [CHANGED[i] for i in used], [i > 2 for i in used])
+    yield Block(head, tuple(rows), what="findings")
+    said = tuple(
+        f"- {code(run.name(item), cell=False)} {str(finding.outcome).replace('_', ' ')} "
+        f"{code(finding.what, cell=False)}{': ' if finding.note else ''}"
+        f"{code(finding.note, cell=False)}"
+        for item, finding in found
+        if finding.note or (item, finding) not in numbers
+    )
+    yield Block("" if rows else f"#### {title}\n", said, what="remarks")
+
+
+def _cells(name: str, item: Item, finding: Finding) -> list[str]:
+    unit = item.unit(finding.what)
+    change = ""
+    if finding.now is not None and finding.was is not None:
+        change = words.difference(finding.now - finding.was, unit)
+    outcome = str(finding.outcome).replace("_", " ")
+    cells = [
+        words.value(finding.was, unit),
+        words.value(finding.now, unit),
+        change,
+        words.room(finding.allowed, unit),
+        words.chance(finding),
+    ]
+    return [
+        code(name),
+        code(finding.what),
+        f"**{outcome}**" if finding.outcome in BAD else outcome,
+        *map(_unbroken, cells),
+    ]
+
+
+def _unbroken(text: str) -> str:
+    """A number that stays on one line."""
+    return text.replace(" ", "\u00a0").replace("-", "\u2212")
+
+
+def _everything(run: Judged) -> Block:
+    records = {i.record.case_id: i.record for i in run.items if i.record}
+    names = dict.fromkeys(m.metric for r in records.values() for m in r.measurements)
+    wanted = first_of_each(list(names), [patterns for _, patterns in COLUMNS])
+    shown = grid(records.values(), wanted)
+    cells = {line.record.case_id: line.cells for line in shown.lines}
+    heads = ["case", "sparsity", *map(_heading, shown.columns), "verdict"]
+    rows = []
+    for item in run.items:
+        own = cells.get(item.case_id, {})
+        gone = f"{item.record.sparsity:.1%}" if item.record else ""
+        values = (_value(own, column, errors=False) for column in shown.columns)
+        outcome = item.verdict.outcome.replace("_", " ")
+        rows.append(_row([code(run.name(item)), gone, *values, outcome]))
+    whole = f"All {len(rows)} cases" if len(rows) != 1 else "The case in full"
+    head = f"<details><summary>{whole}</summary>\n\n{_row(heads)}\n"
+    head += _rule([False, *[True] * (len(heads) - 2), False])
+    return Block(head, tuple(rows), "\n\n</details>", what="cases")
+
+
+def _commands(run: Judged) -> Block:
+    bad = [i for i in run.items if run.failed(i) and i.reproduce]
+    # Each is a block of its own, which stays whole where others are left out.
+    return Block("Run again:", tuple(f"\n{fenced([i.reproduce])}" for i in bad), what="commands")
+
+
+def _headed(title: str, columns: Sequence[str], numeric: Sequence[bool] = ()) -> str:
+    return f"#### {title}\n\n{_row(columns)}\n{_rule(numeric or [False] * len(columns))}"
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _rule(numeric: Iterable[bool]) -> str:
+    return _row("--:" if right else "---" for right in numeric)
+
+
+def _heading(column: Column) -> str:
+    unit = "%" if column.unit in FRACTIONS else code(column.unit, 40)
+    about = f" ({unit})" if column.unit not in ("", "ppl", "x") else ""
+    return f"{code(column.metric)} {'↓' if column.better == 'lower' else '↑'}{about}"
+
+
+def _value(cells: dict[str, Cell], column: Column, *, errors: bool = True) -> str:
+    cell = cells.get(column.metric)
+    if cell is None:
+        return ""
+    measured = cell.measurement
+    if measured.value is None:
+        return code(measured.note, 60) or "not finite"
+    text = words.bare(measured.value, measured.unit)
+    if errors and cell.error is not None:
+        text += f" ± {words.bare(cell.error, measured.unit)}"
+    if errors and cell.published:
+        theirs = ", ".join(words.bare(row.value, measured.unit) for row in cell.published)
+        text += f" (published {theirs})"
+    return text
+
+
+def _notes(lines: Iterable[Line]) -> list[str]:
+    sources = {
+        f"{row.credit}, {row.where}"
+        for line in lines
+        for cell in line.cells.values()
+        for row in cell.published
+    }
+    told = "; ".join(code(source, cell=False) for source in sorted(sources))
+    return ["", f"Published numbers: {told}."] if sources else []

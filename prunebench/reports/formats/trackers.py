@@ -1,0 +1,47 @@
+"""What two trackers of benchmarks read: github-action-benchmark and bencher."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from ...record import Direction, Record
+from .rows import Row, rows
+
+#: Of a standard error to each side, which is how both show uncertainty.
+SIDES = 1.96
+
+
+def action_benchmark(records: Iterable[Record], better: Direction) -> list[dict[str, Any]]:
+    """Entries of github-action-benchmark, whose files each have one direction.
+
+    Args:
+        records: what to write.
+        better: ``lower`` for its tool customSmallerIsBetter, ``higher`` for customBiggerIsBetter.
+    """
+    found = []
+    for row in rows(records):
+        if row.better != better or row.value is None:
+            continue
+        entry = {"name": f"{row.case_id} {row.metric}", "unit": row.unit, "value": row.value}
+        if row.standard_error is not None:
+            entry["range"] = f"± {SIDES * row.standard_error:.3g}"
+        entry["extra"] = f"sparsity {row.sparsity:.4f}\ndevice {row.device}\nn {row.n}"
+        found.append(entry)
+    return found
+
+
+def bencher(records: Iterable[Record]) -> dict[str, dict[str, dict[str, float]]]:
+    """Bencher's metric format: case, then metric, then value with the ends of its interval."""
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    for row in rows(records):
+        if row.value is not None:
+            found.setdefault(row.case_id, {})[row.metric] = _bounded(row, row.value)
+    return found
+
+
+def _bounded(row: Row, value: float) -> dict[str, float]:
+    if row.standard_error is None:
+        return {"value": value}
+    half = SIDES * row.standard_error
+    return {"value": value, "lower_value": value - half, "upper_value": value + half}

@@ -1,0 +1,237 @@
+"""What a finished answer is known by: hashes of everything its numbers depend on, never names."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import os
+import sys
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from ..api import Method, Metric
+from ..case import Case, ModelSpec, question
+from ..data import datasets, hub
+from ..system import files, hash_cache
+from ..system.nvml import Gpu
+from . import code_reach
+
+#: Libraries whose version can move a number.
+PACKAGES = ("prunebench", "torch", "transformers", "lm_eval", "datasets", "tokenizers", "numpy")
+
+#: Variables that make the same code compute otherwise, where they are set.
+SETTINGS = (
+    "ATEN_CPU_CAPABILITY",
+    "CUBLAS_WORKSPACE_CONFIG",
+    "DNNL_DEFAULT_FPMATH_MODE",
+    "DNNL_MAX_CPU_ISA",
+    "MKL_CBWR",
+    "NVIDIA_TF32_OVERRIDE",
+    "ONEDNN_DEFAULT_FPMATH_MODE",
+    "ONEDNN_MAX_CPU_ISA",
+    "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
+)
+
+#: Files of a checkpoint that decide what the model and its tokenizer compute.
+_WEIGHTS = (".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken")
+
+
+def key(case: Case, device: str) -> str | None:
+    """The content hash of a case's answer, or None where the model is not at hand yet.
+
+    Covers weights, tokenizer, calibration and evaluation text, task files, protocol, options, the
+    source files that can bear on the number (ours and plug-ins'), library versions, variables that
+    change arithmetic, and the device. No path or name of a model is in it, and neither are the
+    number of threads and the processor: they move last bits, which no tolerance is as small as.
+
+    Raises:
+        PrunebenchError: if a file cannot be read.
+    """
+    read = inputs(case)
+    if read is None:
+        return None
+    versions = packages()
+    versions.pop("prunebench", None)  # our code stands for itself
+    if case.model.device_map is not None:
+        versions["accelerate"] = _version("accelerate") or ""
+    parts = {
+        "inputs": read,
+        "commits": {n: c for n in _datasets(case) if (c := _commits(n))},
+        "protocol": _protocol_hash(case.asked.get("protocol")),
+        "code": code_hash(case.method, *case.metrics),
+        "packages": versions,
+        "settings": {name: os.environ[name] for name in SETTINGS if name in os.environ},
+        "device": device_name(device),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def inputs(case: Case) -> dict[str, Any] | None:
+    """The question with the content of every file in place of its path; None as for *key*.
+
+    While a case is measured this must not change.
+    """
+    weights = model_hash(case.model)
+    if weights is None:
+        return None
+    asked = question(
+        case.asked.get("protocol"),
+        case.model,
+        case.method,
+        case.target,
+        case.calibration,
+        case.metrics,
+    )
+    asked["model"] = {**asked["model"], "id": weights, "revision": None}
+    return {
+        "asked": _with_content(asked),
+        "texts": {name: datasets.fingerprint(name) for name in _datasets(case) if not _path(name)},
+        "tasks": sorted(map(folder_hash, set(task_folders(case)))),
+        "checkpoint": _checkpoint(case.method),
+    }
+
+
+def model_hash(spec: ModelSpec) -> str | None:
+    """A hash of a model's files; the hub's own sha256 of a file is taken where there is one.
+
+    Random weights follow from the config alone. None where files would have to be downloaded first.
+    """
+    folder = hub.place(spec.id, spec.revision).folder
+    if folder is None or not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    if spec.weights is not None:
+        digest.update(f"{spec.weights} weights\n".encode())
+        config = json.dumps(hub.config(spec.id, spec.revision), sort_keys=True)
+        digest.update(config.encode())
+        return digest.hexdigest()
+    weights = [f for f in files.listed(folder) if f.suffix in _WEIGHTS and f.is_file()]
+    for file, sha256 in zip(weights, hash_cache.sha256s(weights), strict=True):
+        digest.update(f"{file.name}:{sha256}\n".encode())
+    return digest.hexdigest()
+
+
+def code_hash(*plugins: Method | Metric) -> str:
+    """A hash of the source files that can bear on a number of these methods and metrics."""
+    classes = [type(plugin) for plugin in plugins]
+    modules = [getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in classes]
+    found = code_reach.digest(
+        code_reach.PACKAGE / "runs" / "worker.py", *(Path(file) for file in modules if file)
+    )
+    loose = [_source(c) for c, file in zip(classes, modules, strict=True) if not file]
+    return "\n".join([found, *loose])
+
+
+def folder_hash(folder: str) -> str:
+    """A hash of all files in *folder*, at any depth, and of what they are called."""
+    digest = hashlib.sha256()
+    for name in sorted(_names(folder)):
+        digest.update(f"{name}:{hash_cache.sha256(Path(folder, name))}\n".encode())
+    return digest.hexdigest()
+
+
+def _names(folder: str) -> Iterator[str]:
+    """The files below *folder* as paths relative to it, but for what Python compiled."""
+    for place, inner, names in os.walk(folder, onerror=files.require_listed):
+        inner[:] = [name for name in inner if name != "__pycache__"]
+        below = os.path.relpath(place, folder)
+        yield from (name if below == "." else f"{below}/{name}" for name in names)
+
+
+def task_folders(case: Case) -> list[str]:
+    """The folders that a case's tasks are read from; none for lm-eval's own."""
+    metrics = [m for m in case.metrics if hasattr(m, "tasks_folder")]
+    found = [datasets.task_folder(m.tasks_folder, getattr(m, "tasks", ())) for m in metrics]
+    return [folder for folder in found if folder]
+
+
+def packages() -> dict[str, str]:
+    """Versions of the libraries that matter."""
+    return {name: found for name in PACKAGES if (found := _version(name))}
+
+
+@cache
+def device_name(device: str) -> str:
+    """``cpu``, or the GPU's product name as a folder name: ``nvidia-h200``.
+
+    The product names form factor, memory and MIG slice; a power cap below the usual is added, for a
+    card that is held back is another device: ``nvidia-h200-500w``.
+    """
+    if not device.startswith("cuda"):
+        return device
+    import torch
+
+    name = str(torch.cuda.get_device_name(device)).lower().replace(" ", "-").replace("/", "-")
+    gpu = Gpu.of(device)
+    state = gpu.state() if gpu else {}
+    cap, usual = state.get("power_cap"), state.get("default_power_cap")
+    return f"{name}-{cap:.0f}w" if cap and usual and cap < 0.95 * usual else name
+
+
+def _with_content(value: Any, name: str = "", *, measured: bool = False) -> Any:
+    """*value* with every path in it replaced by a hash of what is there.
+
+    Of a text that is measured on, the name of the file stays: measurements are called by it. A
+    checkpoint's path stays, since its record names it.
+    """
+    if isinstance(value, dict):
+        inside = {key: measured or key == "metrics" for key in value}
+        return {k: _with_content(v, k, measured=inside[k]) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_with_content(item, name, measured=measured) for item in value]
+    if not _path(value) or name == "checkpoint":
+        return value
+    path = Path(value)
+    if path.is_dir():
+        return folder_hash(value)
+    label = datasets.label(value) if measured and name == "dataset" else ""
+    return f"{label}:{hash_cache.sha256(path)}" if path.is_file() else value
+
+
+def _path(value: object) -> bool:
+    return isinstance(value, str) and value.startswith((".", "/"))
+
+
+def _protocol_hash(name: str | None) -> str | None:
+    """The content of a protocol's file, of which the question holds what it says."""
+    file = code_reach.PACKAGE / "protocols" / f"{name}.yaml"
+    return hash_cache.sha256(file) if name and file.is_file() else name
+
+
+def _source(cls: type) -> str:
+    """What can be told of a method or metric that was defined in no file."""
+    try:
+        source = inspect.getsource(cls)
+    except (OSError, TypeError):
+        source = ""
+    return hashlib.sha256(f"{cls.__module__}:{cls.__qualname__}:{source}".encode()).hexdigest()
+
+
+def _checkpoint(method: Method) -> str | None:
+    """The content of the checkpoint that an external result is."""
+    checkpoint = getattr(method, "checkpoint", None)
+    return model_hash(ModelSpec(checkpoint)) if checkpoint else None
+
+
+def _commits(dataset: str) -> list[str]:
+    """The commits of a text on the hub that are in its cache; a later download adds another."""
+    if dataset not in datasets.HUB:
+        return []
+    return hub.commits(datasets.HUB[dataset].repo, "datasets")
+
+
+def _datasets(case: Case) -> list[str]:
+    names = [case.calibration.dataset] if case.method.calibrated else []
+    return names + [d for m in case.metrics if (d := getattr(m, "dataset", None))]
+
+
+@cache
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None

@@ -1,0 +1,104 @@
+"""Every night of every case in any number of folders and files; what cannot be read is told."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ..errors import PrunebenchError
+from ..record import Record
+from ..system import files
+from . import compare, store
+from .baselines.files import Baselines
+
+
+class Archive(Struct, frozen=True):
+    """The sound *records*, in no order, and a line for each that is damaged."""
+
+    records: tuple[Record, ...]
+    problems: tuple[str, ...]
+
+
+def read(paths: Iterable[Path]) -> Archive:
+    """All records in *paths*.
+
+    Args:
+        paths: results folders, baselines folders, folders below these, records, and files of
+            ``run --json``.
+
+    Raises:
+        PrunebenchError: if one is none of these.
+    """
+    found: dict[bytes, Record] = {}
+    problems: dict[str, None] = {}
+    for path in paths:
+        for one in _records(path):
+            if isinstance(one, PrunebenchError):
+                problems[str(one)] = None
+            else:
+                found.setdefault(hashlib.sha256(msgspec.json.encode(one)).digest(), one)
+    return Archive(tuple(found.values()), tuple(problems))
+
+
+def _records(path: Path) -> Iterator[Record | PrunebenchError]:
+    if path.is_dir():
+        for root, below, kind in _roots(path):
+            if kind == "records":
+                yield from _nights(root, below)
+            else:
+                yield from _accepted(root, below)
+            return
+    side = compare.read(path)
+    if side.results is not None or path.is_dir():
+        raise PrunebenchError(f"{path}: neither records of prunebench nor a folder of them")
+    yield from side.records.values()
+
+
+def _roots(path: Path) -> Iterator[tuple[Path, str, str]]:
+    """The store or baselines folder that *path* is or lies in, what of it is meant, which kind."""
+    for kind in ("records", "quality"):
+        if (path / kind).is_dir():
+            yield path, "", kind
+    for above in (path, *path.parents):
+        if above.name in ("records", "quality"):
+            below = path.relative_to(above).as_posix()
+            yield above.parent, "" if below == "." else below, above.name
+
+
+def _nights(root: Path, below: str) -> Iterator[Record | PrunebenchError]:
+    base = root / "records"
+    for path in files.below(base / below, ".json"):
+        if path.name.startswith("."):
+            continue
+        try:
+            record = store.read(path)
+            if record.case_id != path.parent.relative_to(base).as_posix():
+                raise PrunebenchError(f"{path}: the record of another case, {record.case_id}")
+        except PrunebenchError as error:
+            yield error
+        else:
+            yield record
+
+
+def _accepted(root: Path, below: str) -> Iterator[Record | PrunebenchError]:
+    """The baselines, one for each device that has timings or else one."""
+    baselines = Baselines(root)
+    for case_id in baselines.case_ids():
+        if below and case_id != below and not case_id.startswith(f"{below}/"):
+            continue
+        timed = [d for d in baselines.devices() if baselines.latency(case_id, d).is_file()]
+        for device in timed or [""]:
+            try:
+                record = baselines.load(case_id, device or "cpu")
+            except PrunebenchError as error:
+                yield error
+                continue
+            if record is not None and device:
+                record = replace(record, environment=replace(record.environment, device=device))
+            if record is not None:
+                yield record

@@ -1,0 +1,127 @@
+"""Making records the standard: past the guards or by ``--force``, all of them or none.
+
+Two who accept at once do it one after the other, and an accept that was cut off is ended first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from msgspec.structs import replace
+
+from ...case import Case
+from ...errors import PrunebenchError
+from ...record import Record
+from ...runs.session import Result, accepted
+from ...system import transaction
+from ..resume import checksum_lines
+from ..store import Store
+from . import files, guards
+from .files import Baselines
+
+
+class Acceptance(NamedTuple):
+    """The JSON files *written*, and the objections that were *overridden* for it, a line each."""
+
+    written: tuple[Path, ...]
+    overridden: tuple[str, ...]
+
+
+class RefusedError(PrunebenchError):
+    """Nothing was accepted; one line per reason."""
+
+    def __init__(self, problems: Iterable[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join([*self.problems, "nothing was accepted"]))
+
+
+def accept(
+    records: Sequence[Record],
+    cases: Sequence[Case],
+    because: str,
+    store: Store,
+    to: Baselines,
+    *,
+    present: Baselines | None = None,
+    failed: Mapping[str, str] | None = None,
+    force: bool = False,
+    flag: str = "--force",
+) -> Acceptance:
+    """Make *records* the baselines of *cases*: all of them, or none.
+
+    Args:
+        records: at most one per case.
+        cases: all that were selected. Those that only serve an interval over calibration seeds are
+            compared with no baseline and get none.
+        because: why the new values are right.
+        store: where earlier nights are.
+        to: where the baselines are written.
+        present: what the records are held against; by default what is at *to*.
+        failed: why there is no record, by case id, where more is known than that there is none.
+        force: accept in spite of the guards, leaving out only what cannot be a standard.
+        flag: what the front end calls it.
+
+    Raises:
+        RefusedError: if a guard objects and *force* is not given; nothing is written.
+        PrunebenchError: without a reason, or if a record cannot be kept; nothing is written,
+            unless the text says that the change counts.
+    """
+    if not because.strip():
+        raise PrunebenchError("accepting needs a reason: a baseline changes for a reason")
+    cases = [case for case in cases if not case.for_interval]
+    wanted = {case.id for case in cases}
+    records = [record for record in records if record.case_id in wanted]
+    with _turn(to):
+        found = guards.objections(records, present or to, store, cases, failed)
+        if found and not force:
+            raise RefusedError(o.line(flag) for o in found)
+        objected = {objection.case_id for objection in found}
+        stamp = accepted(because.strip())
+        prepared: dict[Path, bytes] = {}
+        for record in records:
+            own = replace(stamp, forced=bool(objected & {record.case_id, ""}))
+            prepared |= to.prepare(_usable(record) if force else record, own)
+        to.write(prepared)
+    written = tuple(path for path in prepared if path.suffix == ".json")
+    return Acceptance(written, tuple(o.line(flag) for o in found))
+
+
+def end(to: Baselines) -> None:
+    """End an accept that was cut off, if there is one, before its baselines are read.
+
+    Raises:
+        PrunebenchError: if it cannot be ended.
+    """
+    if transaction.unfinished(to.root):
+        with _turn(to):
+            pass
+
+
+@contextmanager
+def _turn(to: Baselines) -> Iterator[None]:
+    with transaction.turn(to.root) as ended:
+        if ended:
+            checksum_lines.tell(f"{to.root}: an accept that was cut off is ended")
+        yield
+
+
+def newest(cases: Iterable[Case], store: Store) -> list[Record]:
+    """The newest stored answer to each case's question, where there is one."""
+    return [record for case in cases if (record := store.latest(case.id, case.asked))]
+
+
+def failures(results: Iterable[Result]) -> dict[str, str]:
+    """Why cases of a run have no record, by case id."""
+    return {
+        r.case.id: f"crashed: {v.error}" if v.error else f"skipped: {v.skipped}"
+        for r in results
+        if (v := r.verdict) and r.record is None
+    }
+
+
+def _usable(record: Record) -> Record:
+    kept = tuple(m for m in record.measurements if not files.unfit(m))
+    return replace(record, measurements=kept)

@@ -1,0 +1,236 @@
+"""The baselines there are: who accepted each, which still answer their case, which can go."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ...case import Case
+from ...errors import PrunebenchError
+from ...record import Record
+from ...verdicts import verdict
+from ...verdicts.verdict import Finding, Outcome
+from .files import Accepted, Baselines, read_accepted
+
+State = Literal["ok", "forced", "stale", "orphaned", "missing", "damaged"]
+#: What ``baseline list --strict`` does not let pass.
+AMISS = ("stale", "orphaned", "missing", "damaged")
+
+Effect = Literal["create", "change", "unchanged", "stale", "orphaned", "no record"]
+
+
+class Shelved(Struct, frozen=True, omit_defaults=True):
+    """A baseline, or the lack of one.
+
+    *state* ``stale``: the case asks something else by now; ``orphaned``: there is no such case any
+    more; *what* says how, or what is damaged. *trees* are ``quality`` and ``latency <device>``.
+    """
+
+    case_id: str
+    state: State
+    what: str = ""
+    trees: tuple[str, ...] = ()
+    accepted: Accepted | None = None
+
+
+class Change(Struct, frozen=True, omit_defaults=True):
+    """What accepting the newest record would do to the baseline of a case.
+
+    *findings* compare the two; *what* says why they cannot be compared.
+    """
+
+    case_id: str
+    effect: Effect
+    what: str = ""
+    findings: tuple[Finding, ...] = ()
+    now: Record | None = None
+    was: Record | None = None
+
+
+def look(
+    baselines: Baselines,
+    cases: Iterable[Case],
+    orphans: Iterable[str] = (),
+    others: Iterable[str] = (),
+) -> list[Shelved]:
+    """The baseline of each case, or that it is missing; then the orphans.
+
+    *others* are ids of baselines whose case is not at hand: only damage can be told.
+    """
+    judged = [case for case in cases if not case.for_interval]
+    rows = [_row(baselines, case.id, case) for case in judged]
+    rows += [_row(baselines, case_id, None) for case_id in others]
+    return rows + [_orphan(baselines, case_id) for case_id in orphans]
+
+
+def orphans(baselines: Baselines, cases: Iterable[Case]) -> list[str]:
+    """Ids of baselines that no case has.
+
+    Args:
+        baselines: where to look.
+        cases: every case there is. One that ``--set`` made of them (``...@key=value``) is in no
+            file; its baseline stays as long as its file has any case.
+    """
+    known = {case.id for case in cases}
+    prefixes = {case_id.rsplit("/", 1)[0] for case_id in known}
+    return [
+        case_id
+        for case_id in baselines.all_case_ids()
+        if case_id not in known
+        and not ("@" in case_id and case_id.split("@")[0].rsplit("/", 1)[0] in prefixes)
+    ]
+
+
+def hint(baselines: Baselines, cases: Iterable[Case]) -> str:
+    """A line for the end of a run of whole files, with all their *cases*; empty with no orphan."""
+    own = list(cases)
+    files = {case.id.rsplit("/", 1)[0] for case in own}
+    count = sum(case_id.rsplit("/", 1)[0] in files for case_id in orphans(baselines, own))
+    if not count:
+        return ""
+    left = "1 baseline has" if count == 1 else f"{count} baselines have"
+    return f"{left} no case any more; prunebench baseline rm --orphaned"
+
+
+def remove(baselines: Baselines, case_ids: Iterable[str], *, dry_run: bool = False) -> list[Path]:
+    """Remove every file of these baselines, and folders that this leaves empty.
+
+    Returns:
+        The files, also when *dry_run* leaves them.
+
+    Raises:
+        PrunebenchError: if one cannot be removed.
+    """
+    paths = [path for case_id in case_ids for path in baselines.files(case_id)]
+    if dry_run:
+        return paths
+    for path in paths:
+        try:
+            path.unlink()
+            _prune_folders(path.parent, baselines.root)
+        except OSError as error:
+            raise PrunebenchError(f"{path}: cannot be removed: {error.strerror}") from None
+    return paths
+
+
+def review(
+    cases: Sequence[Case], records: Sequence[Record], baselines: Baselines, orphans: Iterable[str]
+) -> list[Change]:
+    """What accepting *records* would do, case by case; nothing is written."""
+    by_id = {record.case_id: record for record in records}
+    judged = [case for case in cases if not case.for_interval]
+    changes = [_change(case, by_id.get(case.id), baselines) for case in judged]
+    return changes + [Change(case_id, "orphaned", _GONE) for case_id in orphans]
+
+
+_GONE = "no case of that name any more"
+
+
+def _row(baselines: Baselines, case_id: str, case: Case | None) -> Shelved:
+    trees = _trees(baselines, case_id)
+    if not trees:
+        return Shelved(case_id, "missing")
+    row = Shelved(case_id, "ok", "", trees, _accepted(baselines, case_id))
+    if damage := _damage(baselines, case_id):
+        return replace(row, state="damaged", what=damage)
+    was = baselines.load(case_id, "cpu")
+    if was is not None and case is not None and (what := outdated(case, was)):
+        return replace(row, state="stale", what=what)
+    return replace(row, state="forced") if row.accepted and row.accepted.forced else row
+
+
+def _orphan(baselines: Baselines, case_id: str) -> Shelved:
+    trees = _trees(baselines, case_id)
+    return Shelved(case_id, "orphaned", _GONE, trees, _accepted(baselines, case_id))
+
+
+def outdated(case: Case, was: Record) -> str:
+    """What the case asks that the baseline does not answer, or an empty text."""
+    if case.asked == was.asked:
+        return ""
+    answered = verdict.compare(replace(was, asked=case.asked), was, case.tolerance_for)
+    said = [f.note for f in answered.findings if f.outcome == Outcome.NOT_COMPARABLE]
+    ours, theirs = _names(case.asked), _names(was.asked)
+    said += [f"{name} was not measured then" for name in ours if name not in theirs]
+    said += [f"{name} is no longer measured" for name in theirs if name not in ours]
+    return "; ".join(said) or "its metrics were asked for otherwise"
+
+
+def _names(asked: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(metric["name"] for metric in asked.get("metrics", ())))
+
+
+def _trees(baselines: Baselines, case_id: str) -> tuple[str, ...]:
+    quality = ["quality"] if baselines.quality(case_id).is_file() else []
+    timed = [d for d in baselines.devices() if baselines.latency(case_id, d).is_file()]
+    return (*quality, *(f"latency {device}" for device in timed))
+
+
+def _accepted(baselines: Baselines, case_id: str) -> Accepted | None:
+    for path in baselines.files(case_id):
+        if path.suffix == ".json":
+            try:
+                return read_accepted(path)
+            except PrunebenchError:
+                continue
+    return None
+
+
+def _damage(baselines: Baselines, case_id: str) -> str:
+    timed = [d for d in baselines.devices() if baselines.latency(case_id, d).is_file()]
+    if timed and not baselines.quality(case_id).is_file():
+        return f"{baselines.latency(case_id, timed[0])}: no quality baseline beside it"
+    try:
+        for device in ("cpu", *timed):
+            baselines.load(case_id, device)
+    except PrunebenchError as error:
+        return str(error)
+    return ""
+
+
+def _change(case: Case, now: Record | None, baselines: Baselines) -> Change:
+    try:
+        was = baselines.load(case.id, now.environment.device if now else "cpu")
+    except PrunebenchError as error:
+        return Change(case.id, "change" if now else "no record", str(error), now=now)
+    what = outdated(case, was) if was else ""
+    if what:
+        return Change(case.id, "stale", what, now=now, was=was)
+    if now is None:
+        return Change(case.id, "no record")
+    findings = verdict.compare(now, was, case.tolerance_for, rules=case.rules()).findings
+    if was is None:
+        return Change(case.id, "create", findings=findings, now=now)
+    moved = tuple(_moved(findings))
+    what = _gained(now, was)
+    return Change(case.id, "change" if moved or what else "unchanged", what, moved, now, was)
+
+
+def _gained(now: Record, was: Record) -> str:
+    """What the baseline does not keep yet, and tests would use."""
+    pairs = [(m, old) for m in now.measurements if (old := was.find(m.metric))]
+    kept = [
+        what
+        for what in ("margins", "clusters")
+        if any(getattr(m, what) and not getattr(old, what) for m, old in pairs)
+    ]
+    return f"{' and '.join(kept)} would be kept too" if kept else ""
+
+
+def _moved(findings: Collection[Finding]) -> Iterator[Finding]:
+    """Findings of anything that would be another number, however small, or another plan."""
+    for finding in findings:
+        tie = finding.what == "plan" and finding.note.startswith("a tie")
+        quiet = finding.outcome in (Outcome.SAME, Outcome.UNSURE) and not tie
+        if not quiet or finding.now != finding.was:
+            yield finding
+
+
+def _prune_folders(folder: Path, root: Path) -> None:
+    while folder != root and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent

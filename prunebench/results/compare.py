@@ -1,0 +1,405 @@
+"""Two sets of results side by side, whoever made them: what is in each, and how they compare."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any, TypeVar
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ..case import Case
+from ..cases import loader
+from ..cases.keyword import Matcher
+from ..errors import PrunebenchError
+from ..record import (
+    Measurement,
+    Record,
+    Tolerance,
+    too_new,
+)
+from ..system import files
+from ..verdicts import fail_on as gating
+from ..verdicts import verdict
+from ..verdicts.conditions import Condition
+from ..verdicts.evidence import p_among
+from ..verdicts.tests import CONFIDENCE, Evidence
+from ..verdicts.verdict import (
+    FAILING,
+    UNCONFIRMED,
+    Finding,
+    Outcome,
+    Rules,
+    Verdict,
+)
+from . import lm_eval_files, lm_eval_pairing
+from .baselines.files import Baselines
+from .lm_eval_files import Results, Score
+from .lm_eval_pairing import Unpaired
+from .store import Store
+
+T = TypeVar("T")
+
+#: What both sides of two lm-eval folders are called, whatever their models.
+LM_EVAL = "lm-eval"
+KINDS = (
+    "a file of `run --json`, a results folder such as .prunebench, a baselines folder, a record, "
+    "nor results of lm-eval"
+)
+
+
+class Side(Struct, frozen=True):
+    """One set of results.
+
+    *records* are by case id; *absent* says of the others why there is none. Baselines are looked up
+    for a device, and lm-eval's results have one case.
+    """
+
+    path: Path
+    kind: str
+    records: Mapping[str, Record] = {}
+    absent: Mapping[str, str] = {}
+    baselines: Baselines | None = None
+    results: Results | None = None
+
+    def case_ids(self) -> list[str]:
+        """All cases of which it has something to say."""
+        if self.results is not None:
+            return [LM_EVAL]
+        if self.baselines is not None:
+            return self.baselines.case_ids()
+        return [*self.records, *self.absent]
+
+    def record(self, case_id: str, device: str) -> Record | None:
+        """The record of a case; where timings are kept by device, with those of *device*."""
+        if self.baselines is None:
+            return self.records.get(case_id)
+        found = self.baselines.load(case_id, device)
+        if found is None or not _varying(found):
+            return found
+        return replace(found, environment=replace(found.environment, device=device))
+
+    def device(self, case_id: str) -> str:
+        """The device of a case's record, as far as it is known."""
+        found = self.records.get(case_id)
+        return found.environment.device if found else "cpu"
+
+
+class Absent(Struct, frozen=True):
+    """What is read of a verdict in a run's file: why there is no record, where there is none."""
+
+    case_id: str
+    error: str = ""
+    skipped: str = ""
+
+
+class Compared(Struct, frozen=True):
+    """How *b* compares with *a*; *notes* are lines that belong to no finding."""
+
+    a: Side
+    b: Side
+    verdicts: tuple[Verdict, ...]
+    notes: tuple[str, ...]
+    common: int
+
+
+# --------------------------------------------------------------------------------- reading
+
+
+def read(path: Path) -> Side:
+    """The results in *path*, whichever kind they are.
+
+    Raises:
+        PrunebenchError: if it is none of the kinds, empty, damaged, or from a newer version.
+    """
+    if path.is_dir():
+        return _folder(path)
+    if not path.exists():
+        raise PrunebenchError(f"{path}: no such file or folder")
+    data = lm_eval_files.document(path)
+    if lm_eval_files.is_results(data):
+        return Side(path, LM_EVAL, results=lm_eval_files.load(path))
+    if isinstance(data, dict) and isinstance(data.get("records"), list):
+        return _run(path, data)
+    if isinstance(data, dict) and "case_id" in data and "measurements" in data:
+        return _single(path, data)
+    raise PrunebenchError(f"{path}: neither {KINDS}")
+
+
+def _folder(path: Path) -> Side:
+    if (path / "records").is_dir():
+        store = Store(path)
+        newest = {i: record for i in store.case_ids() if (record := store.latest(i))}
+        if not newest:
+            raise PrunebenchError(f"{path}: a results folder without a record that can be read")
+        return Side(path, "results folder", newest)
+    for root in (path, path.parent):
+        if (root / "quality").is_dir() and path in (root, root / "quality"):
+            return Side(path, "baselines", baselines=Baselines(root))
+    if found := lm_eval_files.newest(path):
+        return Side(path, LM_EVAL, results=lm_eval_files.load(*found))
+    empty = "an empty folder" if not files.listed(path) else f"neither {KINDS}"
+    raise PrunebenchError(f"{path}: {empty}")
+
+
+def _run(path: Path, data: dict[str, Any]) -> Side:
+    records = [_record(path, one) for one in data["records"]]
+    absent = {}
+    for judged in data.get("verdicts") or ():
+        one = _converted(path, judged, Absent)
+        if one.error or one.skipped:
+            absent[one.case_id] = f"it crashed: {one.error}" if one.error else one.skipped
+    return Side(path, "run", {r.case_id: r for r in records}, absent)
+
+
+def _single(path: Path, data: dict[str, Any]) -> Side:
+    record = _record(path, data)
+    depth = len(record.case_id.split("/"))
+    root = path.absolute().parents[depth] if len(path.absolute().parents) > depth else path
+    if "accepted" not in data:
+        return Side(path, "record", {record.case_id: record})
+    if Baselines(root).quality(record.case_id) == path.absolute():
+        # A baseline where it belongs: with its samples, from beside it.
+        record = Baselines(root).load(record.case_id, "cpu") or record
+    return Side(path, "baseline", {record.case_id: record})
+
+
+def _record(path: Path, data: Any) -> Record:
+    if isinstance(data, dict) and (newer := too_new(data.get("schema"))):
+        raise PrunebenchError(f"{path}: {newer}")
+    return _converted(path, data, Record)
+
+
+def _converted(path: Path, data: Any, kind: type[T]) -> T:
+    try:
+        # Through JSON once more: what is read for lm-eval may have NaN and Infinity in it.
+        return msgspec.convert(json.loads(json.dumps(data, allow_nan=False)), kind)
+    except (msgspec.ValidationError, ValueError) as error:
+        raise PrunebenchError(f"{path}: damaged: {error}") from None
+
+
+def families(sides: Iterable[Side]) -> list[str]:
+    """The metrics that conditions may be about, of all that the sides measured."""
+    found: dict[str, None] = {}
+    for side in sides:
+        tasks = side.results.tasks.values() if side.results else ()
+        found.update(dict.fromkeys(name for task in tasks for name in task.scores))
+        records = [side.record(i, side.device(i)) for i in side.case_ids()]
+        found.update(dict.fromkeys(m.metric for r in records if r for m in r.measurements))
+    return list(dict.fromkeys(name.split("/")[0] for name in found))
+
+
+# --------------------------------------------------------------------------------- comparing
+
+
+def compare(
+    a: Side,
+    b: Side,
+    cases: Mapping[str, Case],
+    select: Matcher = lambda _: True,
+    fail_on: tuple[Outcome, ...] | None = None,
+    conditions: tuple[Condition, ...] | None = None,
+) -> Compared:
+    """Judge every case that both have, *b* as what is now and *a* as what was.
+
+    Args:
+        a: what was.
+        b: what is now.
+        cases: those that say how to judge their records; metrics' own tolerances apply elsewhere.
+        select: which case ids are wanted.
+        fail_on: outcomes that fail, instead of those that each case says.
+        conditions: conditions that fail where they hold, instead of each case's.
+    """
+    mine, theirs = (dict.fromkeys(filter(select, side.case_ids())) for side in (b, a))
+    notes: list[str] = []
+    judged: list[tuple[Verdict, tuple[Outcome, ...]]] = []
+    for case_id in [*mine, *(i for i in theirs if i not in mine)]:
+        case = cases.get(case_id)
+        own = (case.fail_on, case.conditions) if case else (FAILING, ())
+        failing = own[0] if fail_on is None else fail_on
+        holding = own[1] if conditions is None else conditions
+        if a.results and b.results:
+            one, said = _lm_eval(a.results, b.results, failing, holding)
+            notes += said
+        else:
+            one = _case(case_id, a, b, case, failing, holding)
+        judged.append((one, failing))
+    verdicts = tuple(verdict.settle(judged))
+    common = sum(i in theirs for i in mine)
+    if a.results and b.results and not {*a.results.tasks} & {*b.results.tasks}:
+        common = 0
+    return Compared(a, b, verdicts, tuple(notes), common)
+
+
+def _case(
+    case_id: str,
+    a: Side,
+    b: Side,
+    case: Case | None,
+    fail_on: tuple[Outcome, ...],
+    conditions: tuple[Condition, ...],
+) -> Verdict:
+    now = b.record(case_id, a.device(case_id))
+    was = a.record(case_id, now.environment.device if now else "cpu")
+    if now is None or was is None:
+        return _one_sided(case_id, a, b, now, was, fail_on)
+    if case is not None and case.for_interval:
+        return Verdict(case_id, ok=True, seed_of=case.seed_of)
+    kept_apart = any(side.kind.startswith("baseline") for side in (a, b))
+    now, was, apart = _timings_apart(now, was, kept_apart=kept_apart)
+    tolerance = case.tolerance_for if case else loader.default_tolerance
+    more = [*apart, *gating.findings(now, was, conditions, p_among(now, was))]
+    judged = verdict.compare(now, was, tolerance, fail_on, more, case.rules() if case else None)
+    return replace(judged, findings=tuple(map(_once, judged.findings)))
+
+
+def _once(finding: Finding) -> Finding:
+    """A timing that looks worse cannot be measured again from here."""
+    note = "measured once on each side" if finding.note == UNCONFIRMED else finding.note
+    return replace(finding, note=note)
+
+
+def _one_sided(
+    case_id: str,
+    a: Side,
+    b: Side,
+    now: Record | None,
+    was: Record | None,
+    fail_on: tuple[Outcome, ...],
+) -> Verdict:
+    if now is None and was is None:
+        outcome = Outcome.NOT_COMPARABLE
+        note = "; ".join(f"{s.path}: {s.absent[case_id]}" for s in (a, b) if case_id in s.absent)
+    elif now is None:
+        outcome = Outcome.GONE
+        note = f"not in {b.path}"
+        if why := b.absent.get(case_id):
+            crashed = why.startswith("it crashed")
+            outcome = Outcome.GONE if crashed else Outcome.NOT_COMPARABLE
+            note = f"no record in {b.path}: {why}"
+    else:
+        outcome = Outcome.NEW
+        note = f"not in {a.path}" + (f": {a.absent[case_id]}" if case_id in a.absent else "")
+    finding = Finding("case", outcome, note=note)
+    return Verdict(case_id, outcome not in fail_on, (finding,))
+
+
+def _timings_apart(
+    now: Record, was: Record, *, kept_apart: bool
+) -> tuple[Record, Record, list[Finding]]:
+    """Both records without their timings, where those cannot be compared, and a finding that says
+    so: on two devices, or where one is a baseline, whose timings are *kept_apart* from its scores.
+    """
+    mine, theirs = now.environment.device, was.environment.device
+    both = _varying(now) and _varying(was)
+    if mine == theirs and (both or not kept_apart):
+        return now, was, []
+    note = f"measured on {mine} and on {theirs}"
+    apart = [Finding("timings", Outcome.NOT_COMPARABLE, note=note)] if both else []
+    return _steady(now), _steady(was), apart
+
+
+def _varying(record: Record) -> bool:
+    return any(m.varies for m in record.measurements)
+
+
+def _steady(record: Record) -> Record:
+    return replace(record, measurements=tuple(m for m in record.measurements if not m.varies))
+
+
+# --------------------------------------------------------------------------------- lm-eval
+
+
+def _lm_eval(
+    a: Results,
+    b: Results,
+    fail_on: tuple[Outcome, ...],
+    conditions: tuple[Condition, ...],
+) -> tuple[Verdict, Iterator[str]]:
+    """The verdict over two runs of lm-eval, and what else to tell of them."""
+    found = lm_eval_pairing.align(b, a, LM_EVAL)
+    more = [Finding(task, Outcome.NOT_COMPARABLE, note=why) for task, why in found.apart.items()]
+    more += [_unpaired(one, loader.default_tolerance(one.metric)) for one in found.unpaired]
+    p_of = p_among(found.now, found.was)
+    more += gating.findings(*found.whole(), conditions, p_of)
+    judged = verdict.compare(found.now, found.was, loader.default_tolerance, fail_on, more)
+    # What was done to the models is not in these files.
+    findings = tuple(f for f in judged.findings if f.what != "plan")
+    return replace(judged, findings=findings), _told(a, b, found)
+
+
+def _told(a: Results, b: Results, found: lm_eval_pairing.Aligned) -> Iterator[str]:
+    for name, side in (("A", a), ("B", b)):
+        older = f", the newest of {side.older + 1} results files" if side.older else ""
+        yield f"{name}: {side.model}, {side.path.name}{older}"
+    yield from found.notes
+    if found.unpaired:
+        bare = " and ".join(n for n, s in (("A", a), ("B", b)) if not _sampled(s))
+        where = f"{bare} has" if len(bare) == 1 else f"{bare or 'A or B'} have"
+        what = f"{where} no samples to pair questions by; lm_eval --log_samples writes them"
+        yield f"compared by their standard errors, which sees less: {what}"
+    if others := sorted({*a.others, *b.others}):
+        yield f"not compared: {', '.join(others)}"
+
+
+def _sampled(results: Results) -> bool:
+    return all(task.answers for task in results.tasks.values())
+
+
+def _unpaired(one: Unpaired, tolerance: Tolerance) -> Finding:
+    """Two scores by their standard errors, to the same rules as paired ones."""
+    rules = Rules()
+    now, was = (Measurement(one.metric, s.value, one.unit, "higher") for s in (one.now, one.was))
+    seen = _z_test(one.now, one.was, rules)
+    if seen is None:
+        found = verdict.judge(now, was, tolerance, rules)
+        return replace(found, diagnostic=one.diagnostic, note="no standard error")
+    allowed = tolerance.allowed(one.was.value)
+    values = one.now.value, one.was.value
+    if verdict.exceeds(seen.loss, allowed, *values):
+        outcome = Outcome.WORSE if seen.p < rules.alpha else Outcome.UNSURE
+    elif verdict.exceeds(-seen.loss, allowed, *values) and seen.p_better < rules.alpha:
+        outcome = Outcome.BETTER
+    else:
+        sure = not verdict.exceeds(seen.high, allowed, *values)
+        outcome = Outcome.SAME if sure else Outcome.UNSURE
+    return Finding(
+        one.metric,
+        outcome,
+        one.now.value,
+        one.was.value,
+        allowed,
+        seen.p,
+        note="not paired",
+        diagnostic=one.diagnostic,
+        evidence=seen,
+    )
+
+
+def _z_test(now: Score, was: Score, rules: Rules) -> Evidence | None:
+    """Whether two independent means differ, by their standard errors; None without these."""
+    if now.stderr is None or was.stderr is None:
+        return None
+    normal = NormalDist()
+    spread = math.hypot(now.stderr, was.stderr)
+    loss = was.value - now.value
+    reach = normal.inv_cdf(CONFIDENCE) * spread
+    # All right or all wrong on both sides: no spread, and what differs differs.
+    z = loss / spread if spread else math.copysign(math.inf, loss) if loss else 0.0
+    seen = Evidence(
+        test="z test",
+        count=now.questions or 0,
+        loss=loss,
+        low=loss - reach,
+        high=loss + reach,
+        p=normal.cdf(-z) if math.isfinite(z) else float(z < 0),
+        p_better=normal.cdf(z) if math.isfinite(z) else float(z > 0),
+        spread=spread,
+        alpha=rules.alpha,
+    )
+    return replace(seen, least=seen.smallest(rules.alpha))

@@ -1,0 +1,271 @@
+"""What of a results folder can go, and its going. Nothing is ever moved."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from msgspec import Struct
+
+from ..errors import PrunebenchError
+from ..system import files
+from . import inventory
+from .baselines.files import Baselines
+from .inventory import (
+    Head,
+    Item,
+    Night,
+    items,
+    nights,
+)
+from .store import Store
+
+DAY = 86_400
+#: What nobody has touched for so long belongs to no run that goes on, in seconds.
+LEFT = {"partial": 30 * DAY, "lock": DAY, "temporary": DAY, "hash": 90 * DAY}
+
+_HEX = re.compile(rb"[0-9a-f]{64}")
+_AGE = re.compile(r"(\d+(?:\.\d+)?) ?([hdw])")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]i?)?B")
+_HOURS = {"h": 1, "d": 24, "w": 168}
+_POWERS = {"k": 1, "M": 2, "G": 3, "T": 4}
+
+
+class Removed(Struct, frozen=True):
+    """A file that went, or would: what it was and why it could."""
+
+    path: str
+    kind: str
+    size: int
+    why: str
+
+
+def removable(
+    store: Store,
+    baselines: Baselines,
+    cases: Collection[str] | None = None,
+    *,
+    older_than: float | None = None,
+    keep_last: int | None = None,
+    max_size: float | None = None,
+) -> list[Removed]:
+    """What can go: nights that the limits given let go, and what runs left behind.
+
+    Never the record that a baseline was accepted from, nor the newest answer to a question on a
+    device, unless its case is none of *cases* any more. Without a limit no night goes.
+
+    Args:
+        store: the results folder.
+        baselines: what was accepted.
+        cases: the ids of all cases there are, None where that is not known.
+        older_than: seconds; younger nights stay.
+        keep_last: so many of the newest nights of a case on a device stay.
+        max_size: bytes; of the rest the oldest go until no more than that is left.
+    """
+    found, now = items(store.root), time.time()
+    known, _ = nights(found)
+    free = _unprotected(known, baselines, cases, keep_last)
+    going: dict[Path, Removed] = {}
+    for night in free:
+        age = now - _seconds(night.head.created)
+        if (older_than is not None or keep_last is not None) and age > (older_than or 0):
+            going[night.item.path] = _removed(night.item, "an old night")
+    finished = {night.head.key[:20] for night in known}
+    named = _named(found)
+    touched = _touched(found)
+    for item in found:
+        rest = now - touched.get(item.path.parent, item.modified)
+        if why := _left_behind(item, store.root, finished, named, rest, older_than):
+            going[item.path] = _removed(item, why)
+    if max_size is not None:
+        left = sum(item.size for item in found if item.path not in going)
+        for night in reversed(free):
+            if left > max_size and night.item.path not in going:
+                going[night.item.path] = _removed(night.item, "more than the size allowed")
+                left -= night.item.size
+    for path, stat, outdated in inventory.memory():
+        if outdated and now - stat.st_mtime > LEFT["hash"]:
+            going[path] = Removed(str(path), "hash", stat.st_size, "its file is another by now")
+    return list(going.values())
+
+
+def remove(going: Iterable[Removed], root: Path) -> list[Removed]:
+    """Remove these files, and folders below *root* that this leaves empty.
+
+    Returns:
+        Those that went; a lock that turns out to be held stays.
+
+    Raises:
+        PrunebenchError: if one cannot be removed.
+    """
+    gone = []
+    for one in going:
+        path = Path(one.path)
+        try:
+            if one.kind == "lock" and _is_held(path):
+                continue
+            path.unlink(missing_ok=True)
+            _drop_empty(path.parent, root)
+        except OSError as error:
+            raise PrunebenchError(f"{path}: cannot be removed: {error.strerror}") from None
+        gone.append(one)
+    return gone
+
+
+def seconds_of(text: str, option: str) -> float:
+    """``90d``, ``12h`` or ``2w`` in seconds.
+
+    Raises:
+        PrunebenchError: if *text* is nothing of the kind; one line that begins with *option*.
+    """
+    if not (match := _AGE.fullmatch(text)):
+        raise PrunebenchError(f"{option} {text}: expected a number and h, d or w, such as 90d")
+    return float(match[1]) * 3600 * _HOURS[match[2]]
+
+
+def bytes_of(text: str, option: str) -> float:
+    """``5GB`` or ``500 MiB`` in bytes.
+
+    Raises:
+        PrunebenchError: if *text* is nothing of the kind; one line that begins with *option*.
+    """
+    if not (match := _SIZE.fullmatch(text)):
+        raise PrunebenchError(f"{option} {text}: expected a number and a unit, such as 5GB")
+    unit = match[2] or ""
+    base = 1024 if unit.endswith("i") else 1000
+    return float(match[1]) * float(base ** _POWERS.get(unit[:1], 0))
+
+
+def _unprotected(
+    known: Sequence[Night],
+    baselines: Baselines,
+    cases: Collection[str] | None,
+    keep_last: int | None,
+) -> list[Night]:
+    """The nights that may go, newest first."""
+    cited, unsure = _cited(baselines)
+    seen: set[tuple[str, str, bytes]] = set()
+    count: Counter[tuple[str, str]] = Counter()
+    free = []
+    for night in known:
+        head = night.head
+        place = (head.case_id, head.environment.device)
+        count[place] += 1
+        question = (*place, bytes(head.asked))
+        newest = question not in seen and _exists(head.case_id, cases)
+        seen.add(question)
+        kept = count[place] <= (keep_last or 0)
+        if not (newest or kept or head.night in cited or head.case_id in unsure):
+            free.append(night)
+    return free
+
+
+def _cited(baselines: Baselines) -> tuple[set[tuple[str, str, str]], set[str]]:
+    """The nights that baselines were accepted from, and cases whose baseline does not tell."""
+    named: set[tuple[str, str, str]] = set()
+    unsure: set[str] = set()
+    for case_id in baselines.all_case_ids():
+        for path in baselines.files(case_id):
+            if path.suffix == ".json":
+                try:
+                    named.add(files.read_json(path, Head).night)
+                except PrunebenchError:
+                    unsure.add(case_id)
+    return named, unsure
+
+
+def _exists(case_id: str, cases: Collection[str] | None) -> bool:
+    """Whether there is such a case; one that ``--set`` made is in no file, but its file is."""
+    if cases is None or case_id in cases:
+        return True
+    folder = case_id.split("@")[0].rsplit("/", 1)[0]
+    return "@" in case_id and any(case.rsplit("/", 1)[0] == folder for case in cases)
+
+
+def _left_behind(
+    item: Item,
+    root: Path,
+    finished: Collection[str],
+    named: Collection[str],
+    rest: float,
+    older_than: float | None,
+) -> str:
+    """Why nothing will ask for *item*, untouched for *rest* seconds, again; or an empty text."""
+    if item.kind == "partial":
+        key = item.path.relative_to(root).parts[1]
+        if key in finished and rest > DAY:
+            return "its case is finished"
+        limit = LEFT["partial"] if older_than is None else max(older_than, DAY)
+        return "nobody went on with it" if rest > limit else ""
+    if item.kind == "lock" and item.path.suffix in (".lock", ".owner"):
+        return "held by nobody" if rest > LEFT["lock"] else ""
+    if item.kind == "temporary":
+        return "never finished" if rest > LEFT["temporary"] else ""
+    if item.kind == "tensors":
+        return "" if rest < DAY or item.path.stem in named else "no plan names it"
+    return ""
+
+
+def _touched(found: Sequence[Item]) -> dict[Path, float]:
+    """When each folder of a case under way was last written to.
+
+    A long search writes its journal all the time, and a tensor that does not change only once.
+    """
+    last: dict[Path, float] = {}
+    for item in found:
+        if item.kind == "partial":
+            last[item.path.parent] = max(item.modified, last.get(item.path.parent, 0.0))
+    return last
+
+
+def _named(found: Sequence[Item]) -> set[str]:
+    """The tensors among *found* that any JSON file among them names."""
+    tensors = {item.path.stem for item in found if item.kind == "tensors"}
+    named: set[str] = set()
+    for item in found if tensors else ():
+        if item.path.suffix == ".json":
+            with contextlib.suppress(OSError):  # another process may have moved it
+                named.update(h.decode() for h in _HEX.findall(item.path.read_bytes()))
+    return named & tensors
+
+
+def _is_held(path: Path) -> bool:
+    """Whether somebody holds the lock that *path* is of; one of nobody's goes while held here.
+
+    It goes before the file that says whose it was, for the two are asked about by name in turn.
+    """
+    import filelock
+
+    lock = path.with_suffix(".lock")
+    if path != lock:
+        return lock.exists()
+    try:
+        with filelock.FileLock(path, timeout=0):
+            path.unlink(missing_ok=True)
+    except (filelock.Timeout, NotImplementedError, OSError):
+        return True
+    return False
+
+
+def _drop_empty(folder: Path, root: Path) -> None:
+    while folder != root and root in folder.parents and not any(folder.iterdir()):
+        folder.rmdir()
+        folder = folder.parent
+
+
+def _removed(item: Item, why: str) -> Removed:
+    return Removed(str(item.path), item.kind, item.size, why)
+
+
+def _seconds(created: str) -> float:
+    """The time a record names, as seconds since 1970; now, if it names none."""
+    try:
+        when = datetime.fromisoformat(created)
+    except ValueError:
+        return time.time()
+    return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()

@@ -1,0 +1,196 @@
+"""The results folder: every night of every case, the newest of each content by its hash."""
+
+from __future__ import annotations
+
+import codecs
+import hashlib
+import uuid
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from msgspec.structs import replace
+
+from ..errors import PrunebenchError, PrunebenchWarning
+from ..record import SCHEMA, Record, too_new
+from ..system import files
+
+
+class Store:
+    """Records below *root* (``.prunebench``)."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def path(self, case_id: str, key: str) -> Path:
+        """Where the record of that question and content lies.
+
+        Raises:
+            PrunebenchError: if the two are no names, as a record from elsewhere may have them.
+        """
+        return files.inside(self.root / "records", f"{case_id}/{key[:20]}.json")
+
+    def find(self, case_id: str, key: str | None) -> Record | None:
+        """The record of exactly this content, if it was made and is sound.
+
+        One that is damaged, or of a newer version, counts as absent, with a warning: the case then
+        simply runs again.
+        """
+        if key is None or not (path := self.path(case_id, key)).is_file():
+            return None
+        try:
+            record = read(path)
+        except PrunebenchError as error:
+            warnings.warn(f"{error}; the case runs again", PrunebenchWarning, stacklevel=1)
+            return None
+        own = (record.case_id, record.key, record.schema) == (case_id, key, SCHEMA)
+        return record if own else None
+
+    def save(self, record: Record) -> Path:
+        """Write *record* where *find* looks; what another run left there is kept beside it.
+
+        The same record with timings measured a second time is one night and replaces itself.
+        """
+        path = self.path(record.case_id, record.key or "unkeyed")
+        # The older one is written to its new place before its old one is: a crash in between leaves
+        # it twice, which *answers* does not count, and loses neither.
+        if newer := _newer(path):
+            _keep(path, *newer)
+        elif (old := _sound(path)) is not None and not _one_night(old[1], record):
+            _keep(path, old[0], old[1].created)
+        files.write_json(path, record)
+        return path
+
+    def require_writable(self) -> None:
+        """Refuse to measure for a folder that takes no file.
+
+        Raises:
+            PrunebenchError: naming it and what the system says.
+        """
+        probe = self.root / "records" / f".probe-{uuid.uuid4().hex}"
+        files.write(probe, b"")
+        probe.unlink(missing_ok=True)
+
+    def latest(self, case_id: str, asked: dict[str, Any] | None = None) -> Record | None:
+        """The newest sound record of a case; with *asked*, of exactly that question."""
+        return next(iter(self.answers(case_id, asked)), None)
+
+    def answers(
+        self, case_id: str, asked: dict[str, Any] | None = None, device: str | None = None
+    ) -> list[Record]:
+        """The sound records of a case, newest first; to one question or of one device if given."""
+        return sorted(
+            (
+                record
+                for record in self._all(case_id)
+                if asked in (None, record.asked) and device in (None, record.environment.device)
+            ),
+            key=lambda record: record.created,
+            reverse=True,
+        )
+
+    def case_ids(self) -> list[str]:
+        """All cases that have records, sorted."""
+        base = self.root / "records"
+        found = {p.parent.relative_to(base).as_posix() for p in files.below(base, ".json")}
+        return sorted(filter(files.is_name, found))
+
+    def _all(self, case_id: str) -> Iterator[Record]:
+        """The sound records of a case; that there are some of a newer version is a warning."""
+        seen = set()
+        for path in files.listed(files.inside(self.root / "records", case_id), ".json"):
+            if (sound := _sound(path)) is None:
+                if _newer(path):
+                    self._tell_newer()
+                continue
+            content, record = sound
+            if record.case_id != case_id:
+                continue  # another case's, put here by hand
+            if (digest := hashlib.sha256(content).digest()) not in seen:
+                seen.add(digest)
+                yield record
+
+    def _tell_newer(self) -> None:
+        """One line for all of them, which Python tells once."""
+        warnings.warn(
+            f"{self.root}: records of a newer prunebench are passed over; update prunebench "
+            f"(prunebench cache verify names them)",
+            PrunebenchWarning,
+            stacklevel=1,
+        )
+
+
+class _Head(Struct, frozen=True):
+    """What every version of a record has; a later one may mean something else by the rest."""
+
+    schema: int = SCHEMA
+    created: Any = ""
+
+
+def read(path: Path) -> Record:
+    """The record in *path*.
+
+    Raises:
+        PrunebenchError: if it cannot be read, is damaged, or a newer version wrote it.
+    """
+    try:
+        record = files.read_json(path, Record)
+        schema = record.schema
+    except PrunebenchError:
+        schema = _head(files.read(path)).schema
+        if not too_new(schema):
+            raise
+    if why := too_new(schema):
+        raise PrunebenchError(f"{path}: {why}")
+    return record
+
+
+def _sound(path: Path) -> tuple[bytes, Record] | None:
+    """A record that can be read, and its bytes; one that is damaged or newer counts as absent."""
+    try:
+        content = files.read(path)
+        record = msgspec.json.decode(content, type=Record)
+    except (PrunebenchError, msgspec.DecodeError, RecursionError, ValueError):
+        return None
+    return None if too_new(record.schema) else (content, record)
+
+
+def _newer(path: Path) -> tuple[bytes, str] | None:
+    """The bytes of a record that a newer version wrote, and when it was made; None of others."""
+    try:
+        content = files.read(path)
+    except PrunebenchError:
+        return None
+    head = _head(content)
+    return (content, str(head.created)) if too_new(head.schema) else None
+
+
+def _head(content: bytes) -> _Head:
+    """The head of a record, or that of an empty one where there is none."""
+    try:
+        return msgspec.json.decode(content.removeprefix(codecs.BOM_UTF8), type=_Head)
+    except (msgspec.DecodeError, RecursionError, ValueError):
+        return _Head()
+
+
+def _one_night(old: Record, new: Record) -> bool:
+    """Whether the two are one run's, but for timings that were measured again, and for names."""
+    bare = (files.as_json(replace(record, again=(), asked={}, cost={})) for record in (old, new))
+    return old.created == new.created and next(bare) == next(bare)
+
+
+def _keep(path: Path, content: bytes, created: str) -> None:
+    """Write *content* beside *path*, under the time it was made; once, however often asked to."""
+    made = "".join(c for c in created if c.isascii() and c.isdigit())[:14] or "0"
+    for number in range(1, 1_000):
+        again = f"-{number}" if number > 1 else ""
+        beside = path.with_name(f"{path.stem}.{made}{again}.json")
+        if not beside.exists():
+            files.write(beside, content)
+            return
+        if beside.read_bytes() == content:
+            return
+    raise PrunebenchError(f"{path}: a thousand other records were made in the same second")

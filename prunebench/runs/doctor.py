@@ -1,0 +1,351 @@
+"""Looks at this machine for what spoils a run: each check is a function that says what to do.
+
+A *note* is worth knowing, a *problem* makes results wrong, lost or impossible.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from ..cases import loader
+from ..data import hub
+from ..data.yaml_source import Source
+from ..errors import PrunebenchError
+from ..results import inventory
+from ..results.baselines.files import Baselines
+from ..results.store import Store
+from ..system import hash_cache
+from ..system.nvml import Gpu
+
+State = Literal["ok", "note", "problem"]
+
+GB = 1e9
+#: Less free space than this will not last: for results, and for models.
+LEAST_STORE, LEAST_MODELS = 1 * GB, 20 * GB
+#: Seconds by which the clock of a file system may be off.
+SKEW = 1.0
+
+#: Variables that hold a token for the hub.
+_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
+
+
+class Finding(Struct, frozen=True, omit_defaults=True):
+    """What a check found; *what_to_do* where something can be done."""
+
+    check: str
+    state: State
+    found: str
+    what_to_do: str = ""
+
+
+def python() -> Finding:
+    """Whether this Python is new enough."""
+    here = ".".join(map(str, sys.version_info[:3]))
+    wanted = metadata.metadata("prunebench")["Requires-Python"] or ""
+    if not wanted or _fits(here, wanted):
+        return Finding("python", "ok", here)
+    return Finding("python", "problem", f"{here}, needs {wanted}", "install a newer Python")
+
+
+def libraries() -> Iterator[Finding]:
+    """Whether every library that prunebench requires is there, in a version that it works with."""
+    from packaging.requirements import Requirement
+
+    wrong = False
+    for text in metadata.requires("prunebench") or ():
+        wanted = Requirement(text)
+        if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            have = metadata.version(wanted.name)
+        except metadata.PackageNotFoundError:
+            have = "absent"
+        if have == "absent" or not _fits(have, str(wanted.specifier)):
+            wrong = True
+            found = f"{wanted.name} {have}, needs {wanted.specifier}"
+            fix = f"pip install '{wanted.name}{wanted.specifier}'"
+            yield Finding("libraries", "problem", found, fix)
+    if not wrong:
+        yield Finding("libraries", "ok", "all in the versions that prunebench works with")
+
+
+def space(store: Path) -> Iterator[Finding]:
+    """Whether there is room for results, and for models and data of the hub."""
+    from huggingface_hub import constants
+
+    for check, place, least in (
+        ("space for results", store, LEAST_STORE),
+        ("space for models", Path(constants.HF_HUB_CACHE), LEAST_MODELS),
+    ):
+        free = shutil.disk_usage(_existing(place)).free
+        found = f"{free / GB:.1f} GB free at {place}"
+        if free < least:
+            do = "prunebench cache gc, or 'hf cache' for models; or move it: --store, HF_HOME"
+            yield Finding(check, "problem" if free < least / 10 else "note", found, do)
+        else:
+            yield Finding(check, "ok", found)
+
+
+def writable(store: Path) -> Finding:
+    """Whether results can be written and locked, and whether the clock there is this one's."""
+    import filelock
+
+    folder = _existing(store)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=folder) as name:
+            lock = filelock.FileLock(Path(name, "lock"))
+            try:
+                with lock.acquire(timeout=5):
+                    pass
+            except (OSError, NotImplementedError, filelock.Timeout):
+                found = f"{store} can be written but not locked by flock"
+                do = "give --store a local folder, or let one process at a time use this one"
+                return Finding("store", "note", found, do)
+            now = time.time()
+            probe = Path(name, "clock")
+            probe.write_text("")
+            skew = probe.stat().st_mtime - now
+    except OSError as error:
+        found = f"{store} cannot be written: {error.strerror}"
+        return Finding("store", "problem", found, "give --store a folder that can")
+    if abs(skew) > SKEW:
+        found = f"the clock of {store} is {skew:+.1f} s off this machine's"
+        do = "set both by NTP: whether a file is at rest is told by these times"
+        return Finding("store", "note", found, do)
+    return Finding("store", "ok", f"{store} can be written and locked")
+
+
+def cache(store: Path, baselines: Path) -> Iterator[Finding]:
+    """Whether stored records and baselines are sound, and hashes can be remembered."""
+    damaged = list(inventory.damage(Store(store), Baselines(baselines)))
+    if damaged:
+        found = f"{len(damaged)} damaged: {damaged[0]}" + (", ..." if len(damaged) > 1 else "")
+        yield Finding("records", "problem", found, "prunebench cache verify names them all")
+    else:
+        yield Finding("records", "ok", "every record and baseline is sound")
+    memory = _existing(hash_cache.memory())
+    if os.access(memory, os.W_OK):
+        yield Finding("hashes", "ok", f"remembered in {hash_cache.memory()}")
+    else:
+        found = f"{hash_cache.memory()} cannot be written: checkpoints are hashed in every run"
+        yield Finding("hashes", "note", found, "set PRUNEBENCH_CACHE to a folder that can")
+
+
+def gpu(device: str, look: Callable[[str], Gpu | None] = Gpu.of) -> Iterator[Finding]:
+    """Whether the GPU is this process's alone, runs at its clock, and has its usual power cap."""
+    if not device.startswith("cuda"):
+        yield Finding("gpu", "ok", f"not used: the device is {device}")
+        return
+    card = look(device)
+    if card is None:
+        do = "pip install 'prunebench[gpu]': without it nothing tells who else uses the card"
+        yield Finding("gpu", "note", f"nothing is known of {device}", do)
+        return
+    state = card.state()
+    busy, held = card.busy(), card.throttled()
+    cap, usual = state.get("power_cap"), state.get("default_power_cap")
+    if busy:
+        yield Finding("gpu", "problem", busy, "stop them, or choose another: --device cuda:1")
+    if held:
+        do = "wait until it is cool and idle, or see nvidia-smi -q -d PERFORMANCE"
+        yield Finding("gpu", "problem", f"its clock is held down: {held}", do)
+    if cap and usual and cap < 0.95 * usual:
+        found = f"capped at {cap:.0f} W, usual are {usual:.0f} W: timed as a device of its own"
+        yield Finding("gpu", "note", found, f"sudo nvidia-smi -pl {usual:.0f}")
+    if not (busy or held):
+        yield Finding("gpu", "ok", f"alone, driver {state.get('driver', 'not told')}")
+
+
+def clock(root: Path = Path("/sys/devices/system/cpu")) -> Iterator[Finding]:
+    """Whether the processor keeps its clock while something is timed."""
+    names = {_read(path) for path in sorted(root.glob("cpu[0-9]*/cpufreq/scaling_governor"))}
+    governors = sorted(name for name in names if name)
+    if not governors:
+        yield Finding("governor", "ok", "the system does not tell, as in most virtual machines")
+    elif governors == ["performance"]:
+        yield Finding("governor", "ok", "performance")
+    else:
+        do = "sudo cpupower frequency-set -g performance, while you time on the CPU"
+        yield Finding("governor", "note", ", ".join(governors), do)
+    boost = _read(root / "cpufreq" / "boost")
+    no_turbo = _read(root / "intel_pstate" / "no_turbo")
+    if boost == "1" or no_turbo == "0":
+        found = "on: the clock depends on heat and on how many cores work"
+        yield Finding("turbo", "note", found, "nothing, unless you time on the CPU")
+    elif boost or no_turbo:
+        yield Finding("turbo", "ok", "off")
+
+
+def load(average: Callable[[], tuple[float, float, float]] | None = None) -> Finding:
+    """Whether others compute here."""
+    # Looked up only now: where there is none, as on Windows, no other command may suffer from it.
+    cores, busy = cores_here(), (average or os.getloadavg)()[0]
+    found = f"{busy:.1f} on {cores} core{'s' * (cores != 1)}"
+    if busy > cores / 2:
+        return Finding("load", "note", found, "wait for it before you time anything on the CPU")
+    return Finding("load", "ok", found)
+
+
+def threads() -> Finding:
+    """Whether as many threads are used as there are cores for, and whether they sleep."""
+    cores, asked = cores_here(), os.environ.get("OMP_NUM_THREADS", "")
+    waits = os.environ.get("OMP_WAIT_POLICY", "").upper()
+    if asked.isdecimal() and int(asked) > cores:
+        found = f"OMP_NUM_THREADS={asked} on {cores} cores"
+        return Finding("threads", "problem", found, f"export OMP_NUM_THREADS={cores}")
+    if waits == "ACTIVE":
+        found = "OMP_WAIT_POLICY=ACTIVE: idle threads spin and slow down whatever else runs"
+        return Finding("threads", "note", found, "unset OMP_WAIT_POLICY")
+    told = f"OMP_NUM_THREADS={asked}" if asked else "as torch chooses"
+    return Finding("threads", "ok", f"{told}, on {cores} cores")
+
+
+def cores_here() -> int:
+    """How many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def hub_access() -> Finding:
+    """Whether the hub is asked, and whether with a token; the token itself is never shown."""
+    from huggingface_hub import constants
+
+    token = any(os.environ.get(name) for name in _TOKENS) or Path(constants.HF_TOKEN_PATH).is_file()
+    said = "with a token" if token else "without a token"
+    if hub.offline():
+        return Finding("hub", "note", f"offline, {said}", "unset HF_HUB_OFFLINE to download")
+    if not token:
+        return Finding("hub", "ok", f"online, {said}", "'hf auth login' for gated models")
+    return Finding("hub", "ok", f"online, {said}")
+
+
+def bos(model: str, revision: str | None = None) -> Finding:
+    """Whether a model's tokenizer puts a BOS, for perplexity differs by it; loads no weights."""
+    import transformers
+
+    folder = hub.folder_of(model)
+    hub.require(model, revision, weights=False)
+    options: dict[str, Any] = {} if folder else {"revision": revision}
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            str(folder or model), trust_remote_code=False, **options
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        found = f"no tokenizer of {model}: {reason}"
+        return Finding("bos", "problem", found, "put the tokenizer's files beside the weights")
+    own = tokenizer.bos_token_id
+    asked = "; ".join(f"{word}: {', '.join(names)}" for word, names in protocol_bos().items())
+    if own is None:
+        do = f"no perplexity with bos: stream or window ({asked})"
+        return Finding("bos", "note", f"{model} has none", do)
+    name = tokenizer.bos_token
+    if tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [own]:
+        return Finding("bos", "ok", f"{model} puts {name!r} before a text", f"protocols: {asked}")
+    found = f"{model} knows {name!r} and puts none, so bos: tokenizer is without it"
+    return Finding("bos", "note", found, f"compare only what has it alike: {asked}")
+
+
+def protocol_bos() -> dict[str, list[str]]:
+    """Where each protocol's perplexity has its BOS: the option's words, and whose they are."""
+    words: dict[str, list[str]] = {}
+    for path in sorted(loader.PROTOCOLS.glob("*.yaml")):
+        metrics = Source(path).data.get("metrics", ())
+        for metric in metrics:
+            if metric["name"] == "perplexity":
+                names = words.setdefault(metric.get("bos", "tokenizer"), [])
+                names += [path.stem] * (path.stem not in names)
+    return words
+
+
+def deterministic(device: str) -> Finding:
+    """Whether the shipped model gives the same bits twice, from two loads."""
+    import torch
+
+    from ..models.loading import load_model
+    from ..reference import MODEL_ID
+
+    ids = torch.arange(8, 8 + 2 * 64).view(2, 64)
+    found = []
+    for _ in range(2):
+        lm = load_model(MODEL_ID, dtype="float32", device=device)
+        with torch.inference_mode():
+            found.append(lm.hf(ids.to(lm.device)).logits.cpu())
+    if torch.equal(*found):
+        return Finding("repeatable", "ok", f"two forwards on {device} agree bit for bit")
+    apart = (found[0] - found[1]).abs().max().item()
+    do = "numbers here are equal to tolerance only; on a GPU set CUBLAS_WORKSPACE_CONFIG=:4096:8"
+    return Finding("repeatable", "problem", f"two forwards differ by {apart:.1e}", do)
+
+
+def examine(
+    store: Path, baselines: Path, device: str, models: tuple[str, ...] = ()
+) -> Iterator[Finding]:
+    """Every check, in order; one that fails itself is told as a problem and ends no other."""
+    several: dict[str, Callable[[], Iterator[Finding]]] = {
+        "libraries": libraries,
+        "space": lambda: space(store),
+        "records": lambda: cache(store, baselines),
+        "gpu": lambda: gpu(device),
+        "governor": clock,
+    }
+    single: dict[str, Callable[[], Finding]] = {
+        "python": python,
+        "store": lambda: writable(store),
+        "load": load,
+        "threads": threads,
+        "hub": hub_access,
+        "repeatable": lambda: deterministic(device),
+    }
+    first = ("python", "libraries", "space", "store", "records", "hub", "load", "threads")
+    # Who else uses a GPU can be told once this process does.
+    for name in (*first, "governor", "repeatable", "gpu"):
+        yield from _guarded(name, several.get(name) or _one(single[name]))
+    for model in models:
+        yield from _guarded("bos", _one(lambda model=model: bos(model)))  # type: ignore[misc]
+
+
+def _one(check: Callable[[], Finding]) -> Callable[[], Iterator[Finding]]:
+    return lambda: iter([check()])
+
+
+def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    try:
+        yield from check()
+    except PrunebenchError as error:
+        yield Finding(name, "problem", str(error).splitlines()[0])
+    except Exception as error:  # a system without what a check asks is no reason to stop
+        text = (str(error).splitlines() or [""])[0]
+        yield Finding(name, "note", f"could not be told: {type(error).__name__}: {text}")
+
+
+def _fits(version: str, wanted: str) -> bool:
+    from packaging.specifiers import SpecifierSet
+
+    return SpecifierSet(wanted).contains(version, prereleases=True)
+
+
+def _existing(path: Path) -> Path:
+    """*path*, or the nearest folder above it that is there."""
+    path = path.absolute()
+    while not path.exists():
+        path = path.parent
+    return path
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""

@@ -1,0 +1,78 @@
+"""Where workers of this machine compute: which GPUs each one sees, and its share of the cores."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+from msgspec import Struct
+
+from ..errors import PrunebenchError
+from ..system.machine import has_gpu_files
+
+
+class Slot(Struct, frozen=True):
+    """A place for a worker: its GPUs as CUDA_VISIBLE_DEVICES names them, and its CPU threads.
+
+    *gpus* is None where nothing is to be bound.
+    """
+
+    gpus: str | None
+    threads: int
+
+
+def slots(text: str, device: str | None, per_gpu: int = 1) -> list[Slot]:
+    """The places of ``-n`` *text*.
+
+    Args:
+        text: a number, or ``auto``: *per_gpu* for every GPU, or half the cores without one.
+        device: what ``--device`` says.
+        per_gpu: how many workers may share a GPU.
+
+    Raises:
+        PrunebenchError: if *text* is something else, or there are more workers than GPUs hold.
+    """
+    if os.name == "nt":
+        raise PrunebenchError("-n: not on Windows, which has no process groups")
+    gpus = visible_gpus(device)
+    if text == "auto":
+        count = len(gpus) * per_gpu if gpus else max(1, cores() // 2)
+    elif text.isdecimal() and int(text) > 0:
+        count = int(text)
+    else:
+        raise PrunebenchError(f"-n {text}: expected a number from 1, or auto")
+    if gpus and count > len(gpus) * per_gpu:
+        raise PrunebenchError(
+            f"-n {count}: there are {len(gpus)} GPUs for {per_gpu} workers each; "
+            f"--per-gpu N lets more share one"
+        )
+    threads = max(1, cores() // count)
+    return [Slot(gpus[i % len(gpus)] if gpus else None, threads) for i in range(count)]
+
+
+def cores() -> int:
+    """CPU threads that this process may use, or that OMP_NUM_THREADS allows."""
+    given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
+    if given.isdecimal() and int(given) > 0:
+        return int(given)
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def visible_gpus(device: str | None) -> list[str]:
+    """The GPUs that *device* stands for, by their names for CUDA_VISIBLE_DEVICES.
+
+    Another process counts them: this one is not to take memory on them.
+    """
+    kind, _, number = (device or "cuda").partition(":")
+    if kind != "cuda" or not has_gpu_files():
+        return []
+    program = "import torch; print(torch.cuda.device_count())"
+    done = subprocess.run(  # noqa: S603
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    count = int(done.stdout.strip() or 0) if done.returncode == 0 else 0
+    named = [n.strip() for n in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if n.strip()]
+    names = named[:count] if named else [str(i) for i in range(count)]
+    return names[int(number) : int(number) + 1] if number.isdecimal() else names

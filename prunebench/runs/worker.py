@@ -1,0 +1,405 @@
+"""Runs a case: load, choose, apply, measure. Compares nothing.
+
+What a killed run is to find again goes into the case's journal; nothing else is written.
+"""
+
+from __future__ import annotations
+
+import gc
+import platform
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from functools import partial
+
+import torch
+from msgspec.structs import replace
+
+from ..api import (
+    Method,
+    Metric,
+    Target,
+    tag,
+)
+from ..case import (
+    CalibrationSpec,
+    Case,
+    ModelSpec,
+    Progress,
+    question,
+    silent,
+    unanswerable,
+)
+from ..data import task_trust
+from ..errors import PrunebenchError
+from ..methods.dense import Dense
+from ..models import surgery
+from ..models.calibration import Calibration
+from ..models.causal_lm import CausalLM
+from ..models.loading import available, load_model
+from ..plan import Plan, units
+from ..progress import watched
+from ..record import (
+    Environment,
+    Measurement,
+    Record,
+    storable,
+)
+from ..results import answer_key, provenance
+from ..results.resume.folders import Partials, measuring, searching
+from ..results.resume.journal import Journal
+from ..system.machine import PeakMemory
+from ..system.nvml import Gpu
+from . import promises
+
+#: What a plan depends on.
+Question = tuple[ModelSpec, Method, CalibrationSpec, Target]
+
+
+class Worker:
+    """Runs cases one after the other, sharing dense models and searches between them.
+
+    Args:
+        device: a torch device; by default a GPU if there is one.
+        progress: told of every step.
+        upcoming: the cases that will follow, so that a nested method is searched once, for the
+            largest amount.
+        partials: where what is finished of a case is kept until its record is; by default nowhere.
+
+    Raises:
+        PrunebenchError: if there is no such device.
+    """
+
+    def __init__(
+        self,
+        device: str | None = None,
+        progress: Progress = silent,
+        upcoming: Iterable[Case] = (),
+        partials: Partials | None = None,
+    ) -> None:
+        self.device = available(device)
+        self.progress = progress
+        self.upcoming = tuple(upcoming)
+        self.partials = partials or Partials()
+        self._model: tuple[ModelSpec, str | None, CausalLM] | None = None
+        self._load_seconds = 0.0
+        self._searches: dict[tuple[ModelSpec, Method, CalibrationSpec, str], _Search] = {}
+        self._last: tuple[Question, _Search] | None = None
+        self._answered: set[str] = set()
+
+    def run(self, case: Case) -> Record:
+        """Answer *case*.
+
+        Raises:
+            PrunebenchError: if the method or a metric refuses, with one line saying why.
+        """
+        if reason := unanswerable(case):
+            raise PrunebenchError(reason)
+        self.progress(case, "loading")
+        dense = self.dense(case.model)
+        key = answer_key.key(case, self.device)
+        read = answer_key.inputs(case) or {}
+        with closing(self._journal(case, key)) as journal:
+            search = self._search(case, dense, journal)
+            start = time.perf_counter()
+            self.progress(case, "pruning")
+            pruned = surgery.apply(dense.share(), search.plan) if search.plan.edits else dense
+            measurements: list[Measurement] = []
+            for number, metric in enumerate(case.metrics):
+                measurements += self._measured(case, number, metric, (pruned, dense), journal)
+        self._answered.add(case.id)
+        # What the case takes when it is run alone, whatever it shared with others in this run and
+        # whatever an earlier one did of it.
+        spent = time.perf_counter() - start + journal.saved_seconds
+        alone = self._load_seconds + search.seconds + spent
+        now = answer_key.inputs(case) or {}
+        if any(was not in (None, now.get(what)) for what, was in read.items()):
+            raise PrunebenchError("a file it reads was changed while it was measured; run it again")
+        return Record(
+            case_id=case.id,
+            asked=case.asked,
+            plan=search.plan.edits,
+            trace=search.plan.trace,
+            parameters=pruned.num_parameters,
+            dense_parameters=dense.num_parameters,
+            measurements=tuple(map(storable, measurements)),
+            cost={**search.cost, "load_time": self._load_seconds, "case_time": alone},
+            environment=environment(self.device),
+            model_hash=answer_key.model_hash(case.model) or "",
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+            key=key or "",
+            provenance=provenance.of(case, str(dense.hf.dtype).removeprefix("torch.")),
+        )
+
+    def _measured(
+        self,
+        case: Case,
+        number: int,
+        metric: Metric,
+        models: tuple[CausalLM, CausalLM],
+        journal: Journal,
+    ) -> Sequence[Measurement]:
+        """What a metric gives, from the journal as far as it is there."""
+        if (kept := journal.finished(number)) is not None:
+            return kept
+        self.progress(case, name := tag(metric))
+        pruned, dense = models
+        start, saved = time.perf_counter(), journal.saved_seconds
+        named = {"dense": dense, "pruned": pruned}
+        shared = partial(self._dense_journal, case, metric)
+        with watched(partial(self._tell, case, name)), measuring(journal, number, named, shared):
+            given = metric.measure(pruned, dense)
+            found = promises.checked_measurements(given, name, dense=pruned is dense)
+        seconds = time.perf_counter() - start + journal.saved_seconds - saved
+        journal.keep_metric(number, found, seconds)
+        return found
+
+    def _journal(self, case: Case, key: str | None) -> Journal:
+        return self.partials.journal(case.id, key, case.families)
+
+    def _dense_journal(self, case: Case, metric: Metric) -> Journal:
+        """Where the dense model's own answers to *metric* are kept: the same for all cases."""
+        method, target = Dense(), Target()
+        asked = question(
+            case.asked["protocol"], case.model, method, target, case.calibration, (metric,)
+        )
+        alone = replace(case, method=method, target=target, metrics=(metric,), asked=asked)
+        return self.partials.dense(answer_key.key(alone, self.device))
+
+    def again(self, case: Case, names: Iterable[str]) -> tuple[Measurement, ...]:
+        """Measure timings of *case* a second time.
+
+        Args:
+            case: one that was run.
+            names: the measurements wanted; what is measured along with them comes too.
+
+        Raises:
+            PrunebenchError: if the method or a metric refuses, with one line saying why.
+        """
+        families = {name.split("/")[0] for name in names}
+        dense = self.dense(case.model)
+        plan = self._search(case, dense, Journal.none()).plan
+        pruned = surgery.apply(dense.share(), plan) if plan.edits else dense
+        found: list[Measurement] = []
+        for metric in case.metrics:
+            if (name := tag(metric)) in families:
+                self.progress(case, f"{name}, to confirm")
+                with watched(partial(self._tell, case, f"{name}, to confirm")):
+                    found += metric.measure(pruned, dense)
+        return tuple(map(storable, found))
+
+    def repeated(self, case: Case, metric: Metric, times: int) -> Iterator[dict[str, float]]:
+        """What *metric* gives of the dense model beside itself, *times* over: name to value.
+
+        A ratio of the two is 1 but for this machine's noise.
+
+        Raises:
+            PrunebenchError: if the model cannot be loaded.
+        """
+        dense = self.dense(case.model)
+        for number in range(times):
+            self.progress(case, f"{tag(metric)}, {number + 1} of {times}")
+            measured = metric.measure(dense.share(), dense)
+            yield {m.metric: m.value for m in measured if m.value is not None and not m.note}
+
+    def dense(self, spec: ModelSpec) -> CausalLM:
+        """The dense model, loaded once while cases of the same model follow each other.
+
+        Raises:
+            PrunebenchError: if it cannot be loaded, or is written to meanwhile.
+        """
+        content = answer_key.model_hash(spec)
+        if self._model is None or self._model[:2] != (spec, content):
+            self._model = None  # two large models do not fit side by side
+            self._searches.clear()
+            self._last = None
+            gc.collect()
+            start = time.perf_counter()
+            loaded = load_model(
+                spec.id,
+                revision=spec.revision,
+                dtype=spec.dtype,
+                device=self.device,
+                weights=spec.weights,
+                device_map=spec.device_map,
+            )
+            self._load_seconds = time.perf_counter() - start
+            now = answer_key.model_hash(spec)
+            if content not in (None, now):
+                raise PrunebenchError(f"model {spec.id!r} was changed while it was loaded")
+            self._model = (spec, now, loaded)
+        return self._model[2]
+
+    def _search(self, case: Case, dense: CausalLM, journal: Journal) -> _Search:
+        # Cases that differ in what they measure follow each other, and share any search.
+        asked = _question(case)
+        if self._last is None or self._last[0] != asked:
+            self._last = None  # tensors of two plans are too many
+            if (kept := journal.search()) is not None:
+                plan, found = kept
+                search = _Search(plan, found.seconds, found.tokens, found.memory)
+            else:
+                with searching(journal):
+                    search = self._searched(case, dense)
+                search.seconds += journal.search_seconds
+                self._keep_for_others(case, dense, search)
+            self._last = (asked, search)
+        self._last[1].keep(journal)
+        return self._last[1]
+
+    def _keep_for_others(self, case: Case, dense: CausalLM, search: _Search) -> None:
+        """Keep a search for all cases that will follow and need it, should they come another day.
+
+        A sweep over amounts is searched once; killed in its first case, it is not to be searched
+        again in the second.
+        """
+        for other in self.upcoming:
+            if other.id == case.id or other.id in self._answered:
+                continue
+            if _question(other)[:3] != _question(case)[:3]:
+                continue
+            same = other.target == case.target
+            if (shared := search if same else self._known(other, dense)) is not None:
+                with closing(self._journal(other, answer_key.key(other, self.device))) as journal:
+                    shared.keep(journal)
+
+    def _known(self, case: Case, dense: CausalLM) -> _Search | None:
+        """A search for *case* that was made already, for its amount or a larger one."""
+        if not _shareable(case.method):
+            return None
+        kind, wanted = _amount(case, dense)
+        search = self._searches.get((case.model, case.method, case.calibration, kind))
+        return None if search is None or search.amount < wanted else search.cut(case, dense)
+
+    def _searched(self, case: Case, dense: CausalLM) -> _Search:
+        method = case.method
+        if not _shareable(method):
+            return self._choose(case, dense, case.target)
+        kind, wanted = _amount(case, dense)
+        memo = (case.model, method, case.calibration, kind)
+        if memo not in self._searches or self._searches[memo].amount < wanted:
+            largest = max(wanted, *self._amounts(case, dense, kind))
+            try:
+                search = self._choose(case, dense, Target(**{kind: largest}))  # type: ignore[arg-type]
+            except PrunebenchError:
+                if largest <= wanted or self._model is None:  # nothing whole is left to search in
+                    raise
+                # A larger amount that cannot be had is that case's failure, not this one's.
+                largest = wanted
+                search = self._choose(case, dense, Target(**{kind: wanted}))  # type: ignore[arg-type]
+            search.amount = largest
+            self._searches[memo] = search
+        return self._searches[memo].cut(case, dense)
+
+    def _amounts(self, case: Case, dense: CausalLM, kind: str) -> Iterable[float]:
+        yield 0
+        for other in self.upcoming:
+            same = (other.model, other.method, other.calibration)
+            if same == (case.model, case.method, case.calibration):
+                their_kind, amount = _amount(other, dense)
+                if their_kind == kind:
+                    yield amount
+
+    def _tell(self, case: Case, metric: str, text: str) -> None:
+        self.progress(case, f"{metric}, {text}")
+
+    def _choose(self, case: Case, dense: CausalLM, target: Target) -> _Search:
+        self.progress(case, "searching")
+        calibration = Calibration(case.calibration, dense)
+        start = time.perf_counter()
+        with (
+            watched(lambda text: self.progress(case, f"searching, {text}")),
+            PeakMemory(self.device) as memory,
+        ):
+            plan = self._chosen(case.method, dense, calibration, target)
+        return _Search(plan, time.perf_counter() - start, calibration.tokens, memory.added)
+
+    def _chosen(
+        self, method: Method, dense: CausalLM, calibration: Calibration, target: Target
+    ) -> Plan:
+        before = promises.structure(dense)
+        plan, refused = None, ""
+        try:
+            plan = method.choose(dense, calibration, target)
+        except PrunebenchError as error:
+            if promises.structure(dense) == before:
+                raise
+            refused = f" and then refused: {error}"
+        finally:
+            if changed := promises.structure(dense) != before:
+                self._model = None  # no other case is to be measured on what is left of it
+        if changed:
+            raise PrunebenchError(f"{tag(method)}: choose() changed the dense model{refused}")
+        return promises.checked_plan(plan, tag(method))
+
+
+def _question(case: Case) -> Question:
+    return (case.model, case.method, case.calibration, case.target)
+
+
+def _shareable(method: Method) -> bool:
+    """Whether one search serves all amounts."""
+    return method.nested and not method.sized and method.unit in ("blocks", "sublayers")
+
+
+def _amount(case: Case, dense: CausalLM) -> tuple[str, float]:
+    """What a nested search counts, and how much of it *case* wants.
+
+    Blocks are told from a sparsity at once. How many sublayers make one is known only when they are
+    chosen: an attention is not as large as an MLP.
+    """
+    if case.method.unit == "blocks":
+        return "blocks", case.target.block_count(dense)
+    if case.target.sublayers is not None:
+        return "sublayers", case.target.sublayers
+    return "sparsity", case.target.sparsity or 0.0
+
+
+class _Search:
+    """A plan with what it cost to find; *amount* is what was searched for."""
+
+    def __init__(self, plan: Plan, seconds: float, tokens: int, memory: int | None) -> None:
+        self.amount = 0.0
+        self.plan = plan
+        self.seconds = seconds
+        self.tokens = tokens
+        self.memory = memory
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """Seconds and bytes of the search (one may serve several amounts), forwards, tokens."""
+        memory = {} if self.memory is None else {"search_memory": self.memory}
+        return {
+            "search_time": self.seconds,
+            "block_forwards": sum(step.block_forwards for step in self.plan.trace),
+            "calibration_tokens": self.tokens,
+            **memory,
+        }
+
+    def cut(self, case: Case, dense: CausalLM) -> _Search:
+        """The same search stopped at what *case* asks for."""
+        kind, wanted = _amount(case, dense)
+        size = int(wanted)
+        if kind == "sparsity":
+            removed = [unit for edit in self.plan for unit in units(edit)]
+            size = case.target.nearest(dense.gone(removed))
+        return _Search(self.plan.prefix(size), self.seconds, self.tokens, self.memory)
+
+    def keep(self, journal: Journal) -> None:
+        """Write it where a later run of the case finds it."""
+        journal.keep_search(self.plan, self.seconds, self.tokens, self.memory)
+
+
+def environment(device: str) -> Environment:
+    """This machine, as far as it bears on numbers."""
+    return Environment(
+        device=answer_key.device_name(device),
+        python=platform.python_version(),
+        platform=f"{platform.system()} {platform.machine()}",
+        threads=torch.get_num_threads(),
+        packages=answer_key.packages(),
+        commit=provenance.git()[0],
+        gpu=gpu.state() if (gpu := Gpu.of(device)) else {},
+        trusted=("task folders",) if task_trust.trusted() else (),
+    )

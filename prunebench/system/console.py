@@ -1,0 +1,233 @@
+"""The console that people read: what it may show, how wide it is, and with which signs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import IO, Any
+
+from msgspec import Struct
+from rich import box
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from ..errors import disarmed, inert, inert_lines
+
+COLOURS = {
+    "better": "green",
+    "same": "green",
+    "new": "cyan",
+    "skipped": "dim",
+    "unsure": "yellow",
+    "changed_plan": "yellow",
+    "interval": "dim",
+    "not_comparable": "magenta",
+    "worse": "bold red",
+    "gone": "bold red",
+    "crashed": "bold red",
+}
+
+#: Columns where nobody's terminal says how many.
+WIDE = 100
+
+
+class Signs(Struct, frozen=True):
+    """What stands for an outcome or for part of a drawing, so that colour is never the only sign.
+
+    *outcomes* are by word. *kept*, *gone*, *joined* (into a block before it), *cut* and *refit* are
+    states of half a block, *line* leads from a merged block to what it took in.
+    """
+
+    outcomes: dict[str, str]
+    plus_minus: str
+    dot: str
+    times: str
+    branch: str
+    ellipsis: str
+    kept: str
+    gone: str
+    joined: str
+    cut: str
+    refit: str
+    line: str
+    heading: box.Box
+
+    def grid(self) -> Table:
+        """An empty table: a line below its head, no frame."""
+        return Table(
+            box=self.heading,
+            show_edge=False,
+            pad_edge=False,
+            padding=(0, 1, 0, 0),
+            safe_box=False,
+            header_style="bold",
+            border_style="dim",
+        )
+
+
+# A line under the headings and between groups, nothing else. A text editor shows the eight lines:
+# top, heading, below it, rows, between rows, between sections, last row, bottom.
+_FRAME = "    \n    \n {} \n    \n {} \n    \n    \n    \n"
+
+UNICODE = Signs(
+    outcomes={
+        "better": "▲",
+        "same": "✓",
+        "new": "+",
+        "skipped": "–",  # noqa: RUF001
+        "unsure": "?",
+        "changed_plan": "≠",
+        "interval": "·",
+        "not_comparable": "∅",
+        "worse": "▼",
+        "gone": "✗",
+        "crashed": "✗",
+    },
+    plus_minus="±",
+    dot="·",
+    times="×",  # noqa: RUF001
+    branch="└",
+    ellipsis="…",
+    kept="■",
+    gone="□",
+    joined="◂",
+    cut="▬",
+    refit="◆",
+    line="─",
+    heading=box.Box(_FRAME.format("──", "──")),
+)
+ASCII = Signs(
+    outcomes={
+        "better": "^",
+        "same": "=",
+        "new": "+",
+        "skipped": "-",
+        "unsure": "?",
+        "changed_plan": "~",
+        "interval": ".",
+        "not_comparable": "#",
+        "worse": "v",
+        "gone": "x",
+        "crashed": "x",
+    },
+    plus_minus="+-",
+    dot="-",
+    times="x",
+    branch="`",
+    ellipsis="...",
+    kept="#",
+    gone=".",
+    joined="<",
+    cut="=",
+    refit="*",
+    line="-",
+    heading=box.Box(_FRAME.format("--", "--"), ascii=True),
+)
+
+
+class InertConsole(Console):
+    """A console on which text from files is only shown: no markup, no control characters.
+
+    With ``NO_COLOR`` there is no escape code at all. What its encoding lacks is a question mark.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        if os.environ.get("NO_COLOR"):
+            options = {**options, "color_system": None}
+        super().__init__(**options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """As rich makes cells of strings: inert before their widths are measured."""
+        return super().render_str(inert_lines(text), **options)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterator[Segment]:
+        """As rich renders, each piece of text made inert; what rich itself adds is left."""
+        blank = True  # so far on this line, where a CI server looks for commands
+        for segment in super().render(renderable, options):
+            if segment.control:
+                yield segment
+                continue
+            parts = []
+            for i, part in enumerate(segment.text.split("\n")):
+                blank = blank or i > 0
+                text = inert(part, limit=10**6)
+                parts.append(disarmed(text) if blank else text)
+                blank = blank and not text.strip()
+            yield segment._replace(text=self._sayable("\n".join(parts)))
+
+    def _sayable(self, text: str) -> str:
+        try:
+            return text.encode(self.encoding, "replace").decode(self.encoding)
+        except LookupError:  # an encoding that Python does not know
+            return text
+
+
+def console() -> Console:
+    """Standard output; where neither a terminal nor ``COLUMNS`` says how wide, room for a table."""
+    plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
+    found = InertConsole(**plain)
+    given = os.environ.get("COLUMNS", "").isdigit() and int(os.environ["COLUMNS"]) > 0
+    if watched(found.file) or given:
+        return found
+    return InertConsole(width=max(WIDE, found.width), **plain)
+
+
+def watched(file: IO[str]) -> bool:
+    """Whether a person's terminal is at the other end, colour or not."""
+    try:
+        return file.isatty()
+    except (AttributeError, ValueError):  # closed, or no file at all
+        return False
+
+
+def signs(console: Console) -> Signs:
+    """The signs that *console* can show: plain ASCII where its encoding has no others."""
+    every = [v for v in (*UNICODE.outcomes.values(), *_drawn(UNICODE)) if isinstance(v, str)]
+    try:
+        "".join(every).encode(console.encoding)
+    except (UnicodeEncodeError, LookupError):
+        return ASCII
+    return UNICODE
+
+
+def _drawn(signs: Signs) -> Iterator[str]:
+    for name in signs.__struct_fields__:
+        if isinstance(value := getattr(signs, name), str):
+            yield value
+
+
+def outcome(word: str, signs: Signs) -> Text:
+    """``✓ same``: an outcome's sign and word in its colour."""
+    text = f"{signs.outcomes.get(word, signs.dot)} {word.replace('_', ' ')}"
+    return Text(text, style=COLOURS.get(word, "dim"))
+
+
+def say(console: Console, text: str | Text, style: str = "", hang: int = 4) -> None:
+    """A line: broken at words for a person's terminal, whole for whatever else reads it."""
+    line = Text(text, style=style) if isinstance(text, str) else text
+    if not watched(console.file):
+        console.print(line, soft_wrap=True)
+        return
+    for i, part in enumerate(line.wrap(console, max(20, console.width - hang))):
+        part.rstrip()
+        console.print(Text(" " * hang).append_text(part) if i else part, soft_wrap=True)
+
+
+def findings(console: Console, case_id: str, lines: Sequence[str]) -> None:
+    """Lines that begin with a case's id: below it for a person, as they are for other readers."""
+    if not watched(console.file):
+        for line in lines:
+            console.print(Text(line), soft_wrap=True)
+        return
+    if lines:
+        say(console, inert(case_id), "bold")
+    for line in lines:
+        told = line.removeprefix(f"{inert(case_id)}:")
+        word = told.split()[0].rstrip(":") if told.split() else ""
+        text = Text(f" {told}", style="dim" if told.startswith("   ") else "")
+        text.highlight_words([word] if word in COLOURS else [], COLOURS.get(word, ""))
+        say(console, text, hang=6)

@@ -1,0 +1,168 @@
+"""What this machine has, as far as a case can need it; torch only where a GPU has to be asked."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from ..case import Case
+
+GIB = 2**30
+
+#: Where Linux shows the GPUs that torch can use: NVIDIA's, AMD's, and those of Windows below it.
+GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
+
+
+def before_torch() -> None:
+    """What has to be in the environment before torch starts its threads.
+
+    OpenMP threads that spin while they wait make a shared machine crawl: the dense smoke case took
+    95 s beside another busy process, and 12 s with threads that sleep.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+
+def default_device() -> str:
+    """A GPU if there is one; torch is imported only where there might be."""
+    if not has_gpu_files():
+        return "cpu"
+    before_torch()
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def has_gpu_files() -> bool:
+    """Whether there might be a GPU, found out without torch."""
+    return sys.platform != "linux" or any(Path(name).exists() for name in GPU_FILES)
+
+
+def skip_reason(case: Case, device: str) -> str:
+    """Why *case* cannot run here, or an empty text."""
+    needs, gpu = case.needs, device.startswith("cuda")
+    if needs.device and needs.device != device.split(":")[0]:
+        return f"needs device {needs.device}, this is {device}"
+    if needs.gpu_memory:
+        if not gpu:
+            return f"needs {needs.gpu_memory} of GPU memory, this is {device}"
+        have = gpu_memory(device) / GIB
+        # A card sold as 80 GB shows a little over 79 GiB.
+        if have < 0.95 * gibibytes(needs.gpu_memory):
+            return f"needs {needs.gpu_memory} of GPU memory, this has {have:.0f} GiB"
+    if needs.gpus and (count := gpu_count() if gpu else 0) < needs.gpus:
+        here = f"there are {count} here" if gpu else f"this is {device}"
+        return f"needs {needs.gpus} GPUs, {here}"
+    total = main_memory() if needs.memory else None
+    # What the firmware keeps for itself is missing from the total.
+    if needs.memory and total and total / GIB < 0.95 * gibibytes(needs.memory):
+        return f"needs {needs.memory} of main memory, this machine has {total / GIB:.0f} GiB"
+    return ""
+
+
+def gibibytes(text: str) -> float:
+    """``80GiB`` or ``80 GB`` in GiB."""
+    number = float(text.rstrip("GiB "))
+    return number if text.endswith("GiB") else number * 1e9 / GIB
+
+
+def main_memory() -> int | None:
+    """Bytes of main memory, less where a container is allowed less; None where it is not told."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):
+        return None
+    try:
+        return min(total, int(Path("/sys/fs/cgroup/memory.max").read_text()))
+    except (OSError, ValueError):  # no such file, or "max"
+        return total
+
+
+def gpu_memory(device: str) -> int:
+    """Bytes of memory of one GPU."""
+    import torch
+
+    return int(torch.cuda.get_device_properties(device).total_memory)
+
+
+def gpu_count() -> int:
+    """How many GPUs there are."""
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def gpu_ids(device: str, *, spread: bool = False) -> list[str]:
+    """What the GPUs that a model on *device* takes are called; none where it is no GPU.
+
+    Args:
+        device: a torch device.
+        spread: the model is spread over all that are visible.
+    """
+    if not device.startswith("cuda"):
+        return []
+    import torch
+
+    wanted = range(torch.cuda.device_count()) if spread else [torch.device(device).index or 0]
+    return [str(torch.cuda.get_device_properties(number).uuid) for number in wanted]
+
+
+class PeakMemory:
+    """Measures what the work inside a ``with`` adds to memory at its peak, in bytes.
+
+    On a GPU what torch allocates on all of them; on Linux the resident size of this process, whose
+    high-water mark is set back first. Memory that Python had already and used again is not counted,
+    so a figure on a CPU is a lower bound.
+
+    Args:
+        device: where the work is done.
+
+    Attributes:
+        added: the result; None where the system does not tell or does not permit it.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.added: int | None = None
+        self._gpu = device.startswith("cuda")
+        self._before: int | None = None
+
+    def __enter__(self) -> PeakMemory:
+        self._before = self._gpu_bytes(reset=True) if self._gpu else _resident_now()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._before is not None:
+            peak = self._gpu_bytes(reset=False) if self._gpu else resident("VmHWM")
+            self.added = max(0, (peak or 0) - self._before)
+
+    @staticmethod
+    def _gpu_bytes(*, reset: bool) -> int:
+        """What torch has allocated now, as the new peak (*reset*), or at most since then."""
+        import torch
+
+        total = 0
+        for gpu in range(torch.cuda.device_count()):
+            torch.cuda.synchronize(gpu)
+            if reset:
+                torch.cuda.reset_peak_memory_stats(gpu)
+            total += torch.cuda.max_memory_allocated(gpu)
+        return total
+
+
+def resident(field: str) -> int | None:
+    """Resident bytes of this process, now (VmRSS) or at most (VmHWM); None where Linux is not."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+    except (OSError, ValueError, StopIteration):
+        return None
+
+
+def _resident_now() -> int | None:
+    """The resident size, made the new high-water mark; None where that is not permitted."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return None
+    return resident("VmRSS")

@@ -1,0 +1,150 @@
+"""A case's metrics over its nights, and where they changed their level. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from msgspec import Struct
+
+from ..errors import PrunebenchError, did_you_mean
+from ..record import Direction, Record
+from .change_points import steps
+from .verdict import differences, split_question
+
+
+class Night(Struct, frozen=True):
+    """One value; None where it was not finite."""
+
+    created: str
+    commit: str | None
+    value: float | None
+
+
+class Change(Struct, frozen=True):
+    """A step of a metric.
+
+    *at* is the index of the first night at the new level, *before* and *after* are the medians of
+    the stretches on its two sides. *packages* are those whose version changed with it.
+    """
+
+    at: int
+    before: float
+    after: float
+    worse: bool
+    packages: tuple[str, ...] = ()
+
+
+class Series(Struct, frozen=True):
+    """A metric's nights, oldest first, all to one question on one device."""
+
+    metric: str
+    unit: str
+    better: Direction
+    nights: tuple[Night, ...]
+    steps: tuple[Change, ...]
+
+
+class History(Struct, frozen=True):
+    """The series of a case; *left_out* says, in a line each, which nights are not in them."""
+
+    case_id: str
+    device: str
+    series: tuple[Series, ...]
+    left_out: tuple[str, ...]
+
+
+def history(
+    records: Sequence[Record],
+    choose: Callable[[Sequence[str]], Sequence[str]],
+    device: str | None = None,
+    last: int | None = None,
+) -> History:
+    """The nights that answer the newest question, on one device.
+
+    Args:
+        records: all of one case, newest first; at least one.
+        choose: which metrics, of those the newest record has.
+        device: whose nights; by default those of the newest record.
+        last: only so many of the newest nights.
+
+    Raises:
+        PrunebenchError: if no record is of that device.
+    """
+    here = _of_device(records, device)
+    newest = here[0]
+    question, metrics = split_question(newest.asked)
+    names = choose([m.metric for m in newest.measurements])
+    reasons: Counter[str] = Counter()
+    asked_alike = []
+    for record in here:
+        theirs, _ = split_question(record.asked)
+        if theirs == question:
+            asked_alike.append(record)
+        else:
+            reasons["; ".join(differences(question, theirs))] += 1
+    asked_alike = asked_alike[:last]
+    families = dict.fromkeys(name.split("/")[0] for name in names)
+    nights: dict[str, list[Record]] = {family: [] for family in families}
+    for record in asked_alike:
+        _, their = split_question(record.asked)
+        for family in families:
+            if metrics.get(family) == their.get(family):
+                nights[family].append(record)
+            elif family in their:
+                what = differences(metrics.get(family), their[family], family)
+                reasons["; ".join(what)] += 1
+    series = [_series(name, nights[name.split("/")[0]][::-1], newest) for name in names]
+    elsewhere = Counter(r.environment.device for r in records)
+    del elsewhere[newest.environment.device]
+    left_out = [f"{_nights(n, 'older ')} another question: {why}" for why, n in reasons.items()]
+    left_out += [
+        f"{n} more night{'s' * (n > 1)} on {name}: --device {name}" for name, n in elsewhere.items()
+    ]
+    return History(newest.case_id, newest.environment.device, tuple(series), tuple(left_out))
+
+
+def first_of_each(names: Sequence[str], columns: Iterable[Sequence[str]]) -> list[str]:
+    """Of each column's patterns, the first name that the first fits which fits any."""
+    found = (
+        next((n for pattern in patterns for n in names if fnmatchcase(n, pattern)), None)
+        for patterns in columns
+    )
+    return list(dict.fromkeys(name for name in found if name))
+
+
+def _of_device(records: Sequence[Record], device: str | None) -> list[Record]:
+    name = device or records[0].environment.device
+    here = [r for r in records if r.environment.device == name]
+    if not here:
+        known = {r.environment.device for r in records}
+        raise PrunebenchError(f"no night on {name!r}; {did_you_mean(name, known)}")
+    return here
+
+
+def _series(name: str, records: Sequence[Record], newest: Record) -> Series:
+    """The series of a metric; *records* oldest first."""
+    own = newest.find(name)
+    assert own is not None  # noqa: S101  # the names are the newest record's
+    found = [(record, m) for record in records if (m := record.find(name))]
+    nights = [Night(r.created, r.environment.commit, m.value) for r, m in found]
+    finite = [(i, m.value) for i, (_, m) in enumerate(found) if m.value is not None]
+    changes = []
+    for step in steps([value for _, value in finite]):
+        at = finite[step.at][0]
+        worse = (step.after > step.before) == (own.better == "lower")
+        packages = _upgraded(found[finite[step.at - 1][0]][0], found[at][0])
+        changes.append(Change(at, step.before, step.after, worse, tuple(packages)))
+    return Series(name, own.unit, own.better, tuple(nights), tuple(changes))
+
+
+def _upgraded(before: Record, after: Record) -> Iterable[str]:
+    old, new = (r.environment.packages for r in (before, after))
+    for name in sorted({*old, *new}):
+        if old.get(name) != new.get(name):
+            yield f"{name} {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
+
+
+def _nights(count: int, kind: str) -> str:
+    return f"{count} {kind}night{' answers' if count == 1 else 's answer'}"
