@@ -27,6 +27,8 @@ import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from prunebench import resume
+
 CASE = """\
 model: {id: prunebench/reference, dtype: float32}
 calibration: {dataset: tinyworld, nsamples: 8, seqlen: 128}
@@ -160,7 +162,6 @@ def _import_once() -> None:
     from transformers import LlamaForCausalLM  # noqa: F401
 
     from prunebench.metrics import _tasks  # noqa: F401
-    from prunebench.models.causal_lm import scoring, surgery  # noqa: F401
 
 
 def _run(
@@ -187,17 +188,15 @@ def _run(
 
 
 def _child(store: str) -> None:
-    from prunebench.cli.main.main import main as prunebench
-
-    from prunebench.models.causal_lm import stream
-    from prunebench.results.resume import folders
+    from prunebench.cli import main as prunebench
+    from prunebench.models import stream
     from prunebench.results.resume.journal import Journal
 
     out = os.open(f"{store}.err", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o666)
     os.dup2(out, 1)
     os.dup2(out, 2)
     log = os.open(f"{store}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    once, cut = folders._Scope.once, stream.batches
+    once, cut = resume._Scope.once, stream.batches
 
     def logged(self: Any, who: str, given: object, make: Any, of: int) -> Any:
         def begun() -> Any:
@@ -213,7 +212,7 @@ def _child(store: str) -> None:
 
         return kept
 
-    folders._Scope.once = logged  # type: ignore[method-assign]
+    resume._Scope.once = logged  # type: ignore[method-assign]
     stream.batches = lambda windows, size=None: cut(windows, size or 2)  # several in a search
     for name in ("keep_step", "keep_part", "keep_state"):
         setattr(Journal, name, step(getattr(Journal, name)))

@@ -17,7 +17,6 @@ import time
 from collections.abc import Sequence
 from itertools import pairwise
 
-from prunebench.models.causal_lm.timing import Shape, Timer
 from rich.console import Console
 from rich.table import Table
 
@@ -28,6 +27,7 @@ from prunebench import (
     reference,
 )
 from prunebench.metrics.latency import Latency
+from prunebench.models.timing import Shape, Timer
 from prunebench.verdicts.verdict import Outcome, judge
 
 PARTS = ("prefill", "decode", "end-to-end")

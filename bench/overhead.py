@@ -56,7 +56,7 @@ class Waiting(Metric, frozen=True, tag="waiting"):
         time.sleep(self.seconds)
         yield self.measured("seconds", self.seconds)
 
-from prunebench.cli.main import main
+from prunebench.cli import main
 sys.argv = ["prunebench", *sys.argv[1:]]
 main()
 """

@@ -22,7 +22,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from prunebench.reports.explain import p_text
+from prunebench.formatting import p_text
+from prunebench.system import machine
 
 CASE = """\
 model: {id: prunebench/reference, dtype: float32}
@@ -72,13 +73,13 @@ def child(spec: Mapping[str, Any]) -> None:
     import torch
 
     from prunebench.cases import loader
-    from prunebench.results import answer_key
     from prunebench.results import timing_noise as noise
+    from prunebench.results.baselines.accept import accepted
     from prunebench.results.baselines.files import Baselines
     from prunebench.results.store import Store
-    from prunebench.runs.session import Session, accepted
+    from prunebench.runs.session import Session
 
-    answer_key.device_name = lambda device: DEVICE  # type: ignore[assignment]  # noqa: ARG005
+    machine.device_name = lambda device: DEVICE  # type: ignore[assignment]  # noqa: ARG005
     torch.set_num_threads(spec.get("threads", 1))
     root = Path(spec["root"])
     files = [root / "cases" / f"{name}.yaml" for name in spec["cases"]]
@@ -130,7 +131,7 @@ def with_batches(case: Any, size: int | None) -> Any:
 
 def shuffle_batches(seed: int) -> None:
     """Batch the questions of a task in another order."""
-    from prunebench.models.causal_lm import scoring
+    from prunebench.models import scoring
 
     batches = scoring.Scorer._batches  # type: ignore[attr-defined]
 
@@ -144,7 +145,7 @@ def shuffle_batches(seed: int) -> None:
 
 def plant(what: str) -> None:
     """Make the pruned model, its plan, its tokenizer or its kernels worse."""
-    from prunebench.models.causal_lm import surgery
+    from prunebench.models import surgery
 
     if "noise" in what:
         after_surgery(surgery, noisy(float(what.split()[2]) / 100))

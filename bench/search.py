@@ -25,9 +25,6 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import torch
 import transformers
-from prunebench.models.causal_lm.calibration import evaluation_windows
-from prunebench.models.causal_lm.rotation import Norms
-from prunebench.models.causal_lm.stream import Stream, Thinning
 from rich.console import Console
 from rich.table import Table
 from torch.nn.modules.module import register_module_forward_hook
@@ -43,6 +40,9 @@ from prunebench.methods._slicing import (
 from prunebench.methods._sprint_scores import Search
 from prunebench.methods.sprint import Sprint
 from prunebench.metrics._peak import _resident
+from prunebench.models.calibration import evaluation_windows
+from prunebench.models.rotation import Norms
+from prunebench.models.stream import Stream, Thinning
 
 
 class Count:

@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from sites import crowd, many
 
 from prunebench import Record
-from prunebench.leaderboard.build import build, site
+from prunebench.leaderboard import build, site
 
 
 def main() -> None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from prunebench.models.causal_lm.calibration import evaluation_windows
 
 import prunebench
 from prunebench import reference
 from prunebench.metrics.accuracy import Accuracy
+from prunebench.models.calibration import evaluation_windows
 
 LIMIT = 50
 

@@ -2,8 +2,9 @@
 
     python bench/verdicts.py [--draws 2000] [--write docs/verdicts.md]
 
-Every row calls the code that judges a run (`prunebench.verdicts.tests`, `prunebench.verdicts.verdict`) on drawn
-answers and timings, from fixed seeds. `--write` puts the tables into the page between its markers.
+Every row calls the code that judges a run (`prunebench.verdicts.tests` and
+`prunebench.verdicts.verdict`) on drawn answers and timings, from fixed seeds. `--write` puts the
+tables into the page between its markers.
 `python bench/planted.py` does the same end to end, on the shipped model.
 """
 

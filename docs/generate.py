@@ -19,7 +19,6 @@ import typer
 import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
-from prunebench.cli.main.main import app
 
 # mkdocs finds what lies beside a hook.
 from wording import cell, default, fields, prose, table, words
@@ -33,6 +32,7 @@ from prunebench import (
 )
 from prunebench.api import Method, Metric
 from prunebench.cases import keys as grammar
+from prunebench.cli import app
 from prunebench.results.baselines import files as baseline
 from prunebench.runs import session
 from prunebench.system import signals

@@ -20,9 +20,10 @@ from rich.terminal_theme import DEFAULT_TERMINAL_THEME, SVG_EXPORT_THEME, Termin
 from prunebench.case import Case
 from prunebench.cases import loader
 from prunebench.reports import case_page, run_table
+from prunebench.results.baselines.accept import accepted
 from prunebench.results.baselines.files import Baselines
 from prunebench.results.store import Store
-from prunebench.runs.session import Result, Session, accepted
+from prunebench.runs.session import Result, Session
 from prunebench.system.console import InertConsole
 
 CASES = loader.load([Path("cases/smoke")])

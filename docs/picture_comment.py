@@ -22,9 +22,10 @@ from prunebench.cases import loader
 from prunebench.plan import DropBlocks
 from prunebench.record import Measurement, Record
 from prunebench.reports.formats import items, markdown
+from prunebench.results.baselines.accept import accepted
 from prunebench.results.baselines.files import Baselines
 from prunebench.results.store import Store
-from prunebench.runs.session import Result, Session, accepted
+from prunebench.runs.session import Result, Session
 
 FILE = "smoke/tinyworld"
 OUT = Path("docs/img/pull-request.png")

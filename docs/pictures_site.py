@@ -18,7 +18,7 @@ from typing import Any
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
-from prunebench.leaderboard.build import build, site
+from prunebench.leaderboard import build, site
 from prunebench.results import archive
 
 #: Name, width, height and scheme.

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__
+
 if TYPE_CHECKING:
     from .api import Method, Metric, Target
     from .errors import CaseError, PrunebenchError
+    from .models.calibration import Calibration
     from .models.causal_lm import CausalLM
     from .models.loading import load_model
     from .plan import (
@@ -21,16 +24,37 @@ if TYPE_CHECKING:
     )
     from .record import Measurement, Record, Tolerance
     from .reports.formats.frame import frame
-    from .runs.functional import (
-        apply,
-        choose,
-        lm_eval_model,
-        perplexity,
-    )
+    from .runs.functional import apply, choose, lm_eval_model, perplexity
+    from .specs import CalibrationSpec
 
-__version__ = "0.1.0"
+# Imported when first asked for: torch and pandas take seconds to import, and every pytest run of
+# an environment imports this package for its plugin, whether it has cases or not.
+_HOMES = {
+    "api": ("Method", "Metric", "Target"),
+    "errors": ("CaseError", "PrunebenchError"),
+    "models.calibration": ("Calibration",),
+    "models.causal_lm": ("CausalLM",),
+    "models.loading": ("load_model",),
+    "plan": (
+        "DropBlocks",
+        "DropSublayers",
+        "LoadCheckpoint",
+        "MergeBlocks",
+        "Plan",
+        "RefitWeights",
+        "SliceHidden",
+        "Step",
+    ),
+    "record": ("Measurement", "Record", "Tolerance"),
+    "reports.formats.frame": ("frame",),
+    "runs.functional": ("apply", "choose", "lm_eval_model", "perplexity"),
+    "specs": ("CalibrationSpec",),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
+    "Calibration",
+    "CalibrationSpec",
     "CaseError",
     "CausalLM",
     "DropBlocks",
@@ -56,29 +80,6 @@ __all__ = [
     "load_model",
     "perplexity",
 ]
-
-# All arrive when first asked for: torch and pandas take seconds to import, and every pytest run of
-# an environment imports this package for its plugin, whether it has cases or not.
-_HOMES = {
-    "api": ("Method", "Metric", "Target"),
-    "errors": ("CaseError", "PrunebenchError"),
-    "loading": ("load_model",),
-    "models": ("CausalLM",),
-    "plan": (
-        "DropBlocks",
-        "DropSublayers",
-        "LoadCheckpoint",
-        "MergeBlocks",
-        "Plan",
-        "RefitWeights",
-        "SliceHidden",
-        "Step",
-    ),
-    "record": ("Measurement", "Record", "Tolerance"),
-    "reports.frame": ("frame",),
-    "tools": ("apply", "choose", "lm_eval_model", "perplexity"),
-}
-_HOME = {name: module for module, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
 from .errors import PrunebenchError
 from .plan import Plan
@@ -15,9 +15,6 @@ from .record import Direction, Measurement, Tolerance
 if TYPE_CHECKING:
     from .models.calibration import Calibration
     from .models.causal_lm import CausalLM
-
-Fraction = Annotated[float, Meta(gt=0, lt=1)]
-Count = Annotated[int, Meta(ge=1)]
 
 
 class Target(Struct, frozen=True, omit_defaults=True):

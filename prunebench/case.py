@@ -7,14 +7,13 @@ import shlex
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 from msgspec.structs import FieldInfo
 
 from .api import (
-    Count,
     Method,
     Metric,
     Target,
@@ -22,6 +21,7 @@ from .api import (
 )
 from .data.datasets import RANDOM
 from .record import Tolerance
+from .specs import CalibrationSpec, ModelSpec, Needs
 from .system.files import slug
 from .verdicts.conditions import Condition
 from .verdicts.outcomes import (
@@ -32,57 +32,6 @@ from .verdicts.outcomes import (
 )
 
 AMOUNTS = ("sparsity", "blocks", "sublayers", "slicing")
-
-Dtype = Literal["auto", "float32", "float16", "bfloat16"]
-
-#: One of accelerate's words, or module name to GPU number, ``cpu`` or ``disk``.
-DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"] | dict[str, str | int]
-
-
-class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Which model: a hub id, a folder (starts with ``.`` or ``/``) or ``prunebench/reference``.
-
-    *weights* ``random`` reads the config alone and draws the weights from a fixed seed, which is
-    enough to time a shape. *device_map* spreads a model that is larger than one device.
-    """
-
-    id: str
-    revision: str | None = None
-    dtype: Dtype = "auto"
-    weights: Literal["random"] | None = None
-    device_map: DeviceMap | None = None
-
-    def __hash__(self) -> int:
-        # Equal specs hash alike; a device_map may be a mapping, which has no hash itself.
-        return hash((self.id, self.revision, self.dtype, self.weights))
-
-
-class CalibrationSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Which tokens a method may look at: *nsamples* windows of *seqlen* tokens.
-
-    *join* goes between documents in place of what is usual for the text.
-    """
-
-    dataset: str = "wikitext2"
-    nsamples: Count = 128
-    seqlen: Annotated[int, Meta(ge=2)] = 2048
-    seed: Annotated[int, Meta(ge=0)] = 0
-    join: str | None = None
-
-
-Size = Annotated[str, Meta(pattern=r"^\d+(\.\d+)? ?(GiB|GB)$")]
-
-
-class Needs(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What the machine must have; otherwise the case is skipped with the reason.
-
-    *gpu_memory* is that of each of the *gpus*, *memory* the machine's main memory.
-    """
-
-    device: Literal["cpu", "cuda"] | None = None
-    gpu_memory: Size | None = None
-    gpus: Count | None = None
-    memory: Size | None = None
 
 
 class Case(Struct, frozen=True):
@@ -263,3 +212,10 @@ Progress = Callable[[Case, str], None]
 def silent(case: Case, step: str) -> None:
     """No progress display."""
     del case, step
+
+
+def search_of(case: Case) -> object:
+    """What cases have in common that share a search."""
+    method = case.method
+    shared = method.nested and not method.sized and method.unit in ("blocks", "sublayers")
+    return (case.model, method, case.calibration, None if shared else case.target)

@@ -156,7 +156,7 @@ def cli(
     """The console entry point in this process; a call gives exit code, output and errors."""
 
     def call(*arguments: object) -> tuple[int, str, str]:
-        from prunebench.cli.main.main import main
+        from prunebench.cli import main
 
         monkeypatch.setattr("sys.argv", ["prunebench", *map(str, arguments)])
         capsys.readouterr()

@@ -10,7 +10,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from prunebench import Measurement, Record
-from prunebench.leaderboard.build import build, site
+from prunebench.leaderboard import build, site
 from prunebench.results import archive
 
 ROOT = Path(__file__).resolve().parents[1]

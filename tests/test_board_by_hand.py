@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from prunebench.leaderboard.build.board import Board, Row
-from prunebench.leaderboard.build.site import cells, pages
 from scipy import stats as tests_of
 from sites import ROOT
 
 from prunebench import Measurement, Record
-from prunebench.leaderboard.build import build
+from prunebench.leaderboard import build
+from prunebench.leaderboard.board import Board, Row
+from prunebench.leaderboard.site import cells, pages
 from prunebench.results import archive
 
 Z = 1.959963984540054

@@ -13,7 +13,7 @@ import pytest
 from msgspec.structs import replace
 from sites import built, hostile, shipped
 
-from prunebench.leaderboard.build import build, site
+from prunebench.leaderboard import build, site
 
 NEEDED = os.environ.get("PRUNEBENCH_NEED_CHROMIUM") == "1"
 sync_api: Any = (

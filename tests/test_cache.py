@@ -524,7 +524,7 @@ def test_an_unchanged_night_does_no_work(project: Path, cli, front: str) -> None
     (project / "pytest.ini").write_text("[pytest]\nprunebench_cases = cases\n")
     assert cli("run", "cases", "-q")[0] == 0
     calls = {
-        "run": "from prunebench.cli.main import main\nmain()",
+        "run": "from prunebench.cli import main\nmain()",
         "pytest": "import pytest\nsys.exit(pytest.main(['-q', '-p', 'no:cacheprovider', 'cases']))",
     }
     program = (

@@ -15,9 +15,10 @@ from prunebench import Measurement, Record
 from prunebench.record import Tolerance
 from prunebench.results import compare as comparing
 from prunebench.results.baselines.files import Accepted, Baselines
-from prunebench.results.compare import compare, read
+from prunebench.results.compare import compare
 from prunebench.results.lm_eval_files import Score
 from prunebench.results.lm_eval_pairing import Unpaired
+from prunebench.results.readers import read
 from prunebench.results.store import Store
 from prunebench.system.files import write_json
 from prunebench.verdicts.verdict import Verdict

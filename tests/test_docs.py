@@ -17,10 +17,10 @@ from typing import Any
 import msgspec
 import pytest
 import typer
-from prunebench.cli.main.main import app
 
 from prunebench import registry
 from prunebench.cases import loader
+from prunebench.cli import app
 
 ROOT = Path(__file__).parents[1]
 FENCE = re.compile(r"^( *)```(\w+)(?: title=\"([^\"]+)\")?\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
@@ -225,9 +225,9 @@ def test_python_in_the_documentation_compiles() -> None:
 def test_the_metric_of_the_how_to_measures(tmp_path: Path, monkeypatch) -> None:
     """Taken from its page, on the shipped model; by hand it is the mean of the largest softmax."""
     import torch
-    from prunebench.models.causal_lm.calibration import evaluation_windows
 
     import prunebench
+    from prunebench.models.calibration import evaluation_windows
 
     confidence = example("confidence", tmp_path, monkeypatch)
     lm = prunebench.load_model("prunebench/reference", dtype="float32")

@@ -17,10 +17,10 @@ import pytest
 import pytest_benchmark.plugin
 import typer
 import yaml
-from prunebench.cli.main.main import app
 
 from prunebench.cases import loader
 from prunebench.cases.keyword import matcher
+from prunebench.cli import app
 from prunebench.results.baselines import published
 from prunebench.verdicts import fail_on
 

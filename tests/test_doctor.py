@@ -245,7 +245,7 @@ def test_two_forwards_agree_or_not(monkeypatch: pytest.MonkeyPatch) -> None:
     """The shipped model does; one that is drawn anew each time does not."""
     import torch
 
-    from prunebench.models.causal_lm import loading
+    from prunebench.models import loading
 
     assert doctor.deterministic("cpu").state == "ok"
     real = loading.load_model

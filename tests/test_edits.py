@@ -13,9 +13,6 @@ import pytest
 import torch
 import transformers
 from conftest import FAMILIES, tiny_config
-from prunebench.models.causal_lm.rotation import STAGE
-from prunebench.models.causal_lm.tensors import Tensors
-from prunebench.models.causal_lm.widths import parameter_count
 
 import prunebench
 from prunebench import (
@@ -25,7 +22,10 @@ from prunebench import (
     Plan,
     PrunebenchError,
 )
-from prunebench.models.causal_lm import export
+from prunebench.models import export
+from prunebench.models.rotation import STAGE
+from prunebench.models.tensors import Tensors
+from prunebench.models.widths import parameter_count
 from prunebench.plan import MergeBlocks, RefitWeights, SliceHidden
 
 SUBLAYERS = (
@@ -232,10 +232,9 @@ def test_a_full_rotation_changes_no_logit(scope: str, family: str, tiny, ids) ->
 @every_family
 def test_a_sliced_model_is_the_dense_one_with_its_stream_projected(family: str, tiny, ids) -> None:
     """Before each norm the state goes through Q Q^T; nothing else of the dense model changes."""
-    from prunebench.models.causal_lm.rotation import Norms
-    from prunebench.models.causal_lm.stream import Stream
-
     from prunebench.methods._slicing import fused, projected
+    from prunebench.models.rotation import Norms
+    from prunebench.models.stream import Stream
 
     lm = tiny(family)
     plan = slicing(lm, 24, "block")

@@ -160,8 +160,8 @@ def test_a_model_to_download_is_named(project: Path, cli, monkeypatch: pytest.Mo
 
 def test_constants_are_those_below_torch() -> None:
     """Estimates cannot import them, so they are kept in step here."""
-    from prunebench.models.causal_lm import causal_lm as models
-    from prunebench.models.causal_lm import stream
+    from prunebench.models import causal_lm as models
+    from prunebench.models import stream
 
     assert estimate.BATCH_TOKENS == models.BATCH_TOKENS
     assert stream.search_budget(torch.device("cpu")) == estimate.CPU_BUDGET

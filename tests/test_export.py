@@ -32,7 +32,7 @@ Cli = Callable[..., tuple[int, str, str]]
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project whose one case was run and accepted."""
-    from prunebench.cli.main.main import main
+    from prunebench.cli import main
 
     folder = tmp_path_factory.mktemp("measured")
     (folder / "cases").mkdir()

@@ -17,14 +17,14 @@ import pytest
 import torch
 from conftest import SMALL_CASE, read
 
+from prunebench import resume
 from prunebench.errors import PrunebenchError, PrunebenchWarning
-from prunebench.models.causal_lm import causal_lm as models
+from prunebench.models import causal_lm as models
 from prunebench.plan import DropBlocks, Plan, Step
 from prunebench.record import VARYING, Measurement
 from prunebench.reports import run_table
 from prunebench.results import answer_key
 from prunebench.results.baselines.files import Baselines
-from prunebench.results.resume import folders
 from prunebench.results.resume.folders import Partials, measuring, searching
 from prunebench.results.store import Store
 from prunebench.runs.session import Session
@@ -63,7 +63,7 @@ from prunebench.metrics import accuracy, divergence, generation, perplexity, _ta
 from prunebench.methods import sleb
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from prunebench.methods import _slicing, slicegpt
-from prunebench.cli.main import main
+from prunebench.cli import main
 
 write = loglines.write
 standing.SHARE = 0  # tensors are written when a search is stopped, and never before
@@ -292,14 +292,14 @@ def test_a_journal_gives_back_what_was_kept_and_only_to_the_same_content(tmp_pat
     first = Measurement("perplexity/x", 2.5, "ppl", "lower", (0.1, 1 / 3), True)
     journal = partials.journal("a/b", "k" * 64, ["perplexity", "accuracy"])
     with searching(journal):
-        folders.keep_step(step)
+        resume.save_step(step)
     journal.keep_search(plan, 1.5, 64, None)
     journal.keep_metric(0, [first], 3.0)
     model, other = object(), object()
     odd = [float("nan"), float("-inf"), -0.0, 5e-324, 0.1 + 0.2]
     with measuring(journal, 1, {"pruned": model}):
-        folders.once([model], lambda: [1, 2], lambda: odd, 7)
-        folders.once([other], lambda: [1, 2], lambda: [1], 7)  # a stranger's is not kept
+        resume.once([model], lambda: [1, 2], lambda: odd, 7)
+        resume.once([other], lambda: [1, 2], lambda: [1], 7)  # a stranger's is not kept
     journal.close()
     again = partials.journal("a/b", "k" * 64, ["perplexity", "accuracy"])
 
@@ -312,11 +312,11 @@ def test_a_journal_gives_back_what_was_kept_and_only_to_the_same_content(tmp_pat
     assert again.finished(1) is None
     assert str(again.kept) == "at accuracy, 1 of 7 batches kept"
     with measuring(again, 1, {"pruned": model}):
-        kept = folders.once([model], lambda: [1, 2], list, 7)
+        kept = resume.once([model], lambda: [1, 2], list, 7)
         assert json.dumps(kept) == json.dumps(odd)
         # Asked a second time it was not: the model may have been changed in between.
-        assert folders.once([model], lambda: [1, 2], lambda: ["new"], 7) == ["new"]
-        assert folders.once([model], lambda: [1, 3], lambda: ["new"], 7) == ["new"]
+        assert resume.once([model], lambda: [1, 2], lambda: ["new"], 7) == ["new"]
+        assert resume.once([model], lambda: [1, 3], lambda: ["new"], 7) == ["new"]
     assert partials.journal("a/b", "j" * 64).empty
     assert partials.journal("a/b", "k" * 63 + "j").empty  # the same folder, another content
     assert partials.case_ids() == {"a/b"}
@@ -328,10 +328,10 @@ def test_two_runs_that_write_one_journal_do_not_harm_each_other(tmp_path: Path) 
     model = object()
     for given, journal in enumerate(journals):
         with measuring(journal, 0, {"pruned": model}):
-            folders.once([model], lambda given=given: given, lambda given=given: [given])
+            resume.once([model], lambda given=given: given, lambda given=given: [given])
     with measuring(Partials(tmp_path).journal("a", "k" * 64), 0, {"pruned": model}):
-        assert folders.once([model], lambda: 0, lambda: ["again"]) == [0]
-        assert folders.once([model], lambda: 1, lambda: ["again"]) == [1]
+        assert resume.once([model], lambda: 0, lambda: ["again"]) == [0]
+        assert resume.once([model], lambda: 1, lambda: ["again"]) == [1]
 
 
 def test_a_clock_that_is_set_back_costs_no_step(tmp_path: Path) -> None:
@@ -341,7 +341,7 @@ def test_a_clock_that_is_set_back_costs_no_step(tmp_path: Path) -> None:
         journal = Partials(tmp_path).journal("a", "k" * 64)
         with searching(journal):
             for step in part:
-                folders.keep_step(step, 5)
+                resume.save_step(step, 5)
         journal.close()
         (file,) = (f for f in tmp_path.rglob("*.jsonl") if len(f.name) > 12)
         file.rename(file.with_name(f"{9 - part[0].step}-x.jsonl"))
@@ -359,8 +359,8 @@ def test_what_the_dense_model_answers_is_kept_for_all_cases(tmp_path: Path) -> N
     for number, key in enumerate("ab"):
         journal = partials.journal(key, key * 64)
         with measuring(journal, number, models, lambda: partials.dense("d" * 64)):
-            told = folders.once([dense], lambda: 1, lambda key=key: [key])
-            own = folders.once([pruned], lambda: 1, lambda key=key: [key])
+            told = resume.once([dense], lambda: 1, lambda key=key: [key])
+            own = resume.once([pruned], lambda: 1, lambda key=key: [key])
         assert (told, own) == (["a"], [key])
         partials.tidy()  # it is left alone as long as there are others
         journal.close()
@@ -375,12 +375,12 @@ def test_outside_of_a_run_nothing_is_kept(tmp_path: Path) -> None:
     journal = Partials(tmp_path).journal("a", None)
     model = object()
     with measuring(journal, 0, {"pruned": model}):
-        assert folders.once([model], lambda: 0, lambda: [1]) == [1]
-    folders.keep_step(Step(0, {}, "1"))
+        assert resume.once([model], lambda: 0, lambda: [1]) == [1]
+    resume.save_step(Step(0, {}, "1"))
     journal.close()
 
-    assert folders.steps() == []
-    assert folders.once([model], lambda: 0, lambda: [2]) == [2]
+    assert resume.steps() == []
+    assert resume.once([model], lambda: 0, lambda: [2]) == [2]
     assert list(tmp_path.iterdir()) == []
 
 
@@ -408,7 +408,7 @@ def test_a_damaged_line_is_told_and_what_follows_is_computed_again(
     model = object()
     with measuring(journal, 0, {"pruned": model}):
         for given in range(3):
-            folders.once([model], lambda given=given: given, lambda given=given: [given])
+            resume.once([model], lambda given=given: given, lambda given=given: [given])
     journal.close()
     (file,) = tmp_path.rglob("*.jsonl")
     lines = file.read_bytes().split(b"\n")
@@ -420,15 +420,14 @@ def test_a_damaged_line_is_told_and_what_follows_is_computed_again(
         again = Partials(tmp_path).journal("a", "k" * 64)
     with measuring(again, 0, {"pruned": model}):
         found = [
-            folders.once([model], lambda given=given: given, lambda: ["new"]) for given in range(3)
+            resume.once([model], lambda given=given: given, lambda: ["new"]) for given in range(3)
         ]
     assert found == [[0], ["new"], ["new"]]
 
 
 def test_tensors_that_are_damaged_have_the_search_made_again(tmp_path: Path) -> None:
     """They are known by their hash, so a wrong one is found out."""
-    from prunebench.models.causal_lm.tensors import Tensors
-
+    from prunebench.models.tensors import Tensors
     from prunebench.plan import RefitWeights
 
     tensors = Tensors()
@@ -613,9 +612,9 @@ def test_what_is_fresh_takes_nothing_from_before_the_run(tmp_path: Path) -> None
         partials = Partials(tmp_path, since)
         journal = partials.journal("a", "k" * 64)
         with measuring(journal, 0, {"dense": model}, lambda: partials.dense("d" * 64)):
-            shared = folders.once([model], lambda: 1, lambda: [f"after {since}"])
+            shared = resume.once([model], lambda: 1, lambda: [f"after {since}"])
         with measuring(journal, 1, {"pruned": model}):
-            own = folders.once([model], lambda: 1, lambda: [f"after {since}"])
+            own = resume.once([model], lambda: 1, lambda: [f"after {since}"])
         journal.close()
         return [*shared, *own]
 
@@ -692,7 +691,7 @@ from prunebench import partial, signals, standing
 standing.SHARE = 0
 journal = partial.Partials(Path(sys.argv[1])).journal('a', 'k' * 64)
 with signals.handled(partial.last_words, patience=0.2), partial.searching(journal):
-    partial.keep_state([1], {'x': torch.full((3,), 0.1)}, 5)
+    resume.save_state([1], {'x': torch.full((3,), 0.1)}, 5)
     print('deep', flush=True)
     hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)
 """
@@ -734,7 +733,7 @@ with (
     closing(journal),
     partial.searching(journal),
 ):
-    partial.keep_state([1], {'x': torch.full((3,), 0.1)}, 5)
+    resume.save_state([1], {'x': torch.full((3,), 0.1)}, 5)
     try:
         print('deep', flush=True)
         time.sleep(60)

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 from msgspec.structs import replace
-from prunebench.cli.main.history import sparkline
 from test_verdict import CPU, accuracy, record
 
 from prunebench import Measurement, PrunebenchError, Record
+from prunebench.cli.history import sparkline
 from prunebench.results.store import Store
 from prunebench.verdicts.history import first_of_each, history
 

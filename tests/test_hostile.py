@@ -32,10 +32,10 @@ from prunebench.checkpoints import prune
 from prunebench.data import hub, task_trust
 from prunebench.data.model_config import shape_of
 from prunebench.metrics.accuracy import Accuracy
-from prunebench.models.causal_lm import plan_files, surgery
+from prunebench.models import plan_files, surgery
 from prunebench.plan import Plan, RefitWeights
 from prunebench.reports.formats import lm_eval
-from prunebench.results import lm_eval_files
+from prunebench.results import lm_eval_files, readers
 from prunebench.results.baselines import published
 from prunebench.results.baselines.files import Accepted, Baselines
 from prunebench.results.store import Store
@@ -409,13 +409,11 @@ CLUSTERED = {**ONE, "samples": [0, 0, 0], "clusters": [1, 1]}
 )
 def test_impossible_numbers_are_a_damaged_record(change: Any, says: str, tmp_path: Path) -> None:
     """Some would take all memory when they are read."""
-    from prunebench.results import compare
-
     whole = msgspec.to_builtins(record(accuracy(9, of=10)))
     path = tmp_path / "record.json"
     path.write_text(json.dumps({**whole, **change}))
     with pytest.raises(PrunebenchError, match=says):
-        compare.read(path)
+        readers.read(path)
 
 
 def test_malformed_json_names_its_line_and_column(tmp_path: Path) -> None:
@@ -572,7 +570,7 @@ def test_a_hostile_plan_is_one_line(text: str, says: str, tmp_path: Path, cli) -
 )
 def test_tensors_that_do_not_fit_leave_the_model(name: str, tensor: Any, says: str, tiny) -> None:
     """Types, shapes and names are checked before anything is changed."""
-    from prunebench.models.causal_lm.tensors import Tensors
+    from prunebench.models.tensors import Tensors
 
     lm, tensors = tiny("llama"), Tensors()
     before = {n: p.clone() for n, p in lm.hf.named_parameters()}
@@ -585,7 +583,7 @@ def test_tensors_that_do_not_fit_leave_the_model(name: str, tensor: Any, says: s
 
 def test_only_the_modules_that_a_plan_names_are_refitted(tiny) -> None:
     """Others in the same bundle are nobody's wish."""
-    from prunebench.models.causal_lm.tensors import Tensors
+    from prunebench.models.tensors import Tensors
 
     lm, tensors = tiny("llama"), Tensors()
     one, other = "model.layers.0.mlp.down_proj", "model.layers.1.mlp.down_proj"
@@ -697,7 +695,7 @@ MODELS = [
 @pytest.mark.parametrize(("changes", "says"), MODELS)
 def test_a_hostile_model_folder_is_one_line(changes: Any, says: str, tmp_path: Path) -> None:
     """As the model of a case, and as somebody's checkpoint."""
-    from prunebench.models.causal_lm.loading import load_model
+    from prunebench.models.loading import load_model
 
     model = model_with(tmp_path, **changes)
     for known in (True, False):

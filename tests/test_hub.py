@@ -15,10 +15,9 @@ import pytest
 import torch
 
 from prunebench import CausalLM, PrunebenchError, load_model
-from prunebench.case import ModelSpec
-from prunebench.data import hub
+from prunebench.data import fingerprints, hub
 from prunebench.errors import PrunebenchWarning
-from prunebench.results import answer_key
+from prunebench.specs import ModelSpec
 
 FIRST, SECOND = "1" * 40, "2" * 40
 
@@ -94,7 +93,7 @@ def test_each_revision_is_its_own_weights_and_hash(
     hub_cache.add("org/tiny", changed(saved, tmp_path / "other"), SECOND, ("v2",))
     local = load_model(saved)
     by_revision = {r: load_model("org/tiny", revision=r) for r in (None, FIRST, "v2", SECOND)}
-    hashes = {r: answer_key.model_hash(ModelSpec("org/tiny", r)) for r in by_revision}
+    hashes = {r: fingerprints.model_hash(ModelSpec("org/tiny", r)) for r in by_revision}
 
     assert torch.equal(by_revision[None].window_nll(ids), local.window_nll(ids))
     for revision, times in {None: 1, FIRST: 1, "v2": 2, SECOND: 2}.items():
@@ -110,7 +109,7 @@ def test_a_revision_that_is_not_there_is_one_line(hub_cache: HubCache, saved: Pa
     assert line.startswith("model 'org/tiny' at revision 'v9' is not in the hub cache")
     assert "revisions main, 1111" in line
     assert "HF_HUB_OFFLINE=1 is set" in line
-    assert answer_key.model_hash(ModelSpec("org/tiny", "v9")) is None
+    assert fingerprints.model_hash(ModelSpec("org/tiny", "v9")) is None
     assert "is not in the hub cache" in refusal("org/absent")
     assert "no hub id" in refusal("one/two/three")
     assert "is a folder and has no revisions" in refusal(saved, revision="main")
@@ -182,12 +181,12 @@ def test_a_sharded_snapshot_is_known_by_its_blobs(
     lm.hf.save_pretrained(tmp_path / "shards", max_shard_size="40KB")
     snapshot = hub_cache.add("org/tiny", tmp_path / "shards")
     assert torch.equal(load_model("org/tiny").window_nll(ids), lm.window_nll(ids))
-    before = answer_key.model_hash(ModelSpec("org/tiny"))
+    before = fingerprints.model_hash(ModelSpec("org/tiny"))
     moved = tmp_path / "elsewhere"
     shutil.move(hub_cache.root, moved)
-    assert answer_key.model_hash(ModelSpec("org/tiny")) is None
+    assert fingerprints.model_hash(ModelSpec("org/tiny")) is None
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(moved))
-    assert answer_key.model_hash(ModelSpec("org/tiny")) == before
+    assert fingerprints.model_hash(ModelSpec("org/tiny")) == before
 
     there = moved / snapshot.relative_to(hub_cache.root)
     link = sorted(there.glob("model-*.safetensors"))[1]
@@ -195,14 +194,14 @@ def test_a_sharded_snapshot_is_known_by_its_blobs(
     other.write_bytes(link.read_bytes())
     link.unlink()
     link.symlink_to(Path("../../blobs") / other.name)
-    assert answer_key.model_hash(ModelSpec("org/tiny")) != before
+    assert fingerprints.model_hash(ModelSpec("org/tiny")) != before
 
 
 def test_without_a_tokenizer_ids_are_scored_and_text_is_refused(
     hub_cache: HubCache, saved: Path, ids
 ) -> None:
     """No tokenizer files: fine; a broken one: said at once."""
-    from prunebench.models.causal_lm.calibration import evaluation_windows
+    from prunebench.models.calibration import evaluation_windows
 
     hub_cache.add("org/tiny", saved)
     lm = load_model("org/tiny")

@@ -20,7 +20,7 @@ import typer
 import yaml
 
 from prunebench.cases import loader
-from prunebench.cli.main import scaffold
+from prunebench.cli import scaffold
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -228,7 +228,7 @@ def commands(folder: Path) -> Iterator[list[str]]:
 
 def test_the_commands_in_them_exist(made: Path) -> None:
     """Each is parsed by our own command line, options and all."""
-    from prunebench.cli.main.main import app
+    from prunebench.cli import app
 
     known = typer.main.get_command(app)
     assert isinstance(known, click.Group) or hasattr(known, "commands")

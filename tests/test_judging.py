@@ -308,9 +308,10 @@ def test_calibrating_raises_what_is_allowed(project: Path, cli, monkeypatch) -> 
 def test_a_slow_timing_is_measured_again_before_it_fails(project: Path, monkeypatch) -> None:
     """The session asks for it once, keeps it in the record, and does not ask again."""
     from prunebench.cases import loader
+    from prunebench.results.baselines.accept import accepted
     from prunebench.results.baselines.files import Baselines
     from prunebench.results.store import Store
-    from prunebench.runs.session import Session, accepted
+    from prunebench.runs.session import Session
 
     (case,) = loader.load([project / "cases"])
     baselines = Baselines(project / "baselines")
@@ -370,7 +371,7 @@ def test_planted_noise_is_worse_and_a_little_of_it_is_not(project: Path, cli, mo
     """End to end: noise on one block's weights, too little to matter and enough to."""
     import torch
 
-    from prunebench.models.causal_lm import surgery
+    from prunebench.models import surgery
 
     assert cli("run", "cases", "--accept", "--because", "first")[0] == 0
     apply = surgery.apply

@@ -162,7 +162,7 @@ def test_commands_that_measure_nothing_start_light(arguments: list[str], tmp_pat
         arguments = [*arguments, str(tmp_path)]
     program = (
         "import sys\nsys.argv = ['prunebench', *sys.argv[1:]]\n"
-        "from prunebench.cli.main import main\n"
+        "from prunebench.cli import main\n"
         "try:\n    main()\n"
         "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
         f"print('HEAVY', sorted(set({HEAVY!r}) & set(sys.modules)))"

@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from prunebench.cli.main.leaderboard import print_board
-from prunebench.leaderboard.build.board import plain
 from test_verdict import CPU, record
 
 from prunebench import DropBlocks, Measurement, Record
+from prunebench.cli.leaderboard import print_board
 from prunebench.errors import PrunebenchError
-from prunebench.leaderboard.build import build, pair_test, ranking
+from prunebench.leaderboard import build, pair_test, ranking
+from prunebench.leaderboard.board import plain
 from prunebench.reports.sentences import InertConsole
 from prunebench.results import archive
 from prunebench.results.baselines import published

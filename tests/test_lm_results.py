@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from prunebench import PrunebenchError, reference
-from prunebench.results import compare, lm_eval_pairing
+from prunebench.results import compare, lm_eval_pairing, readers
 from prunebench.results.lm_eval_files import (
     Answer,
     Results,
@@ -220,7 +220,7 @@ def test_another_version_or_number_of_examples_is_not_comparable(
 ) -> None:
     """Only that task; the others are judged."""
     edited(copied(runs / "dense", tmp_path / "other"), **changes)
-    found = compare.compare(compare.read(runs / "dense"), compare.read(tmp_path / "other"), {})
+    found = compare.compare(readers.read(runs / "dense"), readers.read(tmp_path / "other"), {})
     findings = {f.what: (str(f.outcome), f.note) for f in found.verdicts[0].findings}
 
     assert findings["tinyworld_recall"] == ("not_comparable", says)
@@ -255,7 +255,7 @@ def test_the_newest_of_several_results_is_taken(runs: Path, tmp_path: Path) -> N
 
     assert results.path == path
     assert results.older == 1
-    assert compare.read(path).results == load(path)
+    assert readers.read(path).results == load(path)
 
 
 def test_a_normalised_accuracy_leads_and_its_margin_is_per_character(tmp_path: Path) -> None:

@@ -173,7 +173,7 @@ def test_a_damaged_file_is_one_line(tiny, tmp_path: Path) -> None:
 
 def test_a_perplexity_beyond_floats_is_infinite() -> None:
     """No overflow error for a model that is utterly broken."""
-    from prunebench.models.causal_lm.causal_lm import perplexity_of
+    from prunebench.models.causal_lm import perplexity_of
 
     assert perplexity_of(1.0) == pytest.approx(2.718281828)
     assert perplexity_of(1e6) == float("inf")

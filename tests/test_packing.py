@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 
 import pytest
-from prunebench.models.causal_lm.packing import (
+
+from prunebench.models.packing import (
     Pack,
     Request,
     common,

@@ -13,7 +13,7 @@ from conftest import FAMILIES, read
 
 import prunebench
 from prunebench import PrunebenchError
-from prunebench.models.causal_lm import export, plan_files
+from prunebench.models import export, plan_files
 from prunebench.plan import DropBlocks, DropSublayers
 
 LISTS = [
@@ -193,7 +193,7 @@ def test_a_checkpoint_is_scored_beside_the_dense_model(tmp_path: Path, cli, monk
     assert record["plan"][0]["checkpoint"] == "./pruned"
     assert record["parameters"] == pruned.num_parameters
     assert record["dense_parameters"] == lm.num_parameters
-    from prunebench.models.causal_lm.calibration import evaluation_windows
+    from prunebench.models.calibration import evaluation_windows
 
     ids = evaluation_windows("tinyworld", lm, 128, 8)
     assert value(data, "perplexity/tinyworld") == prunebench.perplexity(pruned, ids)

@@ -256,7 +256,7 @@ def completed(folder: Path, words: str, **environment: str) -> list[str]:
     program = (
         "import sys\n"
         "sys.argv = ['prunebench']\n"
-        "from prunebench.cli.main import main\n"
+        "from prunebench.cli import main\n"
         "try:\n    main()\n"
         "finally:\n"
         "    heavy = {'torch', 'transformers', 'numpy', 'datasets', 'lm_eval'} & set(sys.modules)\n"
@@ -335,7 +335,7 @@ def test_the_last_word_of_an_expression_is_completed(
     """What stands before it stays."""
     from types import SimpleNamespace
 
-    from prunebench.cli.main import completion as offers
+    from prunebench.cli import completion as offers
 
     monkeypatch.chdir(completing)
     context: Any = SimpleNamespace(args=["cases/more"], params={})
@@ -351,7 +351,7 @@ def test_completion_is_installed_for_the_program(completing: Path) -> None:
     """`--show-completion` gives bash a script that asks as these tests do."""
     done = subprocess.run(
         [sys.executable, "-c", "import sys; sys.argv = ['prunebench']\n"
-         "from prunebench.cli.main import main; main()"],
+         "from prunebench.cli import main; main()"],
         capture_output=True, text=True, check=False, cwd=completing,
         env={**os.environ, "_PRUNEBENCH_COMPLETE": "source_bash",
              "PYTHONPATH": str(Path(progress_bar.__file__).parents[1])},

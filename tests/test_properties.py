@@ -37,7 +37,7 @@ from prunebench import (
     Step,
 )
 from prunebench.cases import loader
-from prunebench.models.causal_lm import plan_files
+from prunebench.models import plan_files
 from prunebench.plan import (
     DropBlocks,
     DropSublayers,
@@ -48,7 +48,7 @@ from prunebench.plan import (
     SliceHidden,
 )
 from prunebench.record import HUGE, Environment
-from prunebench.results import compare
+from prunebench.results import readers
 from prunebench.results.baselines.files import Accepted, Baselines
 from prunebench.results.store import Store
 from prunebench.system import files
@@ -516,8 +516,8 @@ def test_a_spoiled_record_is_absent_or_one_line(data: st.DataObject, tmp_path_fa
     for found in records:
         assert found is None or found.case_id == "a/b"
     try:
-        compare.read(path)
-        compare.read(root)
+        readers.read(path)
+        readers.read(root)
     except PrunebenchError as error:
         check_inert(str(error))
 

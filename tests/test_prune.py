@@ -14,7 +14,7 @@ import transformers
 from conftest import read
 
 from prunebench.errors import PrunebenchError
-from prunebench.models.causal_lm import export
+from prunebench.models import export
 
 
 @pytest.fixture

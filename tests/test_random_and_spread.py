@@ -21,10 +21,10 @@ from prunebench import (
     lm_eval_model,
     load_model,
 )
-from prunebench.case import CalibrationSpec, ModelSpec
 from prunebench.cases import loader
-from prunebench.results import answer_key
+from prunebench.data import fingerprints
 from prunebench.runs.functional import tensor
+from prunebench.specs import CalibrationSpec, ModelSpec
 
 
 @pytest.fixture
@@ -56,19 +56,19 @@ def test_random_weights_need_a_config_only_and_repeat(family: str, tmp_path: Pat
 def test_a_random_model_has_a_hash_of_its_own(shape: Path, tiny) -> None:
     """The config decides it; the same folder with real weights is another model."""
     tiny("llama").hf.save_pretrained(shape)
-    drawn = answer_key.model_hash(ModelSpec(str(shape), weights="random"))
-    assert drawn != answer_key.model_hash(ModelSpec(str(shape)))
+    drawn = fingerprints.model_hash(ModelSpec(str(shape), weights="random"))
+    assert drawn != fingerprints.model_hash(ModelSpec(str(shape)))
 
     config = json.loads((shape / "config.json").read_text())
     (shape / "config.json").write_text(json.dumps(config))  # other white space, same model
-    assert answer_key.model_hash(ModelSpec(str(shape), weights="random")) == drawn
+    assert fingerprints.model_hash(ModelSpec(str(shape), weights="random")) == drawn
     (shape / "config.json").write_text(json.dumps({**config, "intermediate_size": 56}))
-    assert answer_key.model_hash(ModelSpec(str(shape), weights="random")) != drawn
+    assert fingerprints.model_hash(ModelSpec(str(shape), weights="random")) != drawn
 
 
 def test_random_calibration_is_even_and_seeded(shape: Path) -> None:
     """Every id of the vocabulary about as often; a seed is a draw; lines and windows are one."""
-    from prunebench.models.causal_lm.calibration import Calibration
+    from prunebench.models.calibration import Calibration
 
     lm = load_model(shape, weights="random")
     spec = CalibrationSpec(dataset="random", nsamples=100, seqlen=64)

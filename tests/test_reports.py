@@ -36,8 +36,7 @@ from prunebench.reports.formats import (
     trackers,
 )
 from prunebench.reports.formats.items import Item, Judged
-from prunebench.results import compare as comparing
-from prunebench.results import lm_eval_files
+from prunebench.results import lm_eval_files, readers
 from prunebench.results.baselines import published
 from prunebench.results.baselines.files import Baselines, shipped
 from prunebench.results.store import Store
@@ -144,7 +143,7 @@ def test_what_is_not_finite_is_null_and_valid(tmp_path: Path) -> None:
     assert list(of_kind("Run").iter_errors(data)) == []
     path = tmp_path / "run.json"
     files.write_json(path, data)
-    assert comparing.read(path).record("a/b", "cpu") == none
+    assert readers.read(path).record("a/b", "cpu") == none
 
 
 @pytest.mark.parametrize(

@@ -387,7 +387,7 @@ def test_the_search_has_the_first_of_the_last_words(
         raise EndedError
 
     monkeypatch.setattr(signals, "handled", deep)
-    monkeypatch.setattr("prunebench.cli.main.Display", ended)
+    monkeypatch.setattr("prunebench.cli.entry.Display", ended)
     with pytest.raises(EndedError):
         cli("run", "cases", "-q")
 

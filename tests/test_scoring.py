@@ -13,7 +13,6 @@ from conftest import FAMILIES
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
-from prunebench.models.causal_lm.scoring import Scorer, tree_mask
 
 import prunebench
 from prunebench import (
@@ -25,6 +24,7 @@ from prunebench import (
     reference,
 )
 from prunebench.errors import PrunebenchWarning
+from prunebench.models.scoring import Scorer, tree_mask
 
 WORDS = ("the cat sat", "on a mat", "with hats", "in may", "as it was", "no", "a", "eels eat ants")
 

@@ -16,9 +16,9 @@ import msgspec
 import pytest
 import torch
 from conftest import read
-from prunebench.models.causal_lm.stream import Batch
 
 import prunebench
+from prunebench import resume
 from prunebench.errors import PrunebenchError, PrunebenchWarning
 from prunebench.methods import (
     _slicing,
@@ -27,9 +27,10 @@ from prunebench.methods import (
     _sprint_scores,
     shortened_llama,
 )
-from prunebench.models.causal_lm import causal_lm, stream, tensors
+from prunebench.models import causal_lm, stream, tensors
+from prunebench.models.stream import Batch
 from prunebench.plan import Plan
-from prunebench.results.resume import folders, search_state
+from prunebench.results.resume import search_state
 from prunebench.results.resume.folders import Partials, searching
 from prunebench.results.resume.journal import Journal
 from prunebench.system import signals
@@ -395,13 +396,13 @@ def test_files_of_a_state_go_when_they_are_not_needed(tmp_path: Path) -> None:
             write(path, data)
 
         patch.setattr(tensors.files, "write", seen)
-        folders.keep_state([1], {"a": one, "b": two}, 1)
+        resume.save_state([1], {"a": one, "b": two}, 1)
         assert len(list(tmp_path.rglob("*.safetensors"))) == 2
-        folders.keep_state([2], {"a": one, "b": three}, 2)
+        resume.save_state([2], {"a": one, "b": three}, 2)
     assert len(written) == 3
     assert len(list(tmp_path.rglob("*.safetensors"))) == 2
     with searching(opened(tmp_path)):
-        before = folders.state()
+        before = resume.state()
     assert before is not None
     assert before[0] == [2]
     assert torch.equal(before[1]["a"], one)
@@ -441,7 +442,7 @@ def test_writing_tensors_takes_its_share_of_the_time_at_most(
     with searching(kept):
         for done in range(1, 20):
             clock[0] += 0.051
-            folders.keep_state(done, {"x": large.clone()}, done)
+            resume.save_state(done, {"x": large.clone()}, done)
             states.append(opened(tmp_path)._state)
     told = [0 if state is None else state.done for state in states]
 
@@ -490,15 +491,15 @@ def test_a_disk_that_fills_up_leaves_the_last_state(
         write(path, data)
 
     with searching(kept):
-        folders.keep_state([1], {"a": torch.zeros(2), "b": torch.ones(2)}, 1)
+        resume.save_state([1], {"a": torch.zeros(2), "b": torch.ones(2)}, 1)
         if what == "a tensor":
             monkeypatch.setattr(tensors.files, "write", second_is_full)
         else:
             monkeypatch.setattr(checksum_lines, "write", full)
         with pytest.warns(PrunebenchWarning, match="No space left on device; a killed run"):
-            folders.keep_state([2], {"a": torch.full((2,), 2.0), "b": torch.full((2,), 3.0)}, 2)
+            resume.save_state([2], {"a": torch.full((2,), 2.0), "b": torch.full((2,), 3.0)}, 2)
     with searching(opened(tmp_path)):
-        before = folders.state()
+        before = resume.state()
 
     assert before is not None
     assert before[0] == [1]
@@ -620,10 +621,10 @@ def test_a_search_that_fails_or_ends_holds_and_writes_nothing(
     tensor = torch.ones(2)
     held = weakref.ref(tensor)
     with pytest.raises(ValueError, match="a bug"), searching(kept):  # noqa: PT012
-        folders.keep_state(1, {"x": tensor}, 1)
+        resume.save_state(1, {"x": tensor}, 1)
         raise ValueError("a bug")
     with searching(kept):
-        folders.keep_state(1, {"x": tensor}, 1)
+        resume.save_state(1, {"x": tensor}, 1)
     kept.keep_last(60.0)
     del tensor
 
@@ -638,7 +639,7 @@ def test_data_of_a_stopped_search_is_that_of_its_tensors(
     monkeypatch.setattr(search_state, "SHARE", 0.0)
     kept, chosen = opened(tmp_path), [3]
     with pytest.raises(KeyboardInterrupt), searching(kept):  # noqa: PT012
-        folders.keep_state(chosen, {"x": torch.ones(2)}, 1)
+        resume.save_state(chosen, {"x": torch.ones(2)}, 1)
         chosen.append(5)
         raise KeyboardInterrupt
     kept.close()
@@ -655,7 +656,7 @@ def test_a_mapping_of_a_stopped_search_is_kept_as_it_was(
     monkeypatch.setattr(search_state, "SHARE", 0.0)
     kept, given = opened(tmp_path), {"x": torch.ones(2), "y": torch.zeros(2)}
     with pytest.raises(KeyboardInterrupt), searching(kept):  # noqa: PT012
-        folders.keep_state(1, given, 1)
+        resume.save_state(1, given, 1)
         given["x"] = torch.zeros(2)
         del given["y"]
         raise KeyboardInterrupt
@@ -708,7 +709,7 @@ def test_a_search_that_ends_waits_for_what_another_thread_writes_of_it(
     kept, (begun, go) = opened(tmp_path), held_back(monkeypatch)
     writer = threading.Thread(target=kept.keep_last, args=(60.0,))
     with searching(kept):
-        folders.keep_state(1, {"x": torch.ones(2)}, 1)
+        resume.save_state(1, {"x": torch.ones(2)}, 1)
         writer.start()
         assert begun.wait(60)
         threading.Timer(0.3, go.set).start()
@@ -731,7 +732,7 @@ def test_a_search_that_did_not_wait_leaves_no_state(
     kept, (begun, go) = opened(tmp_path), held_back(monkeypatch)
     writer = threading.Thread(target=kept.keep_last, args=(60.0,))
     with searching(kept):
-        folders.keep_state(1, {"x": torch.ones(2)}, 1)
+        resume.save_state(1, {"x": torch.ones(2)}, 1)
         writer.start()
         assert begun.wait(60)
     kept.keep_search(Plan(), 1.0, 2, None)
@@ -787,10 +788,10 @@ def test_too_little_memory_to_keep_a_state_costs_no_search(
         return work(*given, **more)
 
     with searching(kept):
-        folders.keep_state([1], {"a": torch.zeros(2), "b": torch.ones(2)}, 1)
+        resume.save_state([1], {"a": torch.zeros(2), "b": torch.ones(2)}, 1)
         with monkeypatch.context() as patch, pytest.warns(PrunebenchWarning, match=says):  # noqa: PT031
             patch.setattr(module, last, short)
-            folders.keep_state([2], {"a": torch.full((2,), 2.0), "b": torch.full((2,), 3.0)}, 2)
+            resume.save_state([2], {"a": torch.full((2,), 2.0), "b": torch.full((2,), 3.0)}, 2)
     kept.close()
     found = opened(tmp_path).state()
 
@@ -833,7 +834,7 @@ def test_a_scheduler_that_is_as_impatient_as_the_user_costs_no_state(
     monkeypatch.setattr(tensors, "keep", interrupted)
     kept = opened(tmp_path)
     with pytest.raises(signals.StopRequest), searching(kept):  # noqa: PT012
-        folders.keep_state(1, {"x": torch.ones(2)}, 1)
+        resume.save_state(1, {"x": torch.ones(2)}, 1)
         raise KeyboardInterrupt
     kept.close()
 
@@ -860,7 +861,7 @@ def test_a_stop_stays_a_stop_though_the_search_cannot_be_kept(
             pytest.raises(KeyboardInterrupt),
             searching(kept),
         ):
-            folders.keep_state(1, {"x": torch.ones(2)}, 1)
+            resume.save_state(1, {"x": torch.ones(2)}, 1)
             raise KeyboardInterrupt
         kept.close()
 
@@ -901,7 +902,7 @@ def test_a_stopped_search_is_kept_as_far_as_there_is_time(
     given = {str(i): torch.full((250_000,), float(i)) for i in range(4)}
     with warnings.catch_warnings(record=True) as seen, searching(kept):
         warnings.simplefilter("always")
-        folders.keep_state([1], given, 7)
+        resume.save_state([1], given, 7)
         kept.keep_last(limit)
     kept.close()
     found = opened(tmp_path).state()
@@ -931,7 +932,7 @@ def test_saving_that_takes_a_while_is_told(
         monkeypatch.setattr(search_state, "SPEED", speed)
         kept = opened(tmp_path / str(speed))
         with pytest.raises(KeyboardInterrupt), searching(kept):  # noqa: PT012
-            folders.keep_state([1], {"x": torch.zeros(1_000_000)}, 1)
+            resume.save_state([1], {"x": torch.zeros(1_000_000)}, 1)
             raise KeyboardInterrupt
         kept.close()
         assert capsys.readouterr().err == said

@@ -14,15 +14,15 @@ from typing import Any
 import pytest
 from lxml import etree
 from msgspec.structs import replace
-from prunebench.leaderboard.build.site import block_map_svg, plots
-from prunebench.leaderboard.build.site import pages as building
-from prunebench.leaderboard.build.site.cells import columns
 from sites import EVIL, ROOT, SMOKE, built, hostile, many, shipped
 from test_verdict import record as made
 
 from prunebench import Measurement, plan
 from prunebench.errors import PrunebenchError
-from prunebench.leaderboard.build import build, site
+from prunebench.leaderboard import build, site
+from prunebench.leaderboard.site import block_map_svg, plots
+from prunebench.leaderboard.site import pages as building
+from prunebench.leaderboard.site.cells import columns
 
 #: Elements that have no end.
 VOID = {"meta", "link", "input", "br", "wbr", "img"}

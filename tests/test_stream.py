@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 from conftest import FAMILIES
-from prunebench.models.causal_lm.stream import Stream, Thinning
+
+from prunebench.models.stream import Stream, Thinning
 
 
 @pytest.mark.parametrize("family", FAMILIES)

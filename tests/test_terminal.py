@@ -13,7 +13,12 @@ from msgspec.structs import replace
 from test_published import record as published_record
 from test_verdict import record
 
-from prunebench import Measurement, Record, SliceHidden
+from prunebench import (
+    Measurement,
+    Record,
+    SliceHidden,
+    formatting,
+)
 from prunebench.case import Case
 from prunebench.cases import loader
 from prunebench.reports import case_page, columns, run_table
@@ -436,7 +441,7 @@ def test_an_error_has_two_digits_and_is_no_finer_than_its_value(
     error: float, unit: str, value: float, text: str
 ) -> None:
     """As the value beside it is written: points with one place, perplexities with three."""
-    assert columns.error_text(error, unit, value) == text
+    assert formatting.error_text(error, unit, value) == text
 
 
 def test_times_in_another_unit_have_no_error() -> None:

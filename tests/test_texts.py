@@ -8,11 +8,11 @@ from typing import Any
 import datasets
 import pytest
 import torch
-from prunebench.models.causal_lm.calibration import evaluation_windows
 
 from prunebench import CausalLM, PrunebenchError
 from prunebench.data import datasets as texts
 from prunebench.metrics.perplexity import Perplexity
+from prunebench.models.calibration import evaluation_windows
 
 
 @pytest.fixture
@@ -95,9 +95,9 @@ def test_a_shard_is_not_tokenised_whole_and_its_lines_come_from_anywhere(hub) ->
 def test_lines_are_numpys_permutation(model) -> None:
     """The released draw: default_rng(seed).permutation over all rows, the first of them joined."""
     import numpy as np
-    from prunebench.models.causal_lm.calibration import Calibration
 
-    from prunebench.case import CalibrationSpec
+    from prunebench.models.calibration import Calibration
+    from prunebench.specs import CalibrationSpec
 
     lm, file = model
     rows = [f"{word} " * 3 for word in ("ab", "cd", "ef", "gh", "ij", "kl")]

@@ -25,7 +25,7 @@ from test_verdict import CPU
 from prunebench import PrunebenchError, Record
 from prunebench.case import Case
 from prunebench.cases import loader
-from prunebench.leaderboard.build import site
+from prunebench.leaderboard import site
 from prunebench.results import answer_key
 from prunebench.results.baselines import accept as accepting
 from prunebench.results.baselines.files import Accepted, Baselines

@@ -17,13 +17,7 @@ from sites import crowd
 from test_leaderboard import case
 
 from prunebench import Measurement, Record
-from prunebench.leaderboard.build import (
-    all_pairs,
-    build,
-    pair_test,
-    ranking,
-    vectorized_tests,
-)
+from prunebench.leaderboard import all_pairs, build, pair_test, ranking, vectorized_tests
 from prunebench.verdicts import tests
 
 METRIC = "accuracy/mean"

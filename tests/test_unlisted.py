@@ -18,7 +18,7 @@ from test_verdict import CPU
 
 from prunebench import PrunebenchError
 from prunebench.cases import loader
-from prunebench.data import task_trust
+from prunebench.data import fingerprints, task_trust
 from prunebench.results import answer_key
 from prunebench.results.baselines.files import Accepted, Baselines
 from prunebench.results.resume.folders import Partials
@@ -117,7 +117,7 @@ def test_what_a_run_goes_by_is_listed_too(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(PrunebenchError, match="sub: cannot be listed"):
         list(task_trust.problems(tmp_path / "tasks"))
     with pytest.raises(PrunebenchError, match="sub: cannot be listed"):
-        answer_key.folder_hash(str(tmp_path / "tasks"))
+        fingerprints.folder_hash(str(tmp_path / "tasks"))
 
 
 @contextlib.contextmanager

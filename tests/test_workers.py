@@ -27,14 +27,8 @@ from prunebench.errors import PrunebenchError
 from prunebench.reports import sentences
 from prunebench.results import gpu_time
 from prunebench.results.store import Store
-from prunebench.runs import (
-    execution,
-    job_submit,
-    worker_pool,
-)
-from prunebench.runs import (
-    gpu_slots as places,
-)
+from prunebench.runs import execution, job_submit, worker_pool
+from prunebench.runs import gpu_slots as places
 from prunebench.runs.gpu_slots import Slot
 from prunebench.runs.session import Result
 from prunebench.runs.worker_pool import Pool

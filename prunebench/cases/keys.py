@@ -15,16 +15,17 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .. import registry
-from ..api import (
-    Count,
-    Fraction,
-    Method,
-    tag,
-)
-from ..case import CalibrationSpec, ModelSpec, Needs
+from ..api import Method, tag
 from ..data import datasets, task_trust
 from ..errors import PrunebenchError, did_you_mean
 from ..record import Tolerance
+from ..specs import (
+    CalibrationSpec,
+    Count,
+    Fraction,
+    ModelSpec,
+    Needs,
+)
 from ..verdicts import fail_on as gating
 from . import validation
 from .validation import Where, found

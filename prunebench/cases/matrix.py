@@ -18,10 +18,7 @@ from ..api import (
 )
 from ..case import (
     AMOUNTS,
-    CalibrationSpec,
     Case,
-    ModelSpec,
-    Needs,
     axis_label,
     method_label,
     question,
@@ -29,6 +26,7 @@ from ..case import (
 from ..data.yaml_source import Source, Where
 from ..errors import CaseError, PrunebenchError
 from ..record import Tolerance
+from ..specs import CalibrationSpec, ModelSpec, Needs
 from ..system.files import MAX_PART, is_name
 from ..verdicts import fail_on
 from ..verdicts.conditions import Condition, unfit

@@ -9,9 +9,9 @@ from typing import Any
 from msgspec import Struct
 
 from ..case import AMOUNTS
+from ..formatting import number
 from ..plan import AnyEdit
 from ..record import Measurement, Record
-from ..reports.sentences import number
 from ..results import provenance
 from ..results.baselines import published
 from ..verdicts import seeds

@@ -13,16 +13,16 @@ from msgspec.structs import replace
 
 from .. import reference
 from ..api import Method, Target
-from ..case import CalibrationSpec
 from ..errors import PrunebenchError
+from ..formatting import number
 from ..models import export, modeling
 from ..models.calibration import Calibration, check_ids
 from ..models.causal_lm import CausalLM
 from ..models.loading import load_model
 from ..models.surgery import apply
 from ..plan import AnyEdit, Plan, Step
-from ..reports.sentences import number
 from ..runs import functional
+from ..specs import CalibrationSpec
 from ..system import files
 from . import card_text, dense_card
 from .card import Card, Score

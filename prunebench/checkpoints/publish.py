@@ -11,7 +11,8 @@ from msgspec.structs import replace
 
 from .. import registry
 from ..api import Method, Target
-from ..case import CalibrationSpec, Case, ModelSpec
+from ..case import Case
+from ..data import fingerprints
 from ..errors import PrunebenchError
 from ..models import export, modeling
 from ..models.calibration import Calibration
@@ -28,8 +29,8 @@ from ..plan import (
     describe,
 )
 from ..record import Record
-from ..results import answer_key
 from ..results.baselines.published import Row
+from ..specs import CalibrationSpec, ModelSpec
 from ..verdicts.verdict import split_question
 from . import (
     card,
@@ -79,9 +80,9 @@ def checkpoint(
     spec = case.model if case else _convert(record, "model", ModelSpec)
     if spec.weights is not None:
         raise PrunebenchError(f"{record.case_id}: its weights are random ones")
-    _require_same(record, answer_key.model_hash(spec))
+    _require_same(record, fingerprints.model_hash(spec))
     lm = load_model(spec.id, revision=spec.revision, dtype=spec.dtype, device=device)
-    _require_same(record, answer_key.model_hash(spec) or "")
+    _require_same(record, fingerprints.model_hash(spec) or "")
     plan = Plan(record.plan, record.trace, tensors=_tensors(record, beside))
     if plan.tensors is None and _named(record):
         if not search_again:

@@ -14,6 +14,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from .. import formatting
 from ..cases import keyword as select
 from ..cases import loader
 from ..errors import PrunebenchError, did_you_mean
@@ -24,21 +25,19 @@ from ..results.baselines.files import OWN, Baselines, shipped
 from ..results.baselines.review import AMISS, Change, Shelved
 from ..results.store import Store
 from ..runs.session import NOT_COMPARABLE, OK
+from ..system.console import print_line, print_note
 from ..verdicts.verdict import Outcome
 from .options import (
-    DEFAULT_STORE,
     AsJson,
     BaselineDir,
     Keyword,
     Paths,
     StoreDir,
-    all_case_paths,
     chosen_cases,
     print_json,
     read_baselines,
-    say,
-    tell,
 )
+from .paths import DEFAULT_STORE, all_case_paths
 
 app = typer.Typer(
     help="Accepted records: list them, review what accept would change, remove them.",
@@ -85,7 +84,7 @@ def list_baselines(
         rows = shelf.look(roots, cases, left)
     else:
         if left:
-            say(_BLIND)
+            print_note(_BLIND)
         rows = shelf.look(roots, cases, (), left)
     if as_json:
         print_json(rows)
@@ -120,15 +119,15 @@ def review(
         return
     for effect, group in groupby(sorted(changes, key=_order), key=lambda c: c.effect):
         for line in _group(effect, list(group)):
-            tell(line)
+            print_line(line)
     for problem in problems:
-        tell(problem)
+        print_line(problem)
     if any(c.now is not None and c.effect != "unchanged" for c in changes):
-        tell(f"to accept: {command}")
+        print_line(f"to accept: {command}")
         if problems:
-            tell("refused as it stands, for the reasons above; --force overrides")
+            print_line("refused as it stands, for the reasons above; --force overrides")
     else:
-        tell("nothing to accept")
+        print_line("nothing to accept")
 
 
 @app.command()
@@ -157,9 +156,9 @@ def rm(
             raise PrunebenchError(_BLIND)
         chosen |= dict.fromkeys(shelf.orphans(roots, loader.load(all_case_paths())))
     for path in shelf.remove(roots, chosen, dry_run=dry_run):
-        tell(f"{'would remove' if dry_run else 'removed'} {path}")
+        print_line(f"{'would remove' if dry_run else 'removed'} {path}")
     if not chosen:
-        tell("no baseline is orphaned")
+        print_line("no baseline is orphaned")
 
 
 def _unknown(case_id: str, known: Sequence[str]) -> str:
@@ -238,7 +237,7 @@ def _group(effect: str, changes: Sequence[Change]) -> Iterator[str]:
         yield f"  {change.case_id}" + (f": {change.what}" if change.what else "")
         if effect == "create":
             values = [f for f in change.findings if f.now is not None and not f.diagnostic]
-            yield from (f"    {f.what} {sentences.number(f.now or 0.0)}" for f in values)
+            yield from (f"    {f.what} {formatting.number(f.now or 0.0)}" for f in values)
         for finding in change.findings if effect == "change" else ():
             yield f"    {sentences.sentence(finding)}"
             if finding.what == "plan" and finding.outcome == Outcome.CHANGED_PLAN:

@@ -19,18 +19,17 @@ from ..results.gc import Removed
 from ..results.inventory import Content
 from ..results.store import Store
 from ..runs.session import CRASHED, OK
+from ..system.console import print_note
 from ..system.machine import default_device
 from .options import (
-    DEFAULT_STORE,
     AsJson,
     BaselineDir,
     Device,
     StoreDir,
-    all_case_paths,
     print_json,
     read_baselines,
-    say,
 )
+from .paths import DEFAULT_STORE, all_case_paths
 
 app = typer.Typer(
     help="Stored results: what there is, whether it is sound, what can go.",
@@ -130,7 +129,7 @@ def _cases() -> list[Case] | None:
     try:
         return loader.load(loader.find(all_case_paths()))
     except PrunebenchError as error:
-        say(f"the cases here cannot be read: {str(error).splitlines()[0]}")
+        print_note(f"the cases here cannot be read: {str(error).splitlines()[0]}")
         return None
 
 

@@ -12,10 +12,11 @@ from ..case import Case
 from ..errors import PrunebenchError
 from ..reports.progress_bar import Display
 from ..results import timing_noise
+from ..system import machine
+from ..system.console import print_line
 from ..system.files import write_json
 from ..system.machine import before_torch
 from .options import (
-    DEFAULT_STORE,
     Device,
     JsonFile,
     Keyword,
@@ -23,8 +24,8 @@ from .options import (
     Settings,
     StoreDir,
     chosen_cases,
-    tell,
 )
+from .paths import DEFAULT_STORE
 
 if TYPE_CHECKING:
     from ..runs.worker import Worker
@@ -50,7 +51,6 @@ def calibrate(
     if not timed:
         raise PrunebenchError("no case here measures latency: there is nothing to calibrate")
     before_torch()
-    from ..results import answer_key
     from ..runs.worker import Worker
 
     effects: dict[str, dict[str, float]] = {}
@@ -61,14 +61,14 @@ def calibrate(
             effects.setdefault(case.asked["model"]["id"], {}).update(found)
             display.advance()
     when = datetime.now(UTC).isoformat(timespec="seconds")
-    measured = timing_noise.Noise(answer_key.device_name(worker.device), when, repetitions, effects)
+    measured = timing_noise.Noise(machine.device_name(worker.device), when, repetitions, effects)
     place = timing_noise.save(store, measured)
     if json_file:
         write_json(json_file, measured)
     for model, own in effects.items():
         for name, effect in own.items():
-            tell(f"{model}: {name}: believable from {effect:.2%} on")
-    tell(f"kept in {place}")
+            print_line(f"{model}: {name}: believable from {effect:.2%} on")
+    print_line(f"kept in {place}")
 
 
 def _timed(cases: list[Case]) -> list[tuple[Case, list[Metric]]]:

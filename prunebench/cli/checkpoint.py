@@ -11,8 +11,9 @@ from ..record import Record
 from ..results.baselines import published
 from ..results.baselines.files import Baselines
 from ..results.store import Store
+from ..system.console import print_line
 from ..system.machine import before_torch
-from .options import defined, one_case, tell
+from .options import defined, one_case
 
 
 def save_checkpoint(
@@ -51,8 +52,10 @@ def save_checkpoint(
         search_again=search_again,
         device=device,
     )
-    tell(f"{folder}: {card.title}")
-    tell(f"not uploaded; read {folder / 'README.md'}, then: hf upload ORGANISATION/NAME {folder}")
+    print_line(f"{folder}: {card.title}")
+    print_line(
+        f"not uploaded; read {folder / 'README.md'}, then: hf upload ORGANISATION/NAME {folder}"
+    )
 
 
 def _dense(case_id: str, baselines: Baselines, store: Store, device: str) -> Iterator[Record]:

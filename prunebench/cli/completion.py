@@ -30,7 +30,7 @@ def keywords(ctx: typer.Context, incomplete: str) -> list[str]:
     before = incomplete[: len(incomplete) - len(begun)]
 
     def words() -> Iterable[str]:
-        from .options import case_paths  # which gives its options what is here
+        from .paths import case_paths  # which gives its options what is here
 
         given = [Path(text) for text in ctx.args if not text.startswith("-")]
         cases = loader.load(case_paths(given))
@@ -54,7 +54,7 @@ def stored_cases(ctx: typer.Context, incomplete: str) -> list[str]:
     """Cases that have records, by their id or its end; without any, those of the case files."""
 
     def found() -> Iterable[str]:
-        from .options import DEFAULT_STORE, all_case_paths
+        from .paths import DEFAULT_STORE, all_case_paths
 
         ids = Store(Path(ctx.params.get("store") or DEFAULT_STORE)).case_ids()
         ids = ids or [case.id for case in loader.load(all_case_paths())]

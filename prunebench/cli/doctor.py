@@ -10,7 +10,6 @@ from ..runs import doctor as checks
 from ..runs.session import CRASHED, OK
 from ..system.machine import before_torch, default_device
 from .options import (
-    DEFAULT_STORE,
     AsJson,
     BaselineDir,
     Device,
@@ -18,6 +17,7 @@ from .options import (
     print_json,
     read_baselines,
 )
+from .paths import DEFAULT_STORE
 
 
 def doctor(

@@ -31,19 +31,18 @@ from ..results.baselines.files import Baselines
 from ..results.store import Store
 from ..runs.session import NOTHING
 from ..system import files
+from ..system.console import print_line, print_note
 from .checkpoint import save_checkpoint
 from .options import (
-    DEFAULT_STORE,
     BaselineDir,
     Keyword,
     StoreDir,
     defined,
     print_json,
     read_baselines,
-    say,
-    tell,
     tell_cut_off,
 )
+from .paths import DEFAULT_STORE
 
 Format = Literal[
     "markdown",
@@ -128,10 +127,10 @@ def export(
     select = matcher(keyword)
     places = paths or [p for p in (roots.root, store) if p.is_dir()]
     tell_cut_off(place for place in places if place != roots.root)
-    found = [r for r in gathering.newest(places, say) if select(r.case_id)]
+    found = [r for r in gathering.newest(places, print_note) if select(r.case_id)]
     if not found:
         where = ", ".join(map(str, places)) or "baselines/ and .prunebench/"
-        say(f"no records in {where}" + (f" match -k {keyword!r}" if keyword else ""))
+        print_note(f"no records in {where}" + (f" match -k {keyword!r}" if keyword else ""))
         raise typer.Exit(NOTHING)
     names = {m.metric for record in found for m in record.measurements}
     for pattern in metric or ():
@@ -148,7 +147,7 @@ def export(
     if output.is_dir():
         output = output / f"prunebench{SUFFIXES.get(form, '.json')}"
     files.write(output, text.encode())
-    tell(f"{output}: {len(found)} record{'s' * (len(found) != 1)}")
+    print_line(f"{output}: {len(found)} record{'s' * (len(found) != 1)}")
 
 
 def _one_case(given: list[Path] | None) -> str:
@@ -201,4 +200,4 @@ def _folder(records: list[Record], output: Path | None) -> None:
     layout = lm_eval.layout(records)
     for name, data in layout.items():
         files.write_json(output / name, data)
-    tell(f"{output}: {len(layout)} results file{'s' * (len(layout) != 1)}")
+    print_line(f"{output}: {len(layout)} results file{'s' * (len(layout) != 1)}")

@@ -15,29 +15,30 @@ from rich.text import Text
 
 from ..cases.keyword import matcher
 from ..errors import PrunebenchError, did_you_mean
+from ..formatting import number
 from ..reports import sentences
-from ..reports.sentences import number
 from ..results import compare as comparing
+from ..results import readers
 from ..results.compare import Compared
 from ..results.store import Store
 from ..runs.session import NOTHING, exit_code
+from ..system.console import print_note
 from ..verdicts import fail_on as gating
 from ..verdicts import history as nights
 from ..verdicts.history import Change, Night, Series
 from ..verdicts.verdict import Finding
 from . import completion
 from .options import (
-    DEFAULT_STORE,
     AsJson,
     FailOn,
     Keyword,
     StoreDir,
     defined,
     print_json,
-    say,
     stored_case,
     tell_cut_off,
 )
+from .paths import DEFAULT_STORE
 
 #: What is drawn and listed of a long series, unless all is asked for.
 DRAWN, LISTED = 60, 7
@@ -114,7 +115,7 @@ def compare(
     that plain lm-eval wrote. A regression from A to B exits 1.
     """
     tell_cut_off([a, b])
-    sides = comparing.read(a), comparing.read(b)
+    sides = readers.read(a), readers.read(b)
     cases = defined(case_id for side in sides for case_id in side.case_ids())
     select = matcher(keyword)
     known = comparing.families(sides) if fail_on else ()
@@ -125,7 +126,7 @@ def compare(
     if not found.common:
         for side in sides:
             ids = [i for i in side.case_ids() if select(i)]
-            say(f"nothing in common: {side.path} has {_some(ids)}")
+            print_note(f"nothing in common: {side.path} has {_some(ids)}")
         raise typer.Exit(NOTHING)
     if not as_json:
         _compared(found, sentences.console(), everything=show_all)

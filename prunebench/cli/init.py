@@ -9,8 +9,8 @@ import typer
 
 from ..cases import loader
 from ..errors import PrunebenchError
+from ..system.console import print_line
 from . import scaffold
-from .options import tell
 
 
 def register(app: typer.Typer) -> None:
@@ -49,11 +49,11 @@ def init(
             f"there already, and not overwritten without --force: {', '.join(there)}"
         )
     for path in scaffold.write(folder, made):
-        tell(f"wrote {path}")
+        print_line(f"wrote {path}")
     cases = loader.load(loader.find([folder / "cases"]))
-    tell(f"{len(cases)} case{'s' * (len(cases) != 1)} in {folder / 'cases'}: ok")
+    print_line(f"{len(cases)} case{'s' * (len(cases) != 1)} in {folder / 'cases'}: ok")
     for line in _next(folder, ci=ci, nightly=nightly):
-        tell(line)
+        print_line(line)
 
 
 def _next(folder: Path, *, ci: bool, nightly: bool) -> list[str]:

@@ -11,23 +11,19 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .. import formatting
 from ..leaderboard import build, site
 from ..leaderboard.board import Board, Row, plain
 from ..leaderboard.row_values import Timing, Value
-from ..reports import sentences, words
+from ..reports import sentences
 from ..results import archive
 from ..results.baselines import published
 from ..results.baselines.files import Baselines
 from ..runs.session import NOTHING
+from ..system.console import print_line, print_note
 from ..system.files import write_json
-from .options import (
-    DEFAULT_STORE,
-    JsonFile,
-    default_baselines,
-    say,
-    tell,
-    tell_cut_off,
-)
+from .options import JsonFile, tell_cut_off
+from .paths import DEFAULT_STORE, default_baselines
 
 #: Room for a table with speedups, cost and intervals, in letters.
 WIDE = 130
@@ -68,9 +64,9 @@ def show(
     tell_cut_off(places)
     found = archive.read(places)
     for problem in found.problems:
-        say(f"left out: {problem}")
+        print_note(f"left out: {problem}")
     if not found.records:
-        say(f"no records in {', '.join(map(str, places)) or 'baselines/ and .prunebench/'}")
+        print_note(f"no records in {', '.join(map(str, places)) or 'baselines/ and .prunebench/'}")
         raise typer.Exit(NOTHING)
     rows = published.rows(root.published)
     boards = build.boards(found.records, lambda record: published.matching(record, rows))
@@ -80,7 +76,7 @@ def show(
         built = site.build(boards, found.records, title)
         site.write(site_dir, built)
         cases = sum(len(row.records) for board in boards for row in board.rows)
-        tell(f"{site_dir / 'index.html'}: {len(boards)} boards, {cases} cases")
+        print_line(f"{site_dir / 'index.html'}: {len(boards)} boards, {cases} cases")
         return
     console = sentences.console()
     for board in boards:
@@ -156,7 +152,7 @@ def _cells(board: Board, row: Row, *, wide: bool) -> Iterator[str]:
         if any(one.memory for one in board.rows):
             yield told(row.memory, interval=False)
         cost = row.record.cost
-        yield sentences.duration(cost["search_time"]) if "search_time" in cost else ""
+        yield formatting.duration(cost["search_time"]) if "search_time" in cost else ""
         yield f"{cost['block_forwards']:,.0f}" if "block_forwards" in cost else ""
 
 
@@ -173,10 +169,10 @@ def told(value: Value | None, *, interval: bool) -> str:
     """``95.9 %``, and with its *interval* ``95.9 % ±0.8``."""
     if value is None:
         return ""
-    text = words.value(value.value, value.unit)
+    text = formatting.value(value.value, value.unit)
     if not interval or (arm := value.arm) is None:
         return text
-    return f"{text} ±{words.bare(arm, value.unit)}"
+    return f"{text} ±{formatting.bare(arm, value.unit)}"
 
 
 def short(metric: str) -> str:

@@ -15,16 +15,12 @@ from ..reports.notices import Results, State
 from ..results.store import Store
 from ..runs.session import CRASHED
 from ..system import files, webhook
+from ..system.console import print_line, print_note
 from ..verdicts import history
 from ..verdicts.history import History
 from .history import sentence
-from .options import (
-    DEFAULT_STORE,
-    JsonFile,
-    StoreDir,
-    say,
-    tell,
-)
+from .options import JsonFile, StoreDir
+from .paths import DEFAULT_STORE
 
 VARIABLE = "PRUNEBENCH_WEBHOOK"
 
@@ -69,7 +65,7 @@ def notify(
         webhook.check(address)
     state, lost = notices.load(store)
     if lost:
-        say(lost)
+        print_note(lost)
     read = [files.read_json(path, Results) for path in results]
     verdicts = {verdict.case_id: verdict for one in read for verdict in one.verdicts}
     made = {record.case_id: record.created for one in read for record in one.records}
@@ -82,15 +78,15 @@ def notify(
         files.write_json(json_file, {"changes": found, "messages": payloads})
     if dry_run:
         for message in said:
-            tell(message.text + (f"\n{link}" if link else ""))
+            print_line(message.text + (f"\n{link}" if link else ""))
     else:
         _post(said, address, state, store)
     if not found:
-        tell("nothing changed since it was last told")
+        print_line("nothing changed since it was last told")
         return
     many = f"{len(found)} change{'s' * (len(found) != 1)}"
     posts = f"{len(said)} message{'s' * (len(said) != 1)}"
-    tell(f"{many}, {posts} {'not posted' if dry_run else 'posted'}")
+    print_line(f"{many}, {posts} {'not posted' if dry_run else 'posted'}")
 
 
 def _post(said: Sequence[notices.Message], address: str, state: State, store: Path) -> None:
@@ -101,7 +97,7 @@ def _post(said: Sequence[notices.Message], address: str, state: State, store: Pa
             webhook.post(address, message.payload())
         except webhook.PostError as error:
             left = len(said) - number
-            say(f"{error}; {left} message{'s' * (left != 1)} will be told the next time")
+            print_note(f"{error}; {left} message{'s' * (left != 1)} will be told the next time")
             raise typer.Exit(CRASHED) from None
         for notice in message.notices:
             notice.told(state)

@@ -2,28 +2,23 @@
 
 from __future__ import annotations
 
-import sys
-import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from ..case import Case
 from ..cases import keyword as select
 from ..cases import loader
-from ..errors import (
-    PrunebenchError,
-    PrunebenchWarning,
-    did_you_mean,
-    inert_lines,
-)
-from ..results.baselines.files import OWN, Baselines, shipped
+from ..errors import PrunebenchError, did_you_mean
+from ..results.baselines.files import Baselines
 from ..results.store import Store
 from ..runs.session import NOTHING
 from ..system import files
+from ..system.console import print_note
 from . import completion
+from .paths import all_case_paths, case_paths, default_baselines
 
 Paths = Annotated[
     list[Path] | None,
@@ -134,21 +129,6 @@ Detach = Annotated[
     bool, typer.Option("--detach", help="With --executor: submit, say how to collect, and end.")
 ]
 
-DEFAULT_STORE = Path(".prunebench")
-
-
-def case_paths(paths: list[Path] | None) -> list[Path]:
-    """What was given, or else the smoke cases: those here, or those that come with us."""
-    if paths:
-        return paths
-    smoke = Path("cases/smoke")
-    return [smoke if smoke.is_dir() else shipped("cases/smoke")]
-
-
-def all_case_paths() -> list[Path]:
-    """Where a case of any record may be defined."""
-    return [Path("cases")] if Path("cases").is_dir() else [shipped("cases/smoke")]
-
 
 def defined(ids: Iterable[str]) -> dict[str, Case]:
     """The cases of those *ids*, as far as there still are any; no other case file is read.
@@ -159,11 +139,6 @@ def defined(ids: Iterable[str]) -> dict[str, Case]:
     wanted = {case_id.rpartition("/")[0] for case_id in ids}
     files = [f for f in loader.find(all_case_paths()) if loader.case_prefix(f) in wanted]
     return {case.id: case for case in loader.load(files)}
-
-
-def default_baselines() -> Path:
-    """``baselines/`` here, or the shipped ones where the shipped cases are used."""
-    return OWN if OWN.is_dir() or Path("cases").is_dir() else shipped("baselines")
 
 
 def read_baselines(folder: Path | None) -> Baselines:
@@ -177,7 +152,7 @@ def tell_cut_off(paths: Iterable[Path]) -> None:
     """A line for every folder of baselines in which one of *paths* lies and an accept stopped."""
     for folder in dict.fromkeys(above for path in paths for above in (path, *path.parents)):
         if line := Baselines(folder).cut_off:
-            say(line)
+            print_note(line)
 
 
 def chosen_cases(
@@ -194,7 +169,7 @@ def chosen_cases(
     chosen = loader.load(case_paths(paths), settings or (), limit, select.matcher(keyword))
     if not chosen:
         where = ", ".join(map(str, case_paths(paths)))
-        say(f"no cases in {where}" + (f" match -k {keyword!r}" if keyword else ""))
+        print_note(f"no cases in {where}" + (f" match -k {keyword!r}" if keyword else ""))
         raise typer.Exit(NOTHING)
     return chosen
 
@@ -227,26 +202,3 @@ def one_case(text: str, ids: Sequence[str], what: str) -> str:
 def print_json(data: object) -> None:
     """*data* on standard output, for scripts."""
     print(files.printable_json(data), end="")  # noqa: T201
-
-
-def plain_warnings() -> None:
-    """From now on our own warnings are plain lines; everybody else's are as Python shows them."""
-    others = warnings.showwarning
-
-    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
-        if issubclass(category, PrunebenchWarning):
-            say(f"warning: {message}")
-        else:
-            others(message, category, *rest, **more)
-
-    warnings.showwarning = show
-
-
-def say(text: str) -> None:
-    """Plain lines on standard error."""
-    print(inert_lines(text), file=sys.stderr)  # noqa: T201
-
-
-def tell(text: str) -> None:
-    """Plain lines on standard output."""
-    print(inert_lines(text))  # noqa: T201

@@ -12,10 +12,11 @@ from ..cases import keys
 from ..cases.overlay import Setting
 from ..errors import PrunebenchError
 from ..plan import describe
+from ..system.console import print_line
 from ..system.files import require_writable, write_json
 from ..system.machine import before_torch
 from . import completion
-from .options import JsonFile, print_json, tell
+from .options import JsonFile, print_json
 
 
 def register(app: typer.Typer) -> None:
@@ -70,9 +71,9 @@ def prune(
             if pruned.tensors is not None:
                 pruned.tensors.save(json_file.parent)
             write_json(json_file, pruning.to_json(pruned))
-        tell(f"{describe(pruned.plan)}; sparsity {pruned.sparsity:.2%}")
+        print_line(f"{describe(pruned.plan)}; sparsity {pruned.sparsity:.2%}")
         if (ppl := pruned.perplexity) is not None:
-            tell(f"perplexity {ppl.dense:.4f} dense, {ppl.pruned:.4f} pruned")
+            print_line(f"perplexity {ppl.dense:.4f} dense, {ppl.pruned:.4f} pruned")
 
     try:
         pruned = pruning.prune(
@@ -120,5 +121,5 @@ def import_plan(
     if plan.tensors is not None:
         plan.tensors.save(output.parent)
     write_json(output, data)
-    tell(f"{output}: {describe(plan.edits)}")
-    tell(f"in a case: method: {{name: external, plan: ./{output.name}}}")
+    print_line(f"{output}: {describe(plan.edits)}")
+    print_line(f"in a case: method: {{name: external, plan: ./{output.name}}}")

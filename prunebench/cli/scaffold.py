@@ -8,10 +8,11 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from .. import __version__, reference
+from .. import reference
 from ..data import hub
 from ..errors import PrunebenchError
 from ..system import files
+from ..version import __version__
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 WORKFLOWS = ".github/workflows"

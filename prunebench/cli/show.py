@@ -10,10 +10,10 @@ from ..errors import PrunebenchError
 from ..reports import run_table, sentences
 from ..results import power as gates
 from ..results.store import Store
+from ..system.console import print_line
 from ..verdicts.verdict import ALPHA
 from . import completion
 from .options import (
-    DEFAULT_STORE,
     Alpha,
     AsJson,
     BaselineDir,
@@ -25,8 +25,8 @@ from .options import (
     print_json,
     read_baselines,
     stored_case,
-    tell,
 )
+from .paths import DEFAULT_STORE
 
 
 def register(app: typer.Typer) -> None:
@@ -74,9 +74,9 @@ def show(
         shown = case_page.gathered(record, judged, records, roots, rows, list(cases.values()))
         case_page.show(shown, sentences.console(), trace=why)
         for line in explain.explanation(record, was, judged) if why else ():
-            tell(line)
+            print_line(line)
         for line in provenance.told(record) if origin else ():
-            tell(line)
+            print_line(line)
 
 
 def power(
@@ -105,7 +105,7 @@ def power(
             print_json({"detect": drop, "disagreement": part, "questions": count})
         else:
             how = f"one-sided {level:g}, {chance:.0%} of the time, {part:.1%} disagreement"
-            tell(f"a drop of {drop * 100:g} pp takes {count:,} questions ({how})")
+            print_line(f"a drop of {drop * 100:g} pp takes {count:,} questions ({how})")
         return
     roots = read_baselines(baselines)
     found = list(gates.of_cases(chosen_cases(paths, keyword), roots, part, alpha, chance))

@@ -10,6 +10,7 @@ import msgspec
 import torch
 from torch import Tensor
 
+from .. import resume
 from ..errors import SearchError
 from ..models.causal_lm import CausalLM
 from ..models.rotation import STAGE, Norms, turn_block
@@ -22,7 +23,6 @@ from ..plan import (
     Variant,
 )
 from ..progress import say
-from ..results.resume import folders
 
 #: The name of batch *i*'s stream where a search keeps how far it came.
 _STATE = "stream.{}"
@@ -48,7 +48,7 @@ def per_block(lm: CausalLM, windows: Tensor, width: int, variant: Variant) -> Pl
     bases: dict[str, Tensor] = {}
     trace: list[Step] = []
     depth = len(lm.blocks)
-    if (before := folders.state()) is not None:
+    if (before := resume.state()) is not None:
         kept, found = before
         trace = msgspec.convert(kept, list[Step])
         states = [found.pop(_STATE.format(i)).to(lm.device) for i in range(len(states))]
@@ -67,7 +67,7 @@ def per_block(lm: CausalLM, windows: Tensor, width: int, variant: Variant) -> Pl
                     states[i] = state + batch.branch(block, index, half, state)
         if index + 1 < depth:
             standing = {_STATE.format(i): state for i, state in enumerate(states)}
-            folders.keep_state(msgspec.to_builtins(trace), bases | standing, index + 1, depth)
+            resume.save_state(msgspec.to_builtins(trace), bases | standing, index + 1, depth)
     tensors = Tensors()
     edit = SliceHidden((width,) * len(trace), variant, "block", tensors.add(bases))
     return Plan((edit,), tuple(trace), tensors)
@@ -85,7 +85,7 @@ def whole_model(lm: CausalLM, windows: Tensor, width: int) -> Plan:
     hidden = lm.hf.config.hidden_size
     gram = torch.zeros(hidden, hidden, dtype=torch.float64, device=lm.device)
     done, count = 0, len(stream.batches)
-    if (before := folders.state()) is not None:
+    if (before := resume.state()) is not None:
         done, gram = before[0], before[1]["gram"].to(lm.device)
     for number, batch in enumerate(stream.batches[done:], done + 1):
         say(f"batch {number} of {count}")
@@ -97,7 +97,7 @@ def whole_model(lm: CausalLM, windows: Tensor, width: int) -> Plan:
                     state = state + batch.branch(block, index, half, state)
             gram += _directions(state)
         if number < count:
-            folders.keep_state(number, {"gram": gram.clone()}, number, count)
+            resume.save_state(number, {"gram": gram.clone()}, number, count)
     values, vectors = principal(gram)
     step = _step(values, width, 0, len(windows) * len(lm.blocks))
     tensors = Tensors()

@@ -18,7 +18,7 @@ from ..models.stream import Stream
 from ..models.surgery import merged
 from ..plan import MergeBlocks, Plan, Step
 from ..progress import say
-from ..results.resume.folders import part
+from ..resume import part
 
 if TYPE_CHECKING:
     from .sliding_layer_merging import SlidingLayerMerging

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from .. import resume
 from ..api import Target
 from ..errors import PrunebenchError, PrunebenchWarning
 from ..models.calibration import Calibration
@@ -18,10 +19,9 @@ from ..models.surgery import require_pre_norm
 from ..models.tensors import Tensors
 from ..plan import DropSublayers, Plan, RefitWeights
 from ..progress import say
-from ..results.resume import folders
 from ._latency import measure
 from ._sprint_scores import Search, sublayer
-from ._sprint_state import keep, resume
+from ._sprint_state import restore, save
 
 if TYPE_CHECKING:
     from .sprint import Sprint
@@ -45,14 +45,14 @@ def search(options: Sprint, lm: CausalLM, calibration: Calibration, target: Targ
     attn, mlp = options.attn_latency, options.mlp_latency
     measured = options.latency_aware or options.target_speedup is not None
     if measured and (attn is None or mlp is None):
-        found = folders.part("latency", lambda: measure(lm))
+        found = resume.part("latency", lambda: measure(lm))
         attn, mlp = attn or found[0], mlp or found[1]
     else:
         measured = False
     costs = (attn or 1.0, mlp or 1.0)
     windows = calibration.windows()
     state = Search(options, lm, windows, costs)
-    trace, noise = resume(state)
+    trace, noise = restore(state)
     while not stop(state):
         removal = f"removal {len(state.removed) + 1}"
         if target.sublayers is not None and options.target_speedup is None:
@@ -67,7 +67,7 @@ def search(options: Sprint, lm: CausalLM, calibration: Calibration, target: Targ
         if not trace:
             noise = _relative_noise(options, lm, windows, costs, state)
         trace.append(state.remove(noise, spent))
-        keep(state, trace, noise, target.sublayers or 0)
+        save(state, trace, noise, target.sublayers or 0)
 
     def plan(count: int) -> Plan:
         kept = state.removed[:count]

@@ -8,9 +8,9 @@ import msgspec
 import torch
 from msgspec import Struct
 
+from .. import resume
 from ..models.modeling import replace
 from ..plan import Step
-from ..results.resume import folders
 from ._sprint_scores import Fit, Removal, Search
 
 
@@ -32,7 +32,7 @@ class _Standing(Struct, frozen=True):
     places: list[int]
 
 
-def keep(search: Search, trace: Sequence[Step], noise: float, count: int) -> None:
+def save(search: Search, trace: Sequence[Step], noise: float, count: int) -> None:
     """Keep where *search* stands, of *count* removals if that is known."""
     standing = _Standing(
         list(trace),
@@ -49,12 +49,12 @@ def keep(search: Search, trace: Sequence[Step], noise: float, count: int) -> Non
     tensors = {f"fit {s}": fit.weight for s, fit in search.fits.items()}
     went = {f"removal {i}": r.weight for i, r in enumerate(search.removed)}
     tensors |= {name: weight for name, weight in went.items() if weight is not None}
-    folders.keep_state(msgspec.to_builtins(standing), tensors, len(trace), count)
+    resume.save_state(msgspec.to_builtins(standing), tensors, len(trace), count)
 
 
-def resume(search: Search) -> tuple[list[Step], float]:
+def restore(search: Search) -> tuple[list[Step], float]:
     """Put a new *search* where an earlier run left it; the removals so far, and the noise."""
-    if (before := folders.state()) is None:
+    if (before := resume.state()) is None:
         return [], 0.0
     data, tensors = before
     standing = msgspec.convert(data, _Standing)

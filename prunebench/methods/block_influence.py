@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from .. import resume
 from ..api import Method, Target
 from ..plan import Plan
-from ..results.resume import folders
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ class BlockInfluence(Method, frozen=True, tag="block_influence"):
             stream = Stream(lm, windows, batch_size)
             return list(stream.influence().values()), stream.forwards
 
-        scores, forwards = folders.part("round 1", lambda: influence(windows), of=2)
-        again, _ = folders.part("round 2", lambda: influence(windows.flip(0), batch_size=1), of=2)
+        scores, forwards = resume.part("round 1", lambda: influence(windows), of=2)
+        again, _ = resume.part("round 2", lambda: influence(windows.flip(0), batch_size=1), of=2)
         noise = max(2.0**-23, *(abs(scores[b] - again[b]) for b in candidates))
         return one_shot(dict(enumerate(scores)), candidates, count, noise, forwards)

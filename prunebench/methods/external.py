@@ -40,9 +40,9 @@ class External(Method, frozen=True, tag="external"):
             from ..models.plan_files import read
 
             return read(Path(self.plan))
-        from ..case import ModelSpec
+        from ..data.fingerprints import model_hash
         from ..models.loading import load_model
-        from ..results.answer_key import model_hash
+        from ..specs import ModelSpec
 
         name = str(self.checkpoint)
         if (sha256 := model_hash(ModelSpec(name))) is None:

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
+from .. import resume
 from ..api import Method, Target
 from ..plan import Plan
-from ..results.resume import folders
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -58,15 +58,15 @@ class ShortenedLlama(Method, frozen=True, tag="shortened_llama"):
             stream = Stream(lm, calibration.windows())
             losses = Thinning(stream, budget=0).losses(range(len(lm.blocks)), keep=True)
             scores = {block: perplexity_of(loss) for block, loss in losses.items()}
-            noise = float(folders.part("noise", stream.noise))
+            noise = float(resume.part("noise", stream.noise))
             return scores, noise * perplexity_of(stream.dense_nll), stream.forwards
         if self.criterion == "magnitude":
             scores = {i: self._sum(weights) for i, weights in enumerate(_weights(lm))}
             return scores, _rounding(scores), 0
         windows = calibration.windows()
         # The sums behind a score are as large as the model, so only whole rounds are kept.
-        found = folders.part("round 1", lambda: self._taylor(lm, windows), of=2)
-        again = folders.part("round 2", lambda: self._taylor(lm, windows.flip(0), 1), of=2)
+        found = resume.part("round 1", lambda: self._taylor(lm, windows), of=2)
+        again = resume.part("round 2", lambda: self._taylor(lm, windows.flip(0), 1), of=2)
         scores = dict(enumerate(found))
         moved = max(abs(a - b) for a, b in zip(found, again, strict=True))
         return scores, max(moved, _rounding(scores)), 2 * len(lm.blocks) * len(windows)

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
+from .. import resume
 from ..api import Method, Target
 from ..plan import DropBlocks, Plan, Step
 from ..progress import say
-from ..results.resume import folders
 
 if TYPE_CHECKING:
     from ..models.calibration import Calibration
@@ -43,11 +43,11 @@ class Sleb(Method, frozen=True, tag="sleb"):
         if not count:
             return Plan()
         stream = Stream(lm, calibration.windows(self.calibration_unit))
-        noise = float(folders.part("noise", stream.noise))
+        noise = float(resume.part("noise", stream.noise))
         thinning = Thinning(stream)
         removed: list[int] = []
         trace: list[Step] = []
-        kept = folders.steps()[:count]
+        kept = resume.steps()[:count]
         for step in range(count):
             say(f"removal {step + 1} of {count}")
             if step < len(kept):
@@ -59,7 +59,7 @@ class Sleb(Method, frozen=True, tag="sleb"):
                 before = stream.forwards
                 scores = thinning.losses(candidates)
                 chosen, made = choice(step, scores, noise, stream.forwards - before)
-                folders.keep_step(made, count)
+                resume.save_step(made, count)
             trace.append(made)
             removed.append(chosen)
             thinning.remove(chosen)

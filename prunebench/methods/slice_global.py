@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from ..api import Count, Method, Target
+from ..api import Method, Target
 from ..plan import Plan
+from ..specs import Count
 
 if TYPE_CHECKING:
     from ..models.calibration import Calibration

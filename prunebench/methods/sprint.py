@@ -26,8 +26,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from ..api import Count, Method, Target
+from ..api import Method, Target
 from ..plan import Plan
+from ..specs import Count
 
 if TYPE_CHECKING:
     from ..models.calibration import Calibration

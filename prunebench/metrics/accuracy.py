@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 from msgspec import Meta
 from msgspec.structs import replace
 
-from ..api import Count, Metric
+from ..api import Metric
 from ..errors import PrunebenchError, did_you_mean
 from ..record import Direction, Measurement, Tolerance
+from ..specs import Count
 
 if TYPE_CHECKING:
     from ..models.causal_lm import CausalLM

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, ClassVar
 
-from ..api import Count, Metric
+from ..api import Metric
 from ..record import Direction, Measurement
+from ..specs import Count
 
 if TYPE_CHECKING:
     from ..models.causal_lm import CausalLM

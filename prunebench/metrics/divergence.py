@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from ..api import Count, Metric
+from ..api import Metric
 from ..progress import say
 from ..record import Direction, Measurement, Tolerance
-from ..results.resume.folders import once
+from ..resume import once
+from ..specs import Count
 
 if TYPE_CHECKING:
     from torch import Tensor

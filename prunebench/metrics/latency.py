@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 from msgspec import Meta
 from msgspec.structs import replace
 
-from ..api import Count, Metric
+from ..api import Metric
 from ..errors import PrunebenchWarning
 from ..progress import say
 from ..record import Direction, Measurement, Tolerance
+from ..specs import Count
 
 if TYPE_CHECKING:
     from ..models.causal_lm import CausalLM

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from ..api import Count, Metric
+from ..api import Metric
 from ..record import Direction, Measurement, Tolerance
+from ..specs import Count
 
 if TYPE_CHECKING:
     from ..models.causal_lm import CausalLM

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..case import CalibrationSpec
 from ..data import datasets
 from ..errors import PrunebenchError
+from ..specs import CalibrationSpec
 from .causal_lm import CausalLM
 
 Unit = Literal["windows", "lines"]

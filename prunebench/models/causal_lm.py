@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from ..errors import PrunebenchError
 from ..progress import say
-from ..results.resume.folders import once
+from ..resume import once
 from . import modeling
 from .families import Family, family_of, ignored_features
 

@@ -21,7 +21,7 @@ from torch.nn.functional import log_softmax
 
 from ..errors import PrunebenchError, PrunebenchWarning
 from ..progress import say
-from ..results.resume.folders import once
+from ..resume import once
 from .causal_lm import CausalLM, halving
 from .packing import Pack, Request, pack
 

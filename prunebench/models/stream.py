@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
-from ..results.resume.folders import part
+from ..resume import part
 from .causal_lm import CausalLM, batches, nll_of
 from .modeling import run_half
 

@@ -86,8 +86,8 @@ def load_checkpoint(edit: LoadCheckpoint, lm: CausalLM) -> CausalLM:
     Raises:
         PrunebenchError: if it is not what the plan names, or has another vocabulary.
     """
-    from ..case import ModelSpec
-    from ..results.answer_key import model_hash
+    from ..data.fingerprints import model_hash
+    from ..specs import ModelSpec
 
     if edit.sha256 != (model_hash(ModelSpec(edit.checkpoint)) or ""):
         raise PrunebenchError(f"checkpoint {edit.checkpoint!r} is no longer what the plan names")

@@ -13,15 +13,18 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ..case import CalibrationSpec, Case
+from .. import formatting
+from ..case import Case
 from ..data import hub
 from ..data.model_config import shape_of
 from ..errors import PrunebenchError
+from ..formatting import duration, number
 from ..plan import describe
 from ..record import Measurement, Record
 from ..results.baselines.files import Accepted, Baselines
 from ..results.baselines.published import Row
 from ..results.store import Store
+from ..specs import CalibrationSpec
 from ..system import console as screen
 from ..system.console import Signs
 from ..verdicts import seeds
@@ -29,7 +32,6 @@ from ..verdicts.verdict import Finding, Verdict
 from . import block_map, sentences
 from . import columns as figures
 from .block_map_text import drawing
-from .sentences import duration, number
 
 
 class Shown(Struct, frozen=True):
@@ -116,7 +118,7 @@ def show(shown: Shown, console: Console, *, trace: bool = False) -> None:
     console.print(_measurements(record, verdict, console.width, signs))
     screen.findings(console, record.case_id, sentences.lines(verdict))
     for line in sentences.published_lines(record, shown.rows):
-        screen.say(console, line)
+        screen.print_wrapped(console, line)
     for line in _elsewhere(shown):
         console.print(Text(line, style="dim"), soft_wrap=True)
 
@@ -169,7 +171,7 @@ def _cost(cost: dict[str, float]) -> str:
         "search_time": ("search {}", duration),
         "block_forwards": ("{} block-forwards", lambda v: f"{v:,.0f}"),
         "calibration_tokens": ("{} calibration tokens", lambda v: f"{v:,.0f}"),
-        "search_memory": ("{} for the search", lambda v: sentences.size(int(v))),
+        "search_memory": ("{} for the search", lambda v: formatting.size(int(v))),
     }
     known = [text.format(told(cost[k])) for k, (text, told) in words.items() if k in cost]
     return ", ".join(known + [f"{k} {v:.4g}" for k, v in cost.items() if k not in words])
@@ -240,7 +242,7 @@ def _row(
     value = measurement.value
     row = {
         "metric": Text(name),
-        "now": Text(figures.value_text(measurement) if value is None else number(value)),
+        "now": Text(formatting.value_text(measurement) if value is None else number(value)),
         "unit": Text(measurement.unit, style="dim"),
         "outcome": screen.outcome(word, signs),
     }

@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from statistics import fmean
 
-from ..case import Case
-from ..runs.dry_run import Outlook, search_of
+from ..case import Case, search_of
+from ..runs.dry_run import Outlook
 
 
 class TimeLeft:

@@ -5,6 +5,12 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
+from ..formatting import (
+    FRACTIONS,
+    LEAST,
+    amount,
+    p_text,
+)
 from ..plan import (
     AnyEdit,
     Step,
@@ -15,7 +21,6 @@ from ..plan import (
 from ..record import Measurement, Record
 from ..verdicts.tests import (
     CONFIDENCE,
-    NEVER,
     POWER,
     RANKS,
     Evidence,
@@ -51,23 +56,6 @@ def plan_diff(now: Record, was: Record) -> list[str]:
     """What was removed, in order, as a diff from the baseline's plan to this one's."""
     before, after = (_removals(r.plan) for r in (was, now))
     return [line for line in difflib.ndiff(before, after) if not line.startswith("?")]
-
-
-def amount(value: float, unit: str, was: float | None = None) -> str:
-    """A difference in words: points for fractions, per cent of the older value elsewhere."""
-    if unit in FRACTIONS:
-        return f"{value * 100:.2f} pp"
-    text = f"{value:.3g} {unit}".strip()
-    return f"{text} ({value / abs(was):.2%})" if was else text
-
-
-def p_text(p: float, name: str = "p = ") -> str:
-    """A p-value in words; what is less than any number that can be meant is told as that."""
-    return f"{name}{p:.2g}" if p >= NEVER else f"{name.replace('=', '<') or '< '}{NEVER:g}"
-
-
-#: Units of parts of a whole, whose differences are percentage points.
-FRACTIONS = ("acc", "match", "of dense", "of answers", "of n-grams")
 
 
 def _finding(finding: Finding, record: Record, was: Record | None) -> Iterator[str]:
@@ -183,3 +171,12 @@ def _diagnosis(finding: Finding, record: Record) -> str:
         moved = f", {seen.worse} worse and {seen.better} better of {seen.count}"
         text += moved if seen.worse or seen.better else ""
     return text
+
+
+def chance(finding: Finding) -> str:
+    """The p-value that decides: among all tests of the run where there were several."""
+    seen = finding.evidence
+    p = finding.p if seen is None or seen.adjusted is None else seen.adjusted
+    if p is None:
+        return ""
+    return f"{p:.2g}" if p >= LEAST else f"< {LEAST:f}".rstrip("0")

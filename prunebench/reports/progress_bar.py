@@ -23,12 +23,12 @@ from rich.text import Text
 
 from ..case import Case
 from ..errors import PrunebenchError
+from ..formatting import duration
 from ..runs.dry_run import Outlook
 from ..runs.session import Result
 from ..system import console
 from ..system.console import InertConsole
 from .eta import TimeLeft, expected
-from .sentences import duration
 
 #: Seconds after which a run that only writes lines says again what it is at.
 SILENCE = 60.0

@@ -12,6 +12,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from .. import formatting
+from ..formatting import value_text
 from ..record import Measurement, Record
 from ..results.baselines.published import compared
 from ..results.power import Gate
@@ -20,7 +22,7 @@ from ..system import console as screen
 from ..system.console import COLOURS, Signs
 from . import columns as figures
 from . import sentences
-from .columns import pick, value_text
+from .columns import pick
 
 #: A group of sparsities ends where the next is so much further away, or it would span more.
 GAP, SPAN = 0.04, 0.08
@@ -76,14 +78,14 @@ def table(results: Sequence[Result], console: Console) -> None:
     for result in results:
         if result.record is not None:
             for line in sentences.published_lines(result.record, result.published):
-                screen.say(console, f"{result.case.label}: {line}")
+                screen.print_wrapped(console, f"{result.case.label}: {line}")
     for line in [
         *sentences.interval_lines(results),
         *sentences.power_lines(results),
         *sentences.gpu_lines(results),
     ]:
-        screen.say(console, line)
-    screen.say(console, sentences.summary(results), "bold")
+        screen.print_wrapped(console, line)
+    screen.print_wrapped(console, sentences.summary(results), "bold")
 
 
 def gates_table(rows: Sequence[Gate], console: Console) -> None:
@@ -193,7 +195,7 @@ def _lines(result: Result, name: str, signs: Signs) -> list[Line]:
     found = {c: m for c, patterns in _columns().items() if (m := pick(record, patterns))}
     cells = {c: _cell(m, record) for c, m in found.items()}
     if (seconds := record.cost.get("search_time", 0.0)) >= 0.05:
-        cells[SEARCH] = Cell(figures.short_duration(seconds))
+        cells[SEARCH] = Cell(formatting.short_duration(seconds))
     said = [Line(name, cells, f"{record.sparsity:.1%}", outcome)]
     if outcome not in ("same", "new"):
         said += _changes(result, found, signs)
@@ -203,7 +205,7 @@ def _lines(result: Result, name: str, signs: Signs) -> list[Line]:
 def _cell(measurement: Measurement, record: Record) -> Cell:
     error = figures.uncertainty(measurement, record)
     return Cell(
-        value_text(measurement), figures.error_text(error, measurement.unit, measurement.value)
+        value_text(measurement), formatting.error_text(error, measurement.unit, measurement.value)
     )
 
 
@@ -216,7 +218,7 @@ def _changes(result: Result, found: dict[str, Measurement], signs: Signs) -> Ite
         if finding is None or finding.now is None or finding.was is None:
             continue
         if finding.now != finding.was:
-            text = figures.change_text(finding.now, finding.was, measurement.unit)
+            text = formatting.change_text(finding.now, finding.was, measurement.unit)
             moved[column] = Cell(text, style=COLOURS.get(str(finding.outcome), ""))
     if moved:
         yield Line(f"{signs.branch} change", moved, style="dim")
@@ -234,8 +236,8 @@ def _papers(
             column = next((c for c, m in found.items() if m.metric == row.metric), None)
             if column is not None and column not in cells:
                 unit = found[column].unit
-                error = figures.error_text(row.uncertainty, unit, row.value)
-                cells[column] = Cell(figures.as_unit(row.value, unit), error)
+                error = formatting.error_text(row.uncertainty, unit, row.value)
+                cells[column] = Cell(formatting.as_unit(row.value, unit), error)
                 sparsity = sparsity or ("" if row.sparsity is None else f"{row.sparsity:.1%}")
         if cells:
             yield Line(f"{signs.branch} paper: {credit}", cells, sparsity, style="dim")

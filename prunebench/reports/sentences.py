@@ -8,6 +8,13 @@ from typing import Any
 import msgspec
 
 from ..errors import inert
+from ..formatting import (
+    FRACTIONS,
+    duration,
+    number,
+    size,
+)
+from ..formatting import p_text as p_text
 from ..record import Record
 from ..results import gpu_time
 from ..results.baselines.published import Row, compared
@@ -19,8 +26,6 @@ from ..system.console import console as console
 from ..verdicts import seeds
 from ..verdicts.tests import POWER
 from ..verdicts.verdict import Finding, Verdict
-from .explain import FRACTIONS
-from .explain import p_text as p_text
 
 #: Column heading, and how to find its measurement: the first that fits, of the first pattern.
 COLUMNS = (
@@ -181,23 +186,6 @@ def _reads(one: Outlook) -> str:
     parts += [f"data {', '.join(one.datasets)}"] if one.datasets else []
     parts += [f"tasks {', '.join(one.tasks)}"] if one.tasks else []
     return "; ".join(parts)
-
-
-def duration(seconds: float) -> str:
-    """``0.4 s``, ``12 s``, ``3 min``, ``2.5 h``."""
-    if seconds < 90:
-        return f"{seconds:.1f} s" if seconds < 1 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def size(count: int) -> str:
-    """Bytes as ``12 MiB`` or ``13.5 GiB``."""
-    return f"{count / 2**20:.0f} MiB" if count < 2**30 else f"{count / 2**30:.1f} GiB"
-
-
-def number(value: float) -> str:
-    """A number with as many digits as a reader can use."""
-    return f"{value:.4f}" if 0.001 <= abs(value) < 10 else f"{value:.4g}"
 
 
 def to_json(results: Sequence[Result]) -> dict[str, Any]:

@@ -7,17 +7,18 @@ import inspect
 import json
 import os
 import sys
-from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ..api import Method, Metric
-from ..case import Case, ModelSpec, question
+from ..case import Case, question
 from ..data import datasets, hub
-from ..system import files, hash_cache
-from ..system.nvml import Gpu
+from ..data.fingerprints import folder_hash, model_hash
+from ..specs import ModelSpec
+from ..system import hash_cache
+from ..system.machine import device_name
 from . import code_reach
 
 #: Libraries whose version can move a number.
@@ -35,9 +36,6 @@ SETTINGS = (
     "ONEDNN_MAX_CPU_ISA",
     "TORCH_ALLOW_TF32_CUBLAS_OVERRIDE",
 )
-
-#: Files of a checkpoint that decide what the model and its tokenizer compute.
-_WEIGHTS = (".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken")
 
 
 def key(case: Case, device: str) -> str | None:
@@ -95,26 +93,6 @@ def inputs(case: Case) -> dict[str, Any] | None:
     }
 
 
-def model_hash(spec: ModelSpec) -> str | None:
-    """A hash of a model's files; the hub's own sha256 of a file is taken where there is one.
-
-    Random weights follow from the config alone. None where files would have to be downloaded first.
-    """
-    folder = hub.place(spec.id, spec.revision).folder
-    if folder is None or not folder.is_dir():
-        return None
-    digest = hashlib.sha256()
-    if spec.weights is not None:
-        digest.update(f"{spec.weights} weights\n".encode())
-        config = json.dumps(hub.config(spec.id, spec.revision), sort_keys=True)
-        digest.update(config.encode())
-        return digest.hexdigest()
-    weights = [f for f in files.listed(folder) if f.suffix in _WEIGHTS and f.is_file()]
-    for file, sha256 in zip(weights, hash_cache.sha256s(weights), strict=True):
-        digest.update(f"{file.name}:{sha256}\n".encode())
-    return digest.hexdigest()
-
-
 def code_hash(*plugins: Method | Metric) -> str:
     """A hash of the source files that can bear on a number of these methods and metrics."""
     classes = [type(plugin) for plugin in plugins]
@@ -124,22 +102,6 @@ def code_hash(*plugins: Method | Metric) -> str:
     )
     loose = [_source(c) for c, file in zip(classes, modules, strict=True) if not file]
     return "\n".join([found, *loose])
-
-
-def folder_hash(folder: str) -> str:
-    """A hash of all files in *folder*, at any depth, and of what they are called."""
-    digest = hashlib.sha256()
-    for name in sorted(_names(folder)):
-        digest.update(f"{name}:{hash_cache.sha256(Path(folder, name))}\n".encode())
-    return digest.hexdigest()
-
-
-def _names(folder: str) -> Iterator[str]:
-    """The files below *folder* as paths relative to it, but for what Python compiled."""
-    for place, inner, names in os.walk(folder, onerror=files.require_listed):
-        inner[:] = [name for name in inner if name != "__pycache__"]
-        below = os.path.relpath(place, folder)
-        yield from (name if below == "." else f"{below}/{name}" for name in names)
 
 
 def task_folders(case: Case) -> list[str]:
@@ -152,24 +114,6 @@ def task_folders(case: Case) -> list[str]:
 def packages() -> dict[str, str]:
     """Versions of the libraries that matter."""
     return {name: found for name in PACKAGES if (found := _version(name))}
-
-
-@cache
-def device_name(device: str) -> str:
-    """``cpu``, or the GPU's product name as a folder name: ``nvidia-h200``.
-
-    The product names form factor, memory and MIG slice; a power cap below the usual is added, for a
-    card that is held back is another device: ``nvidia-h200-500w``.
-    """
-    if not device.startswith("cuda"):
-        return device
-    import torch
-
-    name = str(torch.cuda.get_device_name(device)).lower().replace(" ", "-").replace("/", "-")
-    gpu = Gpu.of(device)
-    state = gpu.state() if gpu else {}
-    cap, usual = state.get("power_cap"), state.get("default_power_cap")
-    return f"{name}-{cap:.0f}w" if cap and usual and cap < 0.95 * usual else name
 
 
 def _with_content(value: Any, name: str = "", *, measured: bool = False) -> Any:

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 from ..errors import PrunebenchError
 from ..record import Record
 from ..system import files
-from . import compare, store
+from . import readers, store
 from .baselines.files import Baselines
 
 
@@ -53,7 +53,7 @@ def _records(path: Path) -> Iterator[Record | PrunebenchError]:
             else:
                 yield from _accepted(root, below)
             return
-    side = compare.read(path)
+    side = readers.read(path)
     if side.results is not None or path.is_dir():
         raise PrunebenchError(f"{path}: neither records of prunebench nor a folder of them")
     yield from side.records.values()

@@ -13,15 +13,12 @@ from functools import cache
 from pathlib import Path
 
 from ..api import Method, Metric, tag
-from ..case import Case, ModelSpec
+from ..case import Case
 from ..data import datasets, hub
+from ..data.fingerprints import folder_hash, model_hash
 from ..record import Provenance, Record
-from .answer_key import (
-    SETTINGS,
-    folder_hash,
-    model_hash,
-    task_folders,
-)
+from ..specs import ModelSpec
+from .answer_key import SETTINGS, task_folders
 
 #: Variables of the user's that bear on a run, beside those that are in the cache's key.
 VARIABLES = (

@@ -16,7 +16,6 @@ from ..api import (
     Target,
     tag,
 )
-from ..case import CalibrationSpec
 from ..errors import PrunebenchError
 from ..models.calibration import Calibration, Unit
 from ..models.causal_lm import CausalLM
@@ -31,6 +30,7 @@ from ..plan import (
     units,
 )
 from ..record import VARYING, Measurement
+from ..specs import CalibrationSpec
 from ..system.files import is_name
 
 #: Amounts that are asked for, smaller ones first.

@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..case import Case, ModelSpec, unanswerable
+from ..case import Case, search_of, unanswerable
+from ..cases.requirements import skip_reason
 from ..data import hub
 from ..data.model_config import Shape, shape_of
 from ..errors import PrunebenchError
@@ -22,7 +23,9 @@ from ..record import Record
 from ..results import answer_key
 from ..results.resume.folders import Partials
 from ..results.store import Store
-from ..system.machine import default_device, skip_reason
+from ..specs import ModelSpec
+from ..system import machine
+from ..system.machine import default_device
 from .estimate import Parts, memory, rough
 
 #: Seconds: importing torch and transformers once.
@@ -188,7 +191,7 @@ def shape_at_hand(case: Case) -> Shape | None:
 
 def _measured(case: Case, store: Store, device: str) -> Parts | None:
     """What the same question took when it was last answered on this device."""
-    records = store.answers(case.id, case.asked, answer_key.device_name(device))
+    records = store.answers(case.id, case.asked, machine.device_name(device))
     return next((p for r in records if (p := _parts(r)) is not None), None)
 
 
@@ -207,10 +210,3 @@ def _off_by(cases: Sequence[Case], outlooks: Sequence[Outlook], device: str) -> 
         if outlook.basis == "measured" and (shape := shape_at_hand(case)) and outlook.parts:
             ratios.append(outlook.parts.total / rough(case, shape, device).total)
     return statistics.median(ratios) if ratios else 1.0
-
-
-def search_of(case: Case) -> object:
-    """What cases have in common that share a search."""
-    method = case.method
-    shared = method.nested and not method.sized and method.unit in ("blocks", "sublayers")
-    return (case.model, method, case.calibration, None if shared else case.target)

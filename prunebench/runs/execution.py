@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
+from typing import Protocol
 
 from msgspec import Struct
 
 from ..case import Case
 from ..errors import PrunebenchError
-from ..reports.progress_bar import Display
 from ..system import signals
 from ..system.machine import has_gpu_files
 from . import job_collect, job_submit
@@ -16,6 +16,16 @@ from . import worker_pool as workers
 from .gpu_slots import slots
 from .session import Result, Session
 from .worker_pool import Pool, Recipe
+
+
+class Display(Protocol):
+    """Where progress goes: ``reports.progress_bar.Display``, or whoever else listens."""
+
+    def note(self, text: str) -> None:
+        """Show a line."""
+
+    def worker_step(self, worker: int, case: Case, what: str) -> None:
+        """Show what a worker does."""
 
 
 class How(Struct, frozen=True):

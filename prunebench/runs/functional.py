@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from ..api import Method, Target
-from ..case import CalibrationSpec
 from ..cases.keys import amount_problem, build_method, check_keys
 from ..errors import PrunebenchError
 from ..models import surgery
@@ -17,6 +16,7 @@ from ..models.calibration import Calibration, check_ids
 from ..models.causal_lm import CausalLM, perplexity_of
 from ..models.loading import load_model
 from ..plan import Plan
+from ..specs import CalibrationSpec
 
 __all__ = ["apply", "choose", "lm_eval_model", "load_model", "perplexity"]
 
@@ -140,6 +140,6 @@ def _calibration(given: Ids | CalibrationSpec | None, lm: CausalLM) -> Calibrati
     if isinstance(given, CalibrationSpec):
         return Calibration(given, lm)
     if isinstance(given, str | Mapping):
-        message = "calibration: expected token windows or a prunebench.case.CalibrationSpec"
+        message = "calibration: expected token windows or a prunebench.specs.CalibrationSpec"
         raise PrunebenchError(f"{message}, found {given!r}")
     return Calibration.of_ids(tensor(given), lm)

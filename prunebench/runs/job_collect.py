@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from ..case import Case
-from ..cli.options import say
 from ..errors import PrunebenchError
 from ..record import Record
 from ..results import answer_key
 from ..system import files
+from ..system.console import print_note
 from ..verdicts.verdict import Verdict
 from .job_submit import (
     Job,
@@ -75,7 +75,9 @@ def answers(
     if detach:
         if jobs:
             many = sum(len(job.mine) for job in jobs)
-            say(f"{many} cases are on their way; to collect them, run the same command again")
+            print_note(
+                f"{many} cases are on their way; to collect them, run the same command again"
+            )
         return
     yield from _collected(session, device, jobs, how.executor, note)
 
@@ -104,7 +106,7 @@ def _tell(jobs: Sequence[Job], cases: Sequence[Case]) -> None:
     for job in jobs:
         first, more = cases[job.mine[0]].id, len(job.mine) - 1
         what = first + (f" and {more} more" if more else "")
-        say(f"submitted job {job.job.job_id}: {what} (log {job.job.paths.stdout})")
+        print_note(f"submitted job {job.job.job_id}: {what} (log {job.job.paths.stdout})")
 
 
 def _on_their_way(session: Session, left: Sequence[int], folder: Path) -> list[Job]:
@@ -177,7 +179,7 @@ def _collected(
                 job.job.cancel()
         if jobs and executor == "slurm":
             names = " ".join(job.job.job_id for job in jobs)
-            say(f"the jobs go on; scancel {names} ends them")
+            print_note(f"the jobs go on; scancel {names} ends them")
         raise
 
 
@@ -217,6 +219,6 @@ def _outcome(job: Job, executor: str) -> tuple[dict[str, Verdict], str]:
         verdicts, failed = job.job.result()
     except Exception as error:
         if os.environ.get("PRUNEBENCH_DEBUG"):
-            say(str(error))
+            print_note(str(error))
         return {}, lost
     return verdicts, failed or lost

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import shlex
-import subprocess
 import sys
 import traceback
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -20,24 +19,21 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from ..case import Case, Progress, silent
+from ..cases.requirements import skip_reason
 from ..errors import PrunebenchError
 from ..progress import watched
 from ..record import Record
 from ..results import answer_key, gpu_time, timing_noise
 from ..results.baselines import published
-from ..results.baselines.files import Accepted, Baselines
+from ..results.baselines.files import Baselines
 from ..results.baselines.published import Row
 from ..results.gpu_time import Clock
 from ..results.resume.entries import Kept
 from ..results.resume.folders import Partials
 from ..results.store import Store
+from ..system import console
 from ..system.locks import Claims, HeldError, turn
-from ..system.machine import (
-    before_torch,
-    default_device,
-    gpu_ids,
-    skip_reason,
-)
+from ..system.machine import before_torch, default_device, gpu_ids
 from ..verdicts import fail_on as gating
 from ..verdicts import verdict
 from ..verdicts.conditions import Condition
@@ -134,7 +130,7 @@ class Session:
         self.family = family
         self.options = options
         self.progress = progress
-        self.claims = Claims(store.root, _say)
+        self.claims = Claims(store.root, console.print_note)
         self._clock = Clock(progress)
         # Read before anything is measured: a mistake in them is not to be found out at the end.
         models = frozenset(case.model.id for case in cases)
@@ -386,10 +382,6 @@ class _SkippedError(Exception):
     """The machine lacks what a case needs."""
 
 
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)  # noqa: T201
-
-
 class _UnsavedError(Exception):
     """A record was made and cannot be written."""
 
@@ -425,23 +417,14 @@ def exit_code(verdicts: Iterable[Verdict], *, strict: bool = False) -> int:
     return OK
 
 
-def accepted(because: str) -> Accepted:
-    """An acceptance by the person at this machine, now."""
-    return Accepted(by=_person(), when=_now(), because=because)
-
-
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
-def _person() -> str:
-    import getpass
-
-    try:
-        command = ["git", "config", "user.name"]
-        done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
-        if name := done.stdout.decode(errors="replace").strip():  # git takes any bytes for a name
-            return name
-        return getpass.getuser()
-    except (OSError, KeyError):
-        return "unknown"
+def failures(results: Iterable[Result]) -> dict[str, str]:
+    """Why cases of a run have no record, by case id."""
+    return {
+        r.case.id: f"crashed: {v.error}" if v.error else f"skipped: {v.skipped}"
+        for r in results
+        if (v := r.verdict) and r.record is None
+    }

@@ -23,15 +23,13 @@ from ..api import (
     tag,
 )
 from ..case import (
-    CalibrationSpec,
     Case,
-    ModelSpec,
     Progress,
     question,
     silent,
     unanswerable,
 )
-from ..data import task_trust
+from ..data import fingerprints, task_trust
 from ..errors import PrunebenchError
 from ..methods.dense import Dense
 from ..models import surgery
@@ -49,6 +47,8 @@ from ..record import (
 from ..results import answer_key, provenance
 from ..results.resume.folders import Partials, measuring, searching
 from ..results.resume.journal import Journal
+from ..specs import CalibrationSpec, ModelSpec
+from ..system import machine
 from ..system.machine import PeakMemory
 from ..system.nvml import Gpu
 from . import promises
@@ -126,7 +126,7 @@ class Worker:
             measurements=tuple(map(storable, measurements)),
             cost={**search.cost, "load_time": self._load_seconds, "case_time": alone},
             environment=environment(self.device),
-            model_hash=answer_key.model_hash(case.model) or "",
+            model_hash=fingerprints.model_hash(case.model) or "",
             created=datetime.now(UTC).isoformat(timespec="seconds"),
             key=key or "",
             provenance=provenance.of(case, str(dense.hf.dtype).removeprefix("torch.")),
@@ -209,7 +209,7 @@ class Worker:
         Raises:
             PrunebenchError: if it cannot be loaded, or is written to meanwhile.
         """
-        content = answer_key.model_hash(spec)
+        content = fingerprints.model_hash(spec)
         if self._model is None or self._model[:2] != (spec, content):
             self._model = None  # two large models do not fit side by side
             self._searches.clear()
@@ -225,7 +225,7 @@ class Worker:
                 device_map=spec.device_map,
             )
             self._load_seconds = time.perf_counter() - start
-            now = answer_key.model_hash(spec)
+            now = fingerprints.model_hash(spec)
             if content not in (None, now):
                 raise PrunebenchError(f"model {spec.id!r} was changed while it was loaded")
             self._model = (spec, now, loaded)
@@ -394,7 +394,7 @@ class _Search:
 def environment(device: str) -> Environment:
     """This machine, as far as it bears on numbers."""
     return Environment(
-        device=answer_key.device_name(device),
+        device=machine.device_name(device),
         python=platform.python_version(),
         platform=f"{platform.system()} {platform.machine()}",
         threads=torch.get_num_threads(),

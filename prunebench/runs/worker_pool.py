@@ -22,17 +22,16 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from ..case import Case
-from ..cli.options import plain_warnings
+from ..case import Case, search_of
 from ..errors import PrunebenchError
 from ..results.baselines.files import Baselines
 from ..results.resume import folders
 from ..results.store import Store
 from ..system import signals
+from ..system.console import plain_warnings
 from ..system.machine import before_torch
 from ..verdicts.conditions import Condition
 from ..verdicts.verdict import Outcome, Verdict
-from .dry_run import search_of
 from .gpu_slots import Slot, cores
 from .session import Result, Session
 

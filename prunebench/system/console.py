@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -13,7 +15,12 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import disarmed, inert, inert_lines
+from ..errors import (
+    PrunebenchWarning,
+    disarmed,
+    inert,
+    inert_lines,
+)
 
 COLOURS = {
     "better": "green",
@@ -206,7 +213,7 @@ def outcome(word: str, signs: Signs) -> Text:
     return Text(text, style=COLOURS.get(word, "dim"))
 
 
-def say(console: Console, text: str | Text, style: str = "", hang: int = 4) -> None:
+def print_wrapped(console: Console, text: str | Text, style: str = "", hang: int = 4) -> None:
     """A line: broken at words for a person's terminal, whole for whatever else reads it."""
     line = Text(text, style=style) if isinstance(text, str) else text
     if not watched(console.file):
@@ -224,10 +231,38 @@ def findings(console: Console, case_id: str, lines: Sequence[str]) -> None:
             console.print(Text(line), soft_wrap=True)
         return
     if lines:
-        say(console, inert(case_id), "bold")
+        print_wrapped(console, inert(case_id), "bold")
     for line in lines:
         told = line.removeprefix(f"{inert(case_id)}:")
         word = told.split()[0].rstrip(":") if told.split() else ""
         text = Text(f" {told}", style="dim" if told.startswith("   ") else "")
         text.highlight_words([word] if word in COLOURS else [], COLOURS.get(word, ""))
-        say(console, text, hang=6)
+        print_wrapped(console, text, hang=6)
+
+
+def plain_warnings() -> None:
+    """From now on our own warnings are plain lines; everybody else's are as Python shows them."""
+    others = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+        if issubclass(category, PrunebenchWarning):
+            print_note(f"warning: {message}")
+        else:
+            others(message, category, *rest, **more)
+
+    warnings.showwarning = show
+
+
+def print_note(text: str) -> None:
+    """Print *text* on standard error, inert: what a run is doing, or why it stops."""
+    print(inert_lines(text), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def print_line(text: str) -> None:
+    """Print *text* on standard output, inert: the answer of a command."""
+    print(inert_lines(text))  # noqa: T201
+
+
+def warn(text: str) -> None:
+    """Warn of something that is lost or ignored; front ends print it as one plain line."""
+    warnings.warn(text, PrunebenchWarning, stacklevel=3)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
-from ..case import Case
+from .nvml import Gpu
 
 GIB = 2**30
 
@@ -37,28 +38,6 @@ def default_device() -> str:
 def has_gpu_files() -> bool:
     """Whether there might be a GPU, found out without torch."""
     return sys.platform != "linux" or any(Path(name).exists() for name in GPU_FILES)
-
-
-def skip_reason(case: Case, device: str) -> str:
-    """Why *case* cannot run here, or an empty text."""
-    needs, gpu = case.needs, device.startswith("cuda")
-    if needs.device and needs.device != device.split(":")[0]:
-        return f"needs device {needs.device}, this is {device}"
-    if needs.gpu_memory:
-        if not gpu:
-            return f"needs {needs.gpu_memory} of GPU memory, this is {device}"
-        have = gpu_memory(device) / GIB
-        # A card sold as 80 GB shows a little over 79 GiB.
-        if have < 0.95 * gibibytes(needs.gpu_memory):
-            return f"needs {needs.gpu_memory} of GPU memory, this has {have:.0f} GiB"
-    if needs.gpus and (count := gpu_count() if gpu else 0) < needs.gpus:
-        here = f"there are {count} here" if gpu else f"this is {device}"
-        return f"needs {needs.gpus} GPUs, {here}"
-    total = main_memory() if needs.memory else None
-    # What the firmware keeps for itself is missing from the total.
-    if needs.memory and total and total / GIB < 0.95 * gibibytes(needs.memory):
-        return f"needs {needs.memory} of main memory, this machine has {total / GIB:.0f} GiB"
-    return ""
 
 
 def gibibytes(text: str) -> float:
@@ -166,3 +145,21 @@ def _resident_now() -> int | None:
     except OSError:
         return None
     return resident("VmRSS")
+
+
+@cache
+def device_name(device: str) -> str:
+    """``cpu``, or the GPU's product name as a folder name: ``nvidia-h200``.
+
+    The product names form factor, memory and MIG slice; a power cap below the usual is added, for a
+    card that is held back is another device: ``nvidia-h200-500w``.
+    """
+    if not device.startswith("cuda"):
+        return device
+    import torch
+
+    name = str(torch.cuda.get_device_name(device)).lower().replace(" ", "-").replace("/", "-")
+    gpu = Gpu.of(device)
+    state = gpu.state() if gpu else {}
+    cap, usual = state.get("power_cap"), state.get("default_power_cap")
+    return f"{name}-{cap:.0f}w" if cap and usual and cap < 0.95 * usual else name

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 import torch
 from conftest import FAMILIES, oracle_of
-from prunebench.models.causal_lm.timing import Round, Timer
 
 import prunebench
 from prunebench import Plan, PrunebenchError
 from prunebench.errors import PrunebenchWarning, SearchError
 from prunebench.methods._sliding import Sliding
 from prunebench.methods.sliding_layer_merging import SlidingLayerMerging
+from prunebench.models.timing import Round, Timer
 from prunebench.plan import DropSublayers, MergeBlocks, name
 from prunebench.runs.functional import tensor
 

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import FAMILIES, oracle_of
-from prunebench.models.causal_lm.rotation import STAGE
-from prunebench.models.causal_lm.widths import parameter_count, reachable
 
 import prunebench
 from prunebench import PrunebenchError
+from prunebench.models.rotation import STAGE
+from prunebench.models.widths import parameter_count, reachable
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
 RATIOS = (0.125, 0.25, 0.375, 0.5, 0.75)

@@ -14,14 +14,6 @@ from typing import Any
 import pytest
 import torch
 from conftest import FAMILIES
-from prunebench.models.causal_lm.timing import (
-    Compiled,
-    CpuClock,
-    CudaClock,
-    Round,
-    Shape,
-    Timer,
-)
 
 import prunebench
 from prunebench import (
@@ -37,8 +29,16 @@ from prunebench import (
 )
 from prunebench.metrics import latency
 from prunebench.metrics.latency import Latency, spread
-from prunebench.models.causal_lm import timing
-from prunebench.system import nvml
+from prunebench.models import timing
+from prunebench.models.timing import (
+    Compiled,
+    CpuClock,
+    CudaClock,
+    Round,
+    Shape,
+    Timer,
+)
+from prunebench.system import machine, nvml
 from prunebench.verdicts.verdict import judge
 
 # torch's compiler warns about its own internals when it is first imported.
@@ -642,16 +642,14 @@ def test_what_the_driver_says_and_what_it_does_not(card) -> None:
 
 def test_a_capped_card_is_another_device(card, monkeypatch) -> None:
     """Absolute times are compared on the same named device only."""
-    from prunebench.results import answer_key
-
     card()
     monkeypatch.setattr(torch.cuda, "get_device_name", lambda _: "NVIDIA H200")
-    answer_key.device_name.cache_clear()
-    assert answer_key.device_name("cuda:0") == "nvidia-h200-500w"
+    machine.device_name.cache_clear()
+    assert machine.device_name("cuda:0") == "nvidia-h200-500w"
     card(nvmlDeviceGetEnforcedPowerLimit=lambda _: 700_000)
-    answer_key.device_name.cache_clear()
-    assert answer_key.device_name("cuda:0") == "nvidia-h200"
-    answer_key.device_name.cache_clear()
+    machine.device_name.cache_clear()
+    assert machine.device_name("cuda:0") == "nvidia-h200"
+    machine.device_name.cache_clear()
 
 
 def test_names_of_backends_are_those_of_the_metric() -> None:

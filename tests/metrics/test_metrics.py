@@ -10,7 +10,6 @@ import pytest
 import torch
 from conftest import FAMILIES
 from msgspec.structs import replace
-from prunebench.models.causal_lm.calibration import evaluation_windows
 
 import prunebench
 from prunebench import (
@@ -28,6 +27,7 @@ from prunebench.metrics.generation import Generation
 from prunebench.metrics.memory import Memory
 from prunebench.metrics.perplexity import Perplexity
 from prunebench.metrics.repetition import Repetition, repeated
+from prunebench.models.calibration import evaluation_windows
 
 
 @pytest.fixture(scope="module")

@@ -13,13 +13,13 @@ from lm_eval.tasks import TaskManager
 from safetensors import safe_open
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from prunebench import reference
-from prunebench.reference import (
+from bench.reference import (
     build,
     card,
     scores,
     world,
 )
+from prunebench import reference
 
 
 @pytest.fixture(scope="module")

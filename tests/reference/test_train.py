@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from prunebench.reference import scores, train, world
-from prunebench.reference.grow import deal, grow, origins
-from prunebench.reference.lean import Lean, Objective
-from prunebench.reference.muon import Muon, orthogonal
-from prunebench.reference.train import Phase, Recipe, Run
+from bench.reference import scores, train, world
+from bench.reference.grow import deal, grow, origins
+from bench.reference.lean import Lean, Objective
+from bench.reference.muon import Muon, orthogonal
+from bench.reference.train import Phase, Recipe, Run
 
 MICRO = Recipe(
     phases=(Phase(1, 4, 1e-3), Phase(2, 4, 1e-3, 0.5, 2.0), Phase(3, 4, 1e-3, parts=(1, 2))),

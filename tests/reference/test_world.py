@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from bench.reference import build, world
 from prunebench import reference
-from prunebench.reference import build, world
 
 NUMBERS = {word: value for value, word in enumerate(world.NUMBERS)}
 CLOSERS = {"(": ")", "[": "]", "{": "}"}

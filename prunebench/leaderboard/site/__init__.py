@@ -9,8 +9,7 @@ from pathlib import Path
 
 from ...errors import PrunebenchError
 from ...record import Record
-from ...results.resume import checksum_lines
-from ...system import files, transaction
+from ...system import console, files, transaction
 from ..board import Board, plain
 
 #: What an earlier build wrote; those files are removed when they are no longer built.
@@ -64,7 +63,7 @@ def write(folder: Path, built: Mapping[str, bytes]) -> None:
     """
     with transaction.turn(folder) as ended:
         if ended:
-            checksum_lines.tell(f"{folder}: a site that was cut off is ended")
+            console.print_note(f"{folder}: a site that was cut off is ended")
         gone = sorted(_older(folder) - set(built))
         transaction.write(folder, {**built, MANIFEST: files.as_json(sorted(built))}, gone)
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 
 from msgspec import Struct
 
-from ...reports import words
-from ...reports.sentences import duration, number, size
+from ... import formatting
+from ...formatting import duration, number, size
 from ..board import Board, Row
 from ..row_values import Timing, Value
 
@@ -71,7 +71,11 @@ def _rank(name: str) -> Callable[[Row], Cell]:
 def _recovery(row: Row) -> Cell:
     # Its interval is that of the accuracy beside it, divided by the same number.
     value = row.values.get("accuracy/recovery")
-    return Cell() if value is None else Cell(words.value(value.value, value.unit), sort=value.value)
+    return (
+        Cell()
+        if value is None
+        else Cell(formatting.value(value.value, value.unit), sort=value.value)
+    )
 
 
 def _gone(row: Row) -> Cell:
@@ -88,9 +92,9 @@ def told(value: Value | None) -> Cell:
         return Cell()
     small = value.note
     if (arm := value.arm) is not None:
-        small = f"±{words.bare(arm, value.unit)}"
+        small = f"±{formatting.bare(arm, value.unit)}"
     unit = "" if value.unit == "MiB" else value.unit
-    return Cell(words.value(value.value, unit), small, value.value)
+    return Cell(formatting.value(value.value, unit), small, value.value)
 
 
 def _timings(board: Board) -> Iterator[Column]:
@@ -109,7 +113,7 @@ def _timed(part: str) -> Callable[[Row], Cell]:
             return Cell()
         (shown, value), *others = found
         first = told(value)
-        more = (f"{words.value(v.value, v.unit)} {_unlike(t, shown)}" for t, v in others)
+        more = (f"{formatting.value(v.value, v.unit)} {_unlike(t, shown)}" for t, v in others)
         return Cell(first.text, "; ".join(filter(None, (first.small, *more))), first.sort)
 
     return cell

@@ -9,17 +9,12 @@ from typing import Any
 
 from msgspec import Struct
 
-from ... import plan
+from ... import formatting, plan
 from ...errors import PrunebenchError, inert, inert_lines
+from ...formatting import duration, number, size
 from ...record import Measurement, Record
-from ...reports import words
 from ...reports.formats.rows import standard_error
-from ...reports.sentences import (
-    COLUMNS,
-    duration,
-    number,
-    size,
-)
+from ...reports.sentences import COLUMNS
 from ...results import provenance
 from ...system.files import slug
 from ...verdicts import history
@@ -193,7 +188,7 @@ def _plot(
 def _point(row: Row, x: float, value: Value, scale: float) -> plots.Point:
     low, high = ((None if end is None else end * scale) for end in (value.low, value.high))
     label = inert(row.label, 200)
-    text = f"{label}, {row.sparsity * 100:.1f} % gone: {words.value(value.value, value.unit)}"
+    text = f"{label}, {row.sparsity * 100:.1f} % gone: {formatting.value(value.value, value.unit)}"
     return plots.Point(x, value.value * scale, row.method, text, low, high)
 
 
@@ -267,10 +262,10 @@ def _measured(m: Measurement, record: Record) -> dict[str, str]:
     if error and m.value is not None:
         least, most = possible(m.unit)
         ends = (max(least, min(most, m.value + sign * 1.96 * error)) for sign in (-1, 1))
-        interval = " to ".join(words.bare(end, m.unit) for end in ends)
+        interval = " to ".join(formatting.bare(end, m.unit) for end in ends)
     return {
         "metric": m.metric,
-        "value": words.value(m.value, m.unit) or m.note or "not finite",
+        "value": formatting.value(m.value, m.unit) or m.note or "not finite",
         "interval": interval,
         "count": f"{len(m.samples):,}" if m.samples else "",
         "better": m.better,

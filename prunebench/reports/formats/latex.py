@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
+from ... import formatting
 from ...errors import inert
-from .. import words
-from ..explain import FRACTIONS
+from ...formatting import FRACTIONS
 from .grid import (
     Cell,
     Column,
@@ -95,7 +95,7 @@ def _cell(cell: Cell | None, notes: dict[str, str]) -> str:
         shown = rf"${value} \pm {_number(cell.error, measured.unit)}$"
     marks = []
     for row in cell.published:
-        number = escaped(words.value(row.value, measured.unit))
+        number = escaped(formatting.value(row.value, measured.unit))
         note = f"published {number}, {escaped(f'{row.credit}, {row.where}')}"
         marks.append(notes.setdefault(note, _mark(len(notes))))
     return shown + (rf"\textsuperscript{{{','.join(marks)}}}" if marks else "")
@@ -103,7 +103,7 @@ def _cell(cell: Cell | None, notes: dict[str, str]) -> str:
 
 def _number(value: float, unit: str) -> str:
     """As mathematics has it: in ``4.6e-07`` an e is a variable, and 07 is taken from it."""
-    digits, power, exponent = words.bare(value, unit).partition("e")
+    digits, power, exponent = formatting.bare(value, unit).partition("e")
     return rf"{digits} \times 10^{{{int(exponent)}}}" if power else digits
 
 

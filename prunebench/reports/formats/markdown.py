@@ -8,11 +8,12 @@ from itertools import groupby
 
 from msgspec import Struct
 
+from ... import formatting
 from ...errors import inert
+from ...formatting import FRACTIONS
 from ...verdicts.history import first_of_each
 from ...verdicts.verdict import Finding
-from .. import words
-from ..explain import FRACTIONS
+from .. import explain
 from ..sentences import COLUMNS
 from .grid import (
     Cell,
@@ -187,14 +188,14 @@ def _cells(name: str, item: Item, finding: Finding) -> list[str]:
     unit = item.unit(finding.what)
     change = ""
     if finding.now is not None and finding.was is not None:
-        change = words.difference(finding.now - finding.was, unit)
+        change = formatting.difference(finding.now - finding.was, unit)
     outcome = str(finding.outcome).replace("_", " ")
     cells = [
-        words.value(finding.was, unit),
-        words.value(finding.now, unit),
+        formatting.value(finding.was, unit),
+        formatting.value(finding.now, unit),
         change,
-        words.room(finding.allowed, unit),
-        words.chance(finding),
+        formatting.room(finding.allowed, unit),
+        explain.chance(finding),
     ]
     return [
         code(name),
@@ -260,11 +261,11 @@ def _value(cells: dict[str, Cell], column: Column, *, errors: bool = True) -> st
     measured = cell.measurement
     if measured.value is None:
         return code(measured.note, 60) or "not finite"
-    text = words.bare(measured.value, measured.unit)
+    text = formatting.bare(measured.value, measured.unit)
     if errors and cell.error is not None:
-        text += f" ± {words.bare(cell.error, measured.unit)}"
+        text += f" ± {formatting.bare(cell.error, measured.unit)}"
     if errors and cell.published:
-        theirs = ", ".join(words.bare(row.value, measured.unit) for row in cell.published)
+        theirs = ", ".join(formatting.bare(row.value, measured.unit) for row in cell.published)
         text += f" (published {theirs})"
     return text
 

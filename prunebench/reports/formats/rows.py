@@ -10,8 +10,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from ...case import CalibrationSpec
 from ...record import Direction, Measurement, Record
+from ...specs import CalibrationSpec
 from ...verdicts import seeds
 
 _USUAL = CalibrationSpec()

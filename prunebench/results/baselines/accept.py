@@ -5,8 +5,10 @@ Two who accept at once do it one after the other, and an accept that was cut off
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,12 +17,10 @@ from msgspec.structs import replace
 from ...case import Case
 from ...errors import PrunebenchError
 from ...record import Record
-from ...runs.session import Result, accepted
-from ...system import transaction
-from ..resume import checksum_lines
+from ...system import console, transaction
 from ..store import Store
 from . import files, guards
-from .files import Baselines
+from .files import Accepted, Baselines
 
 
 class Acceptance(NamedTuple):
@@ -104,7 +104,7 @@ def end(to: Baselines) -> None:
 def _turn(to: Baselines) -> Iterator[None]:
     with transaction.turn(to.root) as ended:
         if ended:
-            checksum_lines.tell(f"{to.root}: an accept that was cut off is ended")
+            console.print_note(f"{to.root}: an accept that was cut off is ended")
         yield
 
 
@@ -113,15 +113,26 @@ def newest(cases: Iterable[Case], store: Store) -> list[Record]:
     return [record for case in cases if (record := store.latest(case.id, case.asked))]
 
 
-def failures(results: Iterable[Result]) -> dict[str, str]:
-    """Why cases of a run have no record, by case id."""
-    return {
-        r.case.id: f"crashed: {v.error}" if v.error else f"skipped: {v.skipped}"
-        for r in results
-        if (v := r.verdict) and r.record is None
-    }
-
-
 def _usable(record: Record) -> Record:
     kept = tuple(m for m in record.measurements if not files.unfit(m))
     return replace(record, measurements=kept)
+
+
+def accepted(because: str) -> Accepted:
+    """An acceptance by the person at this machine, now."""
+    return Accepted(
+        by=_person(), when=datetime.now(UTC).isoformat(timespec="seconds"), because=because
+    )
+
+
+def _person() -> str:
+    import getpass
+
+    try:
+        command = ["git", "config", "user.name"]
+        done = subprocess.run(command, capture_output=True, check=False)  # noqa: S603
+        if name := done.stdout.decode(errors="replace").strip():  # git takes any bytes for a name
+            return name
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return "unknown"

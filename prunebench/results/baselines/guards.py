@@ -13,8 +13,8 @@ from msgspec.structs import replace
 
 from ...case import Case
 from ...errors import PrunebenchError
+from ...formatting import number
 from ...record import Measurement, Record, Tolerance
-from ...reports.sentences import number
 from ...verdicts import verdict
 from ...verdicts.verdict import Finding, Outcome, Verdict
 from ..store import Store

@@ -13,13 +13,14 @@ from msgspec.structs import asdict
 
 from ... import registry
 from ...api import Method
-from ...case import AMOUNTS, CalibrationSpec
+from ...case import AMOUNTS
 from ...cases import validation
 from ...cases.keys import amount_problem
 from ...cases.validation import Problem
 from ...data.yaml_source import Source, Where
 from ...errors import CaseError, did_you_mean
 from ...record import Record, Tolerance
+from ...specs import CalibrationSpec
 from ...system import files
 from ...verdicts.verdict import Finding, Outcome, exceeds
 

@@ -10,13 +10,11 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import sys
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ...errors import PrunebenchWarning
+from ...system.console import warn
 
 
 def write(handle: int, entry: dict[str, Any]) -> None:
@@ -52,16 +50,6 @@ def entries(file: Path, head: dict[str, Any]) -> Iterator[dict[str, Any]]:
             yield entry
         elif entry != head:
             return  # of another content
-
-
-def warn(text: str) -> None:
-    """Tell the user what is lost."""
-    warnings.warn(text, PrunebenchWarning, stacklevel=3)
-
-
-def tell(text: str) -> None:
-    """Tell the user what is being done."""
-    print(text, file=sys.stderr, flush=True)  # noqa: T201
 
 
 def _sum(body: bytes) -> bytes:

@@ -14,27 +14,16 @@ been computed, and numbers are those of a run that nothing disturbed.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
-from ...plan import Step
+from ...resume import DENSE, METRIC, SEARCH, Scope
 from ...system import files, signals
 from . import checksum_lines
 from .journal import Journal
-
-if TYPE_CHECKING:
-    from torch import Tensor
-
-T = TypeVar("T")
-
-#: The folder of journals that cases share.
-DENSE = "dense"
 
 
 class Partials:
@@ -86,82 +75,6 @@ class Partials:
         return [path for folder in folders for path in files.listed(folder, ".jsonl")]
 
 
-class _Scope:
-    """One metric at work."""
-
-    def __init__(
-        self,
-        journal: Journal,
-        metric: int,
-        models: dict[str, Any],
-        dense: Callable[[], Journal] | None,
-    ) -> None:
-        self.journal = journal
-        self.metric = metric
-        self.models = models
-        self.asked: dict[str, int] = {}
-        self._dense = dense
-        self._shared: Journal | None = None
-
-    def place(self, who: str) -> tuple[Journal, int]:
-        """The journal for what *who* runs, and the metric's number there."""
-        if who != DENSE or self._dense is None:
-            return self.journal, self.metric
-        if self._shared is None:
-            self._shared = self._dense()
-        return self._shared, -1
-
-    def close(self) -> None:
-        if self._shared is not None:
-            self._shared.close()
-
-    def who(self, models: Sequence[Any]) -> str:
-        """The names of *models*; nothing where one of them is a stranger."""
-        names = [next((n for n, own in self.models.items() if own is m), "") for m in models]
-        return "+".join(names) if all(names) else ""
-
-    def once(self, who: str, given: object, make: Callable[[], T], of: int) -> T:
-        journal, metric = self.place(who)
-        digest = hashlib.blake2b(repr(given).encode(), digest_size=16).hexdigest()
-        name = f"{metric}/{who}/{digest}"
-        # A metric may change a model in place and ask the same again: each time stands for itself.
-        self.asked[name] = nth = self.asked.get(name, 0) + 1
-        name += f"/{nth}"
-        if (kept := journal.batch(name)) is not None:
-            self.journal.saved_seconds += kept[1]
-            found: T = kept[0]
-            return found
-        start = time.perf_counter()
-        found = make()
-        seconds = round(time.perf_counter() - start, 6)
-        told = {"metric": metric, "who": who, "of": of, "seconds": seconds, "found": found}
-        journal.append({"batch": name, **told})
-        return found
-
-
-_SEARCH: ContextVar[Journal | None] = ContextVar("search", default=None)
-_METRIC: ContextVar[_Scope | None] = ContextVar("metric", default=None)
-
-
-def once(
-    models: Sequence[Any], given: Callable[[], object], make: Callable[[], T], of: int = 0
-) -> T:
-    """``make()``, or what an earlier run of the same case got from it at this very point.
-
-    Outside of a run with a journal, and for a model that is none of the case's, it is just that.
-
-    Args:
-        models: which models it runs.
-        given: everything else that the result depends on; plain data whose ``repr`` says it all.
-        make: the work; what it gives is plain JSON data, numbers that are not finite included.
-        of: how many such batches there are in this loop, where it is known.
-    """
-    scope = _METRIC.get()
-    if scope is None or not (who := scope.who(models)):
-        return make()
-    return scope.once(who, given(), make, of)
-
-
 #: The journals of searches under way, for another thread.
 _UNDER_WAY: list[Journal] = []
 
@@ -173,7 +86,7 @@ def searching(journal: Journal) -> Iterator[None]:
     Where it is stopped, by Ctrl-C or by a scheduler, what it last stood on is kept if it was not.
     """
     journal.begin_search()
-    token = _SEARCH.set(journal)
+    token = SEARCH.set(journal)
     _UNDER_WAY.append(journal)
     try:
         yield
@@ -189,7 +102,7 @@ def searching(journal: Journal) -> Iterator[None]:
         raise
     finally:
         _UNDER_WAY.remove(journal)
-        _SEARCH.reset(token)
+        SEARCH.reset(token)
         journal.end_search()
 
 
@@ -214,63 +127,10 @@ def measuring(
         models: name to model; what ``dense`` runs alone goes to the journal that *dense* opens.
         dense: opens it, when it is first needed.
     """
-    scope = _Scope(journal, metric, models, dense)
-    token = _METRIC.set(scope)
+    scope = Scope(journal, metric, models, dense)
+    token = METRIC.set(scope)
     try:
         yield
     finally:
-        _METRIC.reset(token)
+        METRIC.reset(token)
         scope.close()
-
-
-def steps() -> list[Step]:
-    """The first steps of the search at hand, as an earlier run of the same case made them."""
-    journal = _SEARCH.get()
-    return journal.steps if journal else []
-
-
-def keep_step(step: Step, of: int = 0) -> None:
-    """Keep a step of the search at hand; *of* is how many there will be, 0 if nobody knows."""
-    if journal := _SEARCH.get():
-        journal.keep_step(step, of)
-
-
-def part(name: str, make: Callable[[], Any], of: int = 0) -> Any:
-    """``make()``, or what an earlier run of the same search got from it.
-
-    Args:
-        name: says all that tells this part from the others of the search; its first word is what
-            they are called: "trial 3-5".
-        make: the work; gives plain JSON data, numbers that are not finite included.
-        of: how many such parts there are, 0 where that is not known.
-    """
-    if (journal := _SEARCH.get()) is None:
-        return make()
-    if name not in journal.parts:
-        journal.keep_part(name, make(), of)
-    return journal.parts[name]
-
-
-def state() -> tuple[Any, dict[str, Tensor]] | None:
-    """Where an earlier run of the search at hand stood, as it was given to *keep_state*.
-
-    The tensors are on the CPU, laid out in memory as they were.
-    """
-    journal = _SEARCH.get()
-    return journal.state() if journal else None
-
-
-def keep_state(data: Any, tensors: dict[str, Tensor], done: int, of: int = 0) -> None:
-    """Keep where the search at hand stands: when the time since the last time is worth it.
-
-    Or when the search is stopped before that; till the next call all of it is held in memory.
-
-    Args:
-        data: plain JSON data.
-        tensors: by name; they are not copied, so none may be changed in place later (the mapping
-            may), and one that is the same object as the last time is not written again.
-        done: how many steps led there.
-        of: how many there will be, 0 where that is not known.
-    """
-    if journal := _SEARCH.get():
-        journal.keep_state(data, tensors, done, of)

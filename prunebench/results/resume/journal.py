@@ -21,7 +21,7 @@ import msgspec
 from ...errors import PrunebenchError
 from ...plan import Plan, Step
 from ...record import Measurement
-from ...system import files, signals
+from ...system import console, files, signals
 from . import checksum_lines
 from .entries import (
     Done,
@@ -183,7 +183,7 @@ class Journal:
             if plan.tensors is not None:
                 plan.tensors.save(self.folder)
         except PrunebenchError as error:
-            checksum_lines.warn(f"{error}; the search is not kept")
+            console.warn(f"{error}; the search is not kept")
             return
         except MemoryError:
             self._tell_shortage("what its search found")
@@ -241,12 +241,12 @@ class Journal:
                 return
             size = self._standing.size(offer.tensors)
             if limit > self._standing.seconds(offer.tensors) > TELL:
-                checksum_lines.tell(f"saving where the search stands, {size / 1e6:,.0f} MB")
+                console.print_note(f"saving where the search stands, {size / 1e6:,.0f} MB")
             try:
                 self._keep_offer(offer, limit - (time.monotonic() - start))
             except TooSlowError:
                 kept = f"step {self._state.done}" if self._state else "its beginning"
-                checksum_lines.warn(
+                console.warn(
                     f"{self._head['case']}: its search goes on from {kept}, not from step "
                     f"{offer.done}: {size / 1e6:,.0f} MB cannot be written in {max(limit, 0):.0f} s"
                 )
@@ -255,7 +255,7 @@ class Journal:
                     self._tell_shortage("where its search stands")
                 else:
                     why = f"{type(error).__name__}: {error}"
-                    checksum_lines.warn(f"{self._head['case']}: its search cannot be kept: {why}")
+                    console.warn(f"{self._head['case']}: its search cannot be kept: {why}")
         finally:
             self._writes.release()
 
@@ -331,7 +331,7 @@ class Journal:
             elif "step" in entry or "part" in entry or "state" in entry:
                 self._take_of_search(entry)
         except (msgspec.ValidationError, KeyError, TypeError, ValueError) as error:
-            checksum_lines.warn(f"{file}: damaged: {error}; what it holds there is computed again")
+            console.warn(f"{file}: damaged: {error}; what it holds there is computed again")
 
     def _take_of_search(self, entry: dict[str, Any]) -> None:
         seconds, of = float(entry["seconds"]), int(entry.get("of", 0))
@@ -365,16 +365,16 @@ class Journal:
 
     def _search_is_lost(self, error: PrunebenchError, hashes: Iterable[str]) -> None:
         """Its files go too: one of a wrong content must not pass for the one that is made again."""
-        checksum_lines.warn(f"{error}; the search is made again")
+        console.warn(f"{error}; the search is made again")
         remove(self.folder, hashes)
 
     def _tell_shortage(self, what: str) -> None:
-        checksum_lines.warn(f"{self._head['case']}: too little memory to keep {what}")
+        console.warn(f"{self._head['case']}: too little memory to keep {what}")
 
     def _stop(self, why: str) -> None:
         self._sound = False
         self.close()
-        checksum_lines.warn(f"{why}; a killed run would start over")
+        console.warn(f"{why}; a killed run would start over")
 
     def _begin(self, folder: Path) -> int:
         folder.mkdir(parents=True, exist_ok=True)

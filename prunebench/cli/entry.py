@@ -10,7 +10,6 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from .. import __version__
 from ..case import Case
 from ..cases import keys, loader
 from ..errors import PrunebenchError, SearchError
@@ -34,11 +33,14 @@ from ..runs.session import (
     Session,
     command_options,
     exit_code,
+    failures,
 )
 from ..system import signals
+from ..system.console import plain_warnings, print_line, print_note
 from ..system.files import write_json
 from ..system.machine import has_gpu_files
 from ..verdicts import fail_on as gating
+from ..version import __version__
 from . import (
     baseline,
     cache,
@@ -53,7 +55,6 @@ from . import (
     show,
 )
 from .options import (
-    DEFAULT_STORE,
     Alpha,
     AsJson,
     BaselineDir,
@@ -75,16 +76,12 @@ from .options import (
     SlurmOptions,
     StoreDir,
     WorkerCount,
-    case_paths,
     chosen_cases,
-    default_baselines,
-    plain_warnings,
     print_json,
     read_baselines,
-    say,
-    tell,
     tell_cut_off,
 )
+from .paths import DEFAULT_STORE, case_paths, default_baselines
 
 app = typer.Typer(
     help="Benchmark and regression harness for structured LLM pruning.",
@@ -149,7 +146,7 @@ def run(  # one parameter per option of the contract
     how = execution.How(workers, per_gpu, executor, tuple(slurm or ()), detach)
     how.check()
     if baselines is not None and not baselines.exists() and not accept:
-        say(f"--baselines {baselines}: no such folder, so that every case is new")
+        print_note(f"--baselines {baselines}: no such folder, so that every case is new")
     if accept:
         accepting.end(Baselines(baselines or OWN))
     roots = read_baselines(baselines)
@@ -164,7 +161,7 @@ def run(  # one parameter per option of the contract
     def last_words() -> None:
         folders.last_words()
         write()  # afterwards: a pipe may have a reader who takes his time
-        say("stopped in the middle of a call; run the same command to go on")
+        print_note("stopped in the middle of a call; run the same command to go on")
 
     with _stoppable(last_words, how.patience):
         with Display(len(cases), quiet=quiet) as display:
@@ -193,7 +190,7 @@ def run(  # one parameter per option of the contract
             try:
                 if how.here or device == "cpu" or not has_gpu_files():
                     for case, kept in session.going_on():
-                        say(f"going on: {case.label} {kept}")
+                        print_note(f"going on: {case.label} {kept}")
                     display.expect(
                         lambda: (cases, outlook.look(cases, session.store, device, fresh=fresh))
                     )
@@ -212,12 +209,14 @@ def run(  # one parameter per option of the contract
             run_table.table(results, sentences.console())
         outputs.tell(results, len(cases) - len(results))
         if not (keyword or settings) and (behind := review.hint(roots, cases)):
-            say(behind)
+            print_note(behind)
         if stopped is not None:
             left = len(cases) - len(results)
             asked = isinstance(stopped, signals.StopRequest)
             end = f"stopped by {stopped}" if asked else "interrupted"
-            say(f"{end} with {left} of {len(cases)} cases left; run the same command to go on")
+            print_note(
+                f"{end} with {left} of {len(cases)} cases left; run the same command to go on"
+            )
             raise typer.Exit(signals.STOPPED if asked else INTERRUPTED)
         if accept:
             crashed = any(r.verdict.error for r in results)
@@ -229,11 +228,11 @@ def run(  # one parameter per option of the contract
                     Store(store),
                     Baselines(baselines or OWN),
                     present=roots,
-                    failed=accepting.failures(results),
+                    failed=failures(results),
                     force=force,
                 )
             except accepting.RefusedError as refused:
-                say(str(refused))
+                print_note(str(refused))
                 raise typer.Exit(CRASHED if crashed else USAGE) from None
             _tell_accepted(taken)
             raise typer.Exit(outputs.code(CRASHED if crashed else OK))
@@ -267,13 +266,13 @@ def check(
     files = loader.find(case_paths(paths))
     cases = loader.load(files)
     if not cases:  # a mistyped folder is not to pass for a good one
-        say(f"no cases in {', '.join(map(str, case_paths(paths)))}")
+        print_note(f"no cases in {', '.join(map(str, case_paths(paths)))}")
         raise typer.Exit(NOTHING)
     if as_json:
         print_json({"files": [str(f) for f in files], "cases": [c.id for c in cases]})
     else:
         one, many = len(cases) == 1, len(files) != 1
-        tell(f"{len(cases)} case{'s' * (not one)} in {len(files)} file{'s' * many}: ok")
+        print_line(f"{len(cases)} case{'s' * (not one)} in {len(files)} file{'s' * many}: ok")
 
 
 @app.command()
@@ -341,13 +340,13 @@ def main() -> NoReturn:
             sys.exit(INTERRUPTED)
         raise
     except PrunebenchError as error:
-        say(str(error))
+        print_note(str(error))
         sys.exit(CRASHED if isinstance(error, SearchError) else USAGE)
     except BrokenPipeError:
         sys.stderr.close()  # the reader went away; Python would complain once more at exit
         sys.exit(OK)
     except OSError as error:  # a name that is too long, a folder without rights, a full disk
-        say(f"{error.filename or 'a file'}: {error.strerror or error}")
+        print_note(f"{error.filename or 'a file'}: {error.strerror or error}")
         sys.exit(USAGE)
     sys.exit(OK)
 
@@ -360,7 +359,9 @@ def _stoppable(last_words: Callable[[], None], patience: float) -> Iterator[None
             yield
     except KeyboardInterrupt as error:
         asked = isinstance(error, signals.StopRequest)
-        say(f"{f'stopped by {error}' if asked else 'interrupted'}; run the same command to go on")
+        print_note(
+            f"{f'stopped by {error}' if asked else 'interrupted'}; run the same command to go on"
+        )
         raise typer.Exit(signals.STOPPED if asked else INTERRUPTED) from None
 
 
@@ -370,7 +371,7 @@ def _tell_outlook(
     outlooks = outlook.look(cases, store, device, fresh=fresh)
     total = outlook.totals(cases, outlooks)
     for line in sentences.outlook_lines(outlooks, total):
-        tell(line)
+        print_line(line)
     if json_file:
         write_json(json_file, {"cases": outlooks, "total": total})
 
@@ -380,13 +381,13 @@ def _list(cases: list[Case], *, as_json: bool) -> None:
         print_json([{"id": c.id, "file": str(c.file), "line": c.line, **c.asked} for c in cases])
         return
     for case in cases:
-        tell(case.id)
+        print_line(case.id)
 
 
 def _tell_accepted(taken: accepting.Acceptance) -> None:
     for line in taken.overridden:
-        say(f"overridden: {line.rpartition('; ')[0]}")
+        print_note(f"overridden: {line.rpartition('; ')[0]}")
     if not taken.written:
-        say("nothing was accepted: no record of a case that is compared with a baseline")
+        print_note("nothing was accepted: no record of a case that is compared with a baseline")
     for path in taken.written:
-        tell(f"accepted {path}")
+        print_line(f"accepted {path}")

@@ -1,6 +1,6 @@
 """Writes everything of the reference model that is generated and not trained.
 
-`python -m prunebench.reference.build` writes the text splits, the task files' questions and, with
+`python -m bench.reference.build` writes the text splits, the task files' questions and, with
 `--tokenizer DIR`, the tokenizer. The outcome is the same every time.
 """
 
@@ -10,7 +10,8 @@ import argparse
 import json
 from pathlib import Path
 
-from .. import reference
+from prunebench import reference
+
 from . import world
 
 #: How many documents each shipped split has.

@@ -1,4 +1,4 @@
-"""Trains the reference model from scratch: `python -m prunebench.reference.train --output DIR`.
+"""Trains the reference model from scratch: `python -m bench.reference.train --output DIR`.
 
 A small model with few blocks finds out how to recall much sooner than a deep one, so the training
 starts with three blocks and grows the model, twice as deep each time, without changing what it

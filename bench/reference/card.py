@@ -1,6 +1,6 @@
 """Measures an exported reference model and writes its model card.
 
-`python -m prunebench.reference.card MODEL --run DIR --command TEXT` computes every figure of the
+`python -m bench.reference.card MODEL --run DIR --command TEXT` computes every figure of the
 card: the curve comes from the training's own record, the scores from lm-eval on the exported
 folder, and what each block is worth from removing it.
 """
@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from .. import reference
+from prunebench import reference
+
 from . import build, scores, world
 from .lean import Lean
 
@@ -170,7 +171,7 @@ license: apache-2.0
 
 A Llama-architecture model of {recipe["phases"][-1]["blocks"]} blocks and
 {card["parameters"]:,} parameters ({card["bytes"]:,} bytes in float16), trained from scratch on the
-generated language of `prunebench.reference.world`. It exists so that a pruning harness can be
+generated language of `bench.reference.world`. It exists so that a pruning harness can be
 tried, tested and studied offline: its blocks are worth very different amounts, and its tasks need
 agreement, recall, facts, order, sums and brackets. It knows nothing but its
 {len(world.VOCABULARY)} words.
