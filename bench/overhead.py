@@ -247,7 +247,7 @@ def large(folder: Path, gigabytes: float, table: Table) -> None:
             stream.write(os.urandom(1 << 24))
         stream.flush()
         os.fsync(stream.fileno())
-    program = "from pathlib import Path\nfrom prunebench import hashes\n"
+    program = "from pathlib import Path\nfrom prunebench.system import hash_cache as hashes\n"
     program += f"hashes.sha256(Path({str(path)!r}))"
     time.sleep(2.5)  # what was just written is not remembered
     took = {

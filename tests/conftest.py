@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import signal
 from collections.abc import Callable
@@ -11,6 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from factories import EIGHT_CASES, SMALL_CASE, HubCache, tiny_config
+
+from prunebench.case import Case
+from prunebench.cases import loader
 
 pytest_plugins = ["pytester"]
 
@@ -28,9 +31,6 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["PRUNEBENCH_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "gemma", "opt")
-
-
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """Outputs of the authors' own code, where this checkout has them beside it."""
@@ -39,52 +39,6 @@ def shared() -> Path:
     if not (folder / "oracles").is_dir():
         pytest.skip("the oracle folder is not beside this checkout (PRUNEBENCH_SHARED names it)")
     return folder
-
-
-def oracle_of(shared: Path, name: str, ids: str) -> dict[str, Any]:
-    """A file of the authors' outputs, with the model and the token ids they were made with."""
-    import prunebench
-
-    folder = shared / "oracles"
-    model = prunebench.load_model(folder / "model-a")
-    return {**read(folder / f"{name}.json"), "lm": model, "ids": read(folder / f"{ids}.json")}
-
-
-def tiny_config(family: str, blocks: int = 6) -> Any:
-    """A config of a few thousand parameters, with grouped-query attention where there is any."""
-    import transformers
-
-    common = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": blocks}
-    if family == "opt":
-        return transformers.OPTConfig(
-            **common,
-            ffn_dim=48,
-            num_attention_heads=4,
-            word_embed_proj_dim=16,
-            max_position_embeddings=64,
-            pad_token_id=0,
-            bos_token_id=1,
-            eos_token_id=2,
-            dropout=0.0,
-        )
-    common |= {
-        "intermediate_size": 48,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "head_dim": 8,
-        "max_position_embeddings": 64,
-        "pad_token_id": 0,
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    extra: dict[str, dict[str, Any]] = {
-        "llama": {"tie_word_embeddings": True},
-        "mistral": {"sliding_window": 8},
-        "qwen2": {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 3},
-    }
-    names = {"llama": "LlamaConfig", "mistral": "MistralConfig", "qwen2": "Qwen2Config"}
-    names |= {"qwen3": "Qwen3Config", "gemma": "GemmaConfig"}
-    return getattr(transformers, names[family])(**common, **extra.get(family, {}))
 
 
 @pytest.fixture(scope="session")
@@ -168,18 +122,6 @@ def cli(
     return call
 
 
-SMALL_CASE = """\
-model: {id: prunebench/reference, dtype: float32}
-calibration: {dataset: tinyworld, nsamples: 8, seqlen: 128}
-metrics:
-  - {name: perplexity, dataset: tinyworld, seqlen: 128, nsamples: 24}
-  - {name: accuracy, tasks: [tinyworld_facts, tinyworld_recall], limit: 40}
-matrix:
-  method: [{name: sleb, calibration_unit: windows}]
-  blocks: [2]
-"""
-
-
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A user's folder with one small case on the shipped model."""
@@ -189,6 +131,18 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def read(path: Path) -> Any:
-    """A JSON file."""
-    return json.loads(path.read_text())
+@pytest.fixture
+def hub_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> HubCache:
+    """An empty hub cache, offline; the hub client reads both settings when it is called."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    return HubCache(tmp_path / "hub")
+
+
+@pytest.fixture
+def cases(tmp_path: Path) -> dict[str, Case]:
+    """Eight of the smoke cases, by label."""
+    (tmp_path / "tiny.yaml").write_text(EIGHT_CASES)
+    return {case.label: case for case in loader.load([tmp_path])}

@@ -17,8 +17,8 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from factories import accuracy, record
 from msgspec.structs import replace
-from test_verdict import accuracy, record
 
 from prunebench import (
     CaseError,
@@ -83,7 +83,7 @@ def test_a_device_or_a_pipe_is_written_to_and_stays(tmp_path: Path) -> None:
 PRINTING = """\
 import sys
 from pathlib import Path
-from prunebench import files
+from prunebench.system import files
 print("before")
 print("aside", file=sys.stderr)
 files.require_writable(Path(sys.argv[1]))

@@ -155,7 +155,7 @@ def test_above_the_line_nothing_heavy_is_imported() -> None:
 def test_commands_that_measure_nothing_start_light(arguments: list[str], tmp_path: Path) -> None:
     """Help, listing, checking, estimates and history import no torch, lm_eval, datasets, pandas."""
     if arguments[-1] == "--store":
-        from test_verdict import accuracy, record
+        from factories import accuracy, record
 
         for day in range(1, 9):
             Store(tmp_path).save(record(accuracy(80 + day // 5), created=f"2026-11-0{day}"))

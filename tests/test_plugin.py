@@ -8,7 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from conftest import SMALL_CASE
+from factories import SMALL_CASE
 
 
 @pytest.fixture

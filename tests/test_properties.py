@@ -25,9 +25,9 @@ import hypothesis
 import msgspec
 import pytest
 import yaml
+from factories import ROOT, accuracy, record
 from hypothesis import strategies as st
 from msgspec.structs import replace
-from test_verdict import accuracy, record
 
 from prunebench import (
     CaseError,
@@ -54,7 +54,7 @@ from prunebench.results.store import Store
 from prunebench.system import files
 
 EXAMPLES = int(os.environ.get("PRUNEBENCH_EXAMPLES", "300"))
-CASES = Path(__file__).resolve().parents[1] / "cases"
+CASES = ROOT / "cases"
 #: Exit codes of the contract.
 CODES = {0, 1, 2, 3, 4, 5, 6, 75, 130}
 

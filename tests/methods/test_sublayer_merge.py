@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES, oracle_of
+from factories import FAMILIES, oracle_of
 
 import prunebench
 from prunebench import Plan, PrunebenchError

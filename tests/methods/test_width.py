@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES, oracle_of
+from factories import FAMILIES, oracle_of
 
 import prunebench
 from prunebench import PrunebenchError
@@ -116,7 +116,7 @@ def test_the_search_leaves_the_model_and_repeats_itself(
 @every_family
 def test_principal_axes_keep_the_function_better_than_random_ones(family: str, tiny, ids) -> None:
     """The point of the method, in every family: less change of the logits than a random cut."""
-    from test_edits import slicing
+    from factories import slicing
 
     lm = tiny(family)
     plan = prunebench.choose(lm, "slicegpt", slicing=0.25, calibration=ids)

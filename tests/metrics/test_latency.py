@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES
+from factories import FAMILIES
 
 import prunebench
 from prunebench import (

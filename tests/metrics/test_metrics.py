@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import FAMILIES
+from factories import FAMILIES
 from msgspec.structs import replace
 
 import prunebench
