@@ -3,140 +3,164 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
+from factories import ROOT, accuracy, record
 
 import prunebench
 from prunebench.results.store import Store
 
 PACKAGE = Path(prunebench.__file__).parent
 
-#: Who may import whom at module level: strictly downwards.
-LAYERS = (
-    ("errors", "nvml", "outcomes", "packing", "plan", "signals", "stats", "steps", "watching"),
-    ("record", "schema", "screen", "strips", "files", "loglines", "standing"),
-    (
-        *("evidence", "massed", "conditions", "drawing", "kept", "hashes", "promises", "source"),
-        "together",
-    ),
-    ("journal",),
-    ("api", "contest", "verdict", "reach", "select", "texts", "hub", "shape", "trust"),
-    (
-        "registry",
-        "tournament",
-        "gating",
-        "lm_results",
-        "nights",
-        "noise",
-        "seeds",
-        "store",
-        "baseline",
-        "planfile",
-    ),
-    ("case", "claims", "figures", "lm_pairing", "partial"),
-    ("grammar", "cache", "gputime", "machine"),
-    ("layers", "places", "provenance", "published"),
-    ("cells",),
-    ("casefile",),
-    ("estimate", "scaffold"),
-    ("comparing", "completing", "explain", "gates", "session", "outlook"),
-    ("archive",),
-    ("report", "options", "gathering", "timeleft", "ranking"),
+#: The rooms, top to bottom: a room may import rooms on lower lines, never its own line's others.
+ROOMS = (
+    ("__main__",),
+    ("cli",),
+    ("plugin", "testing", "__init__"),
+    ("leaderboard", "checkpoints"),
     ("reports",),
-    ("summary",),
-    ("board",),
-    ("leaderboard",),
-    ("site",),
-    ("progress", "card", "notices", "outputs", "showing", "tables", "webhook"),
-    ("card_data", "dense_card"),
-    ("card_text",),
-    ("guards", "workers"),
-    ("accepting", "shelf", "submitting"),
-    ("upkeep",),
-    ("removal",),
-    ("doctor", "slurm"),
-    ("execution", "cli_checkpoint"),
-    (
-        "cli_baseline",
-        "cli_cache",
-        "cli_doctor",
-        "cli_export",
-        "cli_history",
-        "cli_init",
-        "cli_leaderboard",
-        "cli_notify",
-        "cli_prune",
-        "cli_show",
-    ),
-    # ------------------------------------------------- torch below this line
-    ("modeling", "tensors"),
-    ("families",),
+    ("runs",),
+    ("results",),
+    ("cases",),
+    ("methods", "metrics"),
+    ("registry", "case"),
+    ("api",),
+    ("calibration",),
+    ("edits",),
     ("models",),
-    ("loading",),
-    ("calibration", "scoring", "stream", "timing", "rotation"),
-    ("width",),
-    ("surgery",),
-    ("tools", "runner", "export", "conformance"),
-    ("pruning", "publishing", "testing"),
-    # ------------------------------------------------- front ends
-    ("cli_calibrate",),
-    ("cli", "plugin"),
+    ("formatting",),
+    ("data", "verdicts"),
+    ("system", "resume", "record"),
+    ("plan", "specs", "progress", "errors", "version", "reference"),
 )
-RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
-TORCH_LINE = RANK["modeling"]
+RANK = {name: rank for rank, names in enumerate(ROOMS) for name in names}
+
 HEAVY = (
     *("torch", "transformers", "lm_eval", "datasets", "pandas", "scipy", "numpy"),
     *("matplotlib", "jinja2"),
 )
+#: The only places that may import what is heavy when they are imported.
+TORCH = (
+    *("models", "methods", "metrics", "testing", "calibration"),
+    *("runs.worker", "runs.conformance", "runs.functional"),
+    *("checkpoints.prune", "checkpoints.publish"),
+)
+
+#: A module, what it imports, and whether that happens when it is imported.
+Import = tuple[str, str, bool]
 
 
-def module_level_imports(file: Path) -> list[tuple[int, str]]:
-    """(relative level, module) of every import that runs when *file* is imported."""
-    found = []
-    for node in ast.parse(file.read_text()).body:
-        if isinstance(node, ast.ImportFrom):
-            names = [node.module] if node.module else [a.name for a in node.names]
-            found += [(node.level, name or "") for name in names]
-        elif isinstance(node, ast.Import):
-            found += [(0, alias.name) for alias in node.names]
-    return found
+def name_of(file: Path) -> str:
+    """``models.stream`` for its file; a package by the name of its folder."""
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts)
 
 
-def files_of(name: str) -> list[tuple[int, Path]]:
-    """The files of a layer's member, each with the level at which it sees the others."""
-    if (PACKAGE / name).is_dir():
-        return [(2, file) for file in (PACKAGE / name).glob("*.py")]
-    return [(1, PACKAGE / f"{name}.py")]
+@cache
+def modules() -> dict[str, Path]:
+    """Every module of the package."""
+    own = PACKAGE.rglob("*.py")
+    return {name_of(f): f for f in own if not {"tasks", "_shipped"} & set(f.parts)}
+
+
+def room(module: str) -> str:
+    return module.split(".")[0]
+
+
+@cache
+def imports() -> tuple[Import, ...]:
+    """Every import of a module of ours by another, wherever it stands."""
+    return tuple(each for module, file in modules().items() for each in _imports_of(module, file))
+
+
+def _imports_of(module: str, file: Path) -> Iterator[Import]:
+    package = [] if module == "__init__" else module.split(".")
+    if file.name != "__init__.py":
+        package = package[:-1]
+    for node, at_once in statements(ast.parse(file.read_text(encoding="utf-8")).body):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            base += node.module.split(".") if node.module else []
+            for alias in node.names:
+                full = ".".join([*base, alias.name])
+                yield module, full if full in modules() else ".".join(base) or "__init__", at_once
+
+
+def statements(body: list[ast.stmt], at_once: bool = True) -> Iterator[tuple[ast.stmt, bool]]:
+    """Every statement, and whether it runs when the module is imported."""
+    for node in body:
+        yield node, at_once
+        later = isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or (
+            isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+        )
+        for part in ("body", "orelse", "finalbody", "handlers"):
+            yield from statements(getattr(node, part, []), at_once and not later)
+
+
+def test_every_module_has_a_room() -> None:
+    """A new module at the top is given its line on purpose; about a dozen are public."""
+    assert {room(module) for module in modules()} == set(RANK)
+    assert len([m for m in modules() if "." not in m and (PACKAGE / f"{m}.py").exists()]) <= 20
 
 
 @pytest.mark.parametrize("name", sorted(RANK))
 def test_imports_go_strictly_down(name: str) -> None:
-    """A module imports only from lower layers, so cycles cannot exist."""
-    for up, file in files_of(name):
-        for level, module in module_level_imports(file):
-            other = module.split(".")[0]
-            if level != up or other not in RANK:
-                continue
-            front_end = name.split("_")[0] in ("cli", "plugin") and RANK[other] < TORCH_LINE
-            assert front_end or RANK[other] < RANK[name], f"{name} imports {other}"
+    """A room imports lower rooms only, at the top of a module and inside functions alike.
+
+    What a type checker alone sees may name a higher room; the package's own lazy names are those.
+    """
+    for module, other, _ in imports():
+        if room(module) == name != room(other) and name != "__init__":
+            assert RANK[room(other)] > RANK[name], f"{module} imports {other}"
 
 
-def test_every_module_has_a_layer() -> None:
-    """A new module is given its place on purpose."""
-    modules = {p.stem for p in PACKAGE.glob("*.py")} - {"__init__", "__main__"}
+def test_no_import_circle_anywhere() -> None:
+    """Every module can be read before those that import it, also where an import waits."""
+    left = {module: set() for module in modules()}
+    for module, other, _ in imports():
+        if other != module and "__init__" not in (module, other):
+            left[module].add(other)
+    while leaves := {module for module, others in left.items() if not others}:
+        left = {m: others - leaves for m, others in left.items() if m not in leaves}
 
-    assert modules | {"reports", "site"} == set(RANK)
+    assert not left, f"in or above a circle: {sorted(left)}"
 
 
-def test_above_the_line_nothing_heavy_is_imported() -> None:
-    """Modules above the torch line, methods and metrics name no heavy library at the top."""
-    files = [f for n, rank in RANK.items() if rank < TORCH_LINE for _, f in files_of(n)]
-    files += [*PACKAGE.glob("cli*.py"), PACKAGE / "plugin.py"]
-    files += [p for k in ("methods", "metrics") for p in (PACKAGE / k).glob("[!_]*.py")]
-    for file in files:
-        for level, module in module_level_imports(file):
-            assert level or module.split(".")[0] not in HEAVY, f"{file.name} imports {module}"
+def heavy(module: str) -> bool:
+    """Whether a module may take seconds to import."""
+    named = any(f"{module}.".startswith(f"{place}.") for place in TORCH)
+    # A method's or metric's own file is read to list it; its helpers come when it is used.
+    listed = module.startswith(("methods.", "metrics.")) and "._" not in module
+    return named and not listed and module != "models"
+
+
+@pytest.mark.parametrize("name", sorted(RANK))
+def test_torch_is_where_the_page_says(name: str) -> None:
+    """Elsewhere no module names a heavy library at its top, nor a module of ours that does."""
+    for module, file in modules().items():
+        if room(module) != name or heavy(module):
+            continue
+        for node, at_once in statements(ast.parse(file.read_text(encoding="utf-8")).body):
+            if at_once and isinstance(node, ast.Import | ast.ImportFrom):
+                outside = isinstance(node, ast.Import) or not node.level
+                named = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                named += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                for library in named if outside else ():
+                    assert library.split(".")[0] not in HEAVY, f"{module} imports {library}"
+    for module, other, at_once in imports():
+        if at_once and room(module) == name and not heavy(module):
+            assert not heavy(other), f"{module} imports {other}"
+
+
+def test_every_package_says_what_it_is_for() -> None:
+    """The first lines of a room: what it is for, what does not belong there, what it may use."""
+    for module, file in modules().items():
+        if file.name == "__init__.py" and module != "__init__":
+            text = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            assert len(text.splitlines()) >= 3 or "." in module, f"{module} says too little"
 
 
 @pytest.mark.parametrize(
@@ -155,8 +179,6 @@ def test_above_the_line_nothing_heavy_is_imported() -> None:
 def test_commands_that_measure_nothing_start_light(arguments: list[str], tmp_path: Path) -> None:
     """Help, listing, checking, estimates and history import no torch, lm_eval, datasets, pandas."""
     if arguments[-1] == "--store":
-        from factories import accuracy, record
-
         for day in range(1, 9):
             Store(tmp_path).save(record(accuracy(80 + day // 5), created=f"2026-11-0{day}"))
         arguments = [*arguments, str(tmp_path)]
@@ -167,13 +189,12 @@ def test_commands_that_measure_nothing_start_light(arguments: list[str], tmp_pat
         "except SystemExit as stop:\n    assert not stop.code, stop.code\n"
         f"print('HEAVY', sorted(set({HEAVY!r}) & set(sys.modules)))"
     )
-    root = PACKAGE.parent
     done = subprocess.run(
         [sys.executable, "-c", program, *arguments],
         capture_output=True,
         text=True,
         check=False,
-        cwd=root if (root / "cases").is_dir() else None,
+        cwd=ROOT,
     )
 
     assert done.returncode == 0, done.stderr
