@@ -100,6 +100,7 @@ def printed(shell: str, folder: Path, path: str) -> subprocess.CompletedProcess[
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=env, timeout=60)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
 def test_standard_output_has_all_in_order(path: str, tmp_path: Path) -> None:
     """As ``cat`` would show it, whether it is a pipe or a file, new or added to."""
@@ -114,6 +115,7 @@ def test_standard_output_has_all_in_order(path: str, tmp_path: Path) -> None:
     assert (tmp_path / "link").is_symlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shell", "path", "expected"),
     [
@@ -134,6 +136,7 @@ def test_other_descriptors_are_written_to(
     assert (tmp_path / "out").read_text() == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shell", "path"),
     [
@@ -242,6 +245,7 @@ CASE_FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASE_FILES)
 def test_a_hostile_case_file_is_refused_at_once(name: str, tmp_path: Path) -> None:
     """A place, what was found, no control character, nothing endless."""

@@ -163,6 +163,7 @@ def test_every_package_says_what_it_is_for() -> None:
             assert len(text.splitlines()) >= 3 or "." in module, f"{module} says too little"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments",
     [

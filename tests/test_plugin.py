@@ -10,6 +10,9 @@ from xml.etree import ElementTree
 import pytest
 from factories import SMALL_CASE
 
+#: Every test starts pytest in a process of its own.
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def user(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:

@@ -241,6 +241,7 @@ def mutants(draw: st.DrawFn) -> tuple[Path, bytes]:
 PLACE = re.compile(r"(?P<file>[^\n]*?):(?P<line>\d+):(?P<column>\d+): \S")
 
 
+@pytest.mark.slow
 @hypothesis.given(mutant=mutants())
 @settings()
 def test_a_mutated_case_file_is_cases_or_lines_that_name_a_place(
@@ -280,6 +281,7 @@ SETTING_VALUES = st.one_of(
 )
 
 
+@pytest.mark.slow
 @hypothesis.given(key=SETTING_KEYS, value=SETTING_VALUES)
 @settings(0.3)
 def test_any_setting_is_cases_or_plain_lines(key: str, value: str, copies: Path) -> None:
@@ -449,6 +451,7 @@ def test_a_record_comes_back_bit_for_bit(one: Record, tmp_path_factory: Any) -> 
 FORMATS = ("markdown", "csv", "latex", "json", "junit", "lm-eval", "bencher")
 
 
+@pytest.mark.slow
 @hypothesis.given(found=st.lists(records(), min_size=1, max_size=3))
 @hypothesis.settings(
     settings(0.04), phases=[hypothesis.Phase.generate]
@@ -670,6 +673,7 @@ def furnished(project: Path) -> Path:
     return project
 
 
+@pytest.mark.slow
 @hypothesis.given(
     command=st.sampled_from(COMMANDS),
     words=st.lists(st.sampled_from(WORDS_OF_USERS), max_size=5),

@@ -141,6 +141,7 @@ def test_broken_packages_do_not_disturb_others(package: Path, cli: Cli) -> None:
     assert "package_broken" not in sys.modules
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "metric", "said"),
     [
@@ -163,6 +164,7 @@ def test_what_is_no_plan_and_no_measurement_is_told(
     assert not list((package / ".prunebench").rglob("records/**/*.json"))
 
 
+@pytest.mark.slow
 def test_a_method_that_takes_the_model_apart_spoils_its_own_case_alone(
     package: Path, cli: Cli
 ) -> None:
@@ -178,6 +180,7 @@ def test_a_method_that_takes_the_model_apart_spoils_its_own_case_alone(
     assert record["parameters"] < record["dense_parameters"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "said"), [("takes", ""), ("refuses", " and then refused: two are")]
 )

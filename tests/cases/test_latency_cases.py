@@ -15,6 +15,7 @@ from prunebench.data.model_config import shape_of
 CASES = ROOT / "cases" / "latency"
 
 
+@pytest.mark.slow
 def test_the_tiny_shape_goes_the_way_of_the_large_ones(tmp_path: Path, cli, capsys) -> None:
     """Timed on random weights; ideals are those of the closed form; a failed verdict exits 1."""
     result = tmp_path / "a.json"

@@ -125,6 +125,7 @@ def test_every_protocol_names_its_source(protocol: str) -> None:
     assert protocol == "tinyworld@1" or "id" not in yaml.safe_load(text)["model"]
 
 
+@pytest.mark.slow
 def test_lm_eval_has_every_task_that_is_named() -> None:
     """By the names of the installed version."""
     from lm_eval.tasks import TaskManager

@@ -89,6 +89,7 @@ def test_without_eval_ids_nothing_is_evaluated(saved: Path, cli) -> None:
     assert "drop_blocks" in out
 
 
+@pytest.mark.slow
 def test_the_oracle_through_the_command_line(shared: Path, tmp_path: Path, cli) -> None:
     """SLEB on the oracle's model and tokens: its removals and its perplexity after each."""
     theirs = read(shared / "oracles" / "depth.json")
@@ -284,6 +285,7 @@ def test_a_model_without_a_finite_score_is_one_line(method: str, saved: Path, ti
     assert not (saved / "out").exists()
 
 
+@pytest.mark.slow
 def test_a_count_that_cannot_be_had_is_exit_3(shared: Path, tmp_path: Path, cli) -> None:
     """Sliding Layer Merging with an unreachable amount names the nearest."""
     ids = read(shared / "oracles" / "sublayer_merge_ids.json")
@@ -295,6 +297,7 @@ def test_a_count_that_cannot_be_had_is_exit_3(shared: Path, tmp_path: Path, cli)
     assert "the nearest counts that one removes are 9" in err
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("saved")
 def test_a_threshold_beside_an_amount_warns(cli) -> None:
     """A plain line on standard error, exit 0, the threshold's plan; alone it says nothing."""

@@ -47,6 +47,7 @@ def test_a_project_passes_its_own_check(empty: Path, cli: Cli) -> None:
     assert {case.model.id for case in found} == {"prunebench/reference"}
 
 
+@pytest.mark.slow
 def test_the_last_step_adds_all_that_was_written(empty: Path, cli: Cli) -> None:
     """The printed `git add` leaves nothing untracked but what git is to leave out."""
     git = ("git", "-C", str(empty))
@@ -190,6 +191,7 @@ def test_what_was_told_is_kept_after_it_was_told(made: Path) -> None:
     assert saved["key"].startswith(restored["restore-keys"].strip())
 
 
+@pytest.mark.slow
 def test_there_is_one_comment_which_is_rewritten(made: Path) -> None:
     """The job's own shell text, with a stand-in for gh: it posts, or else edits."""
     (step,) = (
@@ -295,6 +297,7 @@ def cron(made: Path) -> Cron:
     return Cron(made)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("code", "after"),
     [
@@ -307,6 +310,7 @@ def test_the_exit_code_of_the_run_is_kept(cron: Cron, code: int, after: list[str
     assert cron.night(CODE=code) == (code, ["run", *after])
 
 
+@pytest.mark.slow
 def test_a_second_night_is_compared_and_told(cron: Cron) -> None:
     """The night before is beside it, and the address is not among the words of any command."""
     cron.night()
@@ -320,6 +324,7 @@ def test_a_second_night_is_compared_and_told(cron: Cron) -> None:
     assert "secret" not in calls + cron.log()
 
 
+@pytest.mark.slow
 def test_settings_come_from_a_file_too(cron: Cron) -> None:
     (cron.folder / "nightly.env").write_text(
         'PRUNEBENCH_ARGS="--device cuda --fresh"\nPRUNEBENCH_CASES="cases/a cases/b"\n'
@@ -331,12 +336,14 @@ def test_settings_come_from_a_file_too(cron: Cron) -> None:
     assert first == "run cases/a cases/b --json logs/nightly.json --device cuda --fresh"
 
 
+@pytest.mark.slow
 def test_a_later_step_that_fails_is_seen_unless_the_run_failed(cron: Cron) -> None:
     assert cron.night(LATER=3)[0] == 3
     assert cron.night(LATER=3, CODE=1)[0] == 1
     assert "failed with 3: leaderboard" in cron.log()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", ["flock", "mkdir"])
 def test_one_night_at_a_time(
     cron: Cron, tool: str, tmp_path_factory: pytest.TempPathFactory
@@ -373,6 +380,7 @@ def test_one_night_at_a_time(
         assert other.night(**settings)[0] == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shell", ["dash", "bash", "sh", "busybox"])
 def test_the_script_is_read_by_every_shell(made: Path, shell: str) -> None:
     if shutil.which(shell) is None:

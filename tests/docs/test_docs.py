@@ -84,6 +84,7 @@ def said(site: Path, page: str) -> str:
     return " ".join(" ".join(Page(site / "reference" / page).text).split())
 
 
+@pytest.mark.slow
 def test_no_page_loads_anything_from_elsewhere(site: Path) -> None:
     """Scripts, styles, fonts and pictures of every page lie in the folder, and are there."""
     pages = list(site.rglob("*.html"))
@@ -110,6 +111,7 @@ def commands() -> Iterator[tuple[str, Any]]:
     yield from walk(typer.main.get_command(app), "")
 
 
+@pytest.mark.slow
 def test_every_option_of_every_command_is_in_the_reference(site: Path) -> None:
     """Below the heading of its command."""
     text = said(site, "commands.html")
@@ -123,6 +125,7 @@ def test_every_option_of_every_command_is_in_the_reference(site: Path) -> None:
                 assert re.search(rf"(?<![\w-]){option}(?![\w-])", sections[name]), (name, option)
 
 
+@pytest.mark.slow
 def test_every_option_of_pytest_is_in_the_reference(site: Path) -> None:
     """As pytest's own help has them."""
     done = subprocess.run(
@@ -135,6 +138,7 @@ def test_every_option_of_pytest_is_in_the_reference(site: Path) -> None:
     assert [o for o in options if o not in text] == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["methods", "metrics"])
 def test_every_option_of_every_plugin_is_in_the_reference(site: Path, kind: str) -> None:
     """With its default, and with the docstring of its module."""
@@ -157,6 +161,7 @@ def test_every_option_of_every_plugin_is_in_the_reference(site: Path, kind: str)
                 assert f" {json.dumps(option.default)}" in rows[start:end], option
 
 
+@pytest.mark.slow
 def test_every_key_of_a_case_file_is_in_the_reference(site: Path) -> None:
     """Keys of the whole and of its parts, as the published schema has them."""
     schema = json.loads((site / "reference" / "case.schema.json").read_text())
@@ -166,6 +171,7 @@ def test_every_key_of_a_case_file_is_in_the_reference(site: Path) -> None:
             assert re.search(rf"(?<![\w.]){key}(?![\w.])", text), (part, key)
 
 
+@pytest.mark.slow
 def test_every_measurement_of_every_protocol_is_in_the_reference(site: Path) -> None:
     """Each number in a protocol's file stands in its table."""
     text = said(site, "protocols.html")

@@ -129,6 +129,7 @@ def test_every_variable_session_and_extra_that_is_named_exists() -> None:
             assert extra in project["optional-dependencies"], f"{page.name}: {extra}"
 
 
+@pytest.mark.slow
 def test_every_run_that_is_shown_has_cases(monkeypatch) -> None:
     """With its --set, -k and --fail-on; of paths that this repository has."""
     monkeypatch.chdir(ROOT)
@@ -239,6 +240,7 @@ COUNTED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", COUNTED)
 def test_cheap_commands_print_what_is_shown(
     name: str, tmp_path: Path, cli: Cli, monkeypatch

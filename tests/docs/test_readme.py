@@ -53,6 +53,7 @@ def test_the_python_session_prints_what_it_says() -> None:
     assert doctest.DocTestRunner().run(test).failed == 0
 
 
+@pytest.mark.slow
 def test_every_command_line_on_the_page_is_understood(cli, monkeypatch) -> None:
     """Each `prunebench ...` of the tour parses: with --help appended it exits 0."""
     commands = re.findall(r"^\$ prunebench (.*)$", "\n".join(blocks("console")), re.MULTILINE)

@@ -173,6 +173,7 @@ def test_a_checkpoint_is_the_model(edit: str, family: str, tiny, ids, tmp_path: 
         export.save(lm, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_a_checkpoint_opens_without_prunebench(tiny, ids, tmp_path: Path) -> None:
     """A process that cannot import us reloads it by its own model file, and refuses without."""
     lm = edited("sublayers", tiny("qwen2"))

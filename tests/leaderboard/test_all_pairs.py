@@ -155,6 +155,7 @@ def one_by_one(
     return [ranking.Test(*pair, a) for pair, a in zip(found, adjusted, strict=True)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("made", SORTS.values(), ids=SORTS)
 def test_all_at_once_is_one_by_one(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same pairs with the same p-values, the same way round, and so the same places."""
@@ -246,6 +247,7 @@ def test_sign_flips_of_more_than_is_summed_are_normal() -> None:
     assert found == pytest.approx(list(map(tests.sign_flips, flat)), rel=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", [1, 2, 5, 12, 40, 50, 51, 200])
 @pytest.mark.parametrize("digits", [1, 2, 12])
 def test_signed_ranks_are_scipys(n: int, digits: int) -> None:
@@ -307,6 +309,7 @@ def test_a_perplexity_that_none_can_be_has_no_logarithm() -> None:
         assert seen[0] == pytest.approx(p)
 
 
+@pytest.mark.slow
 def test_a_large_board_is_not_tested_pair_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
     """What was measured alike goes at once: 120 rows in groups, with answers and windows."""
     monkeypatch.setattr(pair_test, "compared", None)

@@ -15,6 +15,8 @@ from sites import built, hostile, shipped
 
 from prunebench.leaderboard import build, site
 
+pytestmark = pytest.mark.slow
+
 NEEDED = os.environ.get("PRUNEBENCH_NEED_CHROMIUM") == "1"
 sync_api: Any = (
     importlib.import_module("playwright.sync_api")

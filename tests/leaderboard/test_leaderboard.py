@@ -102,6 +102,7 @@ def test_a_rank_never_contradicts_the_number_beside_it() -> None:
     assert seen[0] == 1.0
 
 
+@pytest.mark.slow
 @given(st.lists(st.floats(-0.5, 0.5, width=32), min_size=4, max_size=30), st.randoms())
 @settings(deadline=None, max_examples=40)
 def test_windows_are_tested_as_verdicts_test_them(moved: list[float], draw: random.Random) -> None:

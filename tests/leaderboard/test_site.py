@@ -110,6 +110,7 @@ def test_every_link_is_to_a_file_or_place_of_the_site(files: dict[str, bytes]) -
             assert not place or place in found[target].ids, (name, link)
 
 
+@pytest.mark.slow
 def test_the_same_records_give_the_same_bytes(files: dict[str, bytes]) -> None:
     """In any order, and in another process with another hash seed."""
     assert built(shipped()[::-1]) == files
@@ -131,6 +132,7 @@ def test_the_same_records_give_the_same_bytes(files: dict[str, bytes]) -> None:
     assert len(digests) == 1
 
 
+@pytest.mark.slow
 def test_text_of_records_is_only_shown() -> None:
     """Markup in any text of a record makes no element, and what turns a line round is escaped."""
     harmless, harmful = pages(built(shipped())), pages(built([*shipped(), hostile()]))
@@ -167,6 +169,7 @@ ODD: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("changes", ODD.values(), ids=ODD)
 def test_records_of_any_shape_make_pages(changes: dict[str, Any]) -> None:
     """Alone and among sound ones: a board and a case page each, well formed."""
@@ -274,6 +277,7 @@ def test_nights_that_read_the_same_are_drawn_the_same() -> None:
         assert [point.split(",")[1] for point in curve.line.split()] == heights
 
 
+@pytest.mark.slow
 def test_five_hundred_records_are_at_most_a_megabyte_before_data() -> None:
     """Styles, scripts, index, plots and what surrounds tables. Data are the pages of cases, the
     downloads and the bodies of tables, which grow with the records and nothing else.
@@ -436,6 +440,7 @@ def test_contrast_is_enough_light_and_dark() -> None:
             assert contrast(colours[drawn], colours["paper"]) >= 3, (name, drawn)
 
 
+@pytest.mark.slow
 def test_writes_again_over_its_own_site_only(
     cli: Callable[..., tuple[int, str, str]], tmp_path: Path
 ) -> None:

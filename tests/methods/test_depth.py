@@ -19,6 +19,7 @@ def oracle(shared: Path) -> dict[str, Any]:
     return oracle_of(shared, "depth", "depth_ids")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", ["all", "half1", "half2"])
 def test_sleb_decides_as_the_released_code(run: str, oracle) -> None:
     """Same removals, every candidate's loss within 5e-6 nats, same margins."""
@@ -37,6 +38,7 @@ def test_sleb_decides_as_the_released_code(run: str, oracle) -> None:
         assert mine.determined
 
 
+@pytest.mark.slow
 def test_sleb_spends_less_than_sharing_prefixes_alone(oracle) -> None:
     """Each step costs at most what shared prefixes cost; the official loop spends 3,200."""
     plan = prunebench.choose(oracle["lm"], "sleb", blocks=6, calibration=oracle["ids"]["calib"])
@@ -84,6 +86,7 @@ def ranking(oracle, criterion: str, **options: Any) -> prunebench.Plan:
     )
 
 
+@pytest.mark.slow
 def test_shortened_llama_selections_equal_the_released_code(oracle) -> None:
     """All recorded selections, with and without "+", and the perplexity they leave."""
     names = {"magnitude_p1_sum_sum": "magnitude", "taylor_p1_onebatch": "taylor", "ppl": "ppl"}

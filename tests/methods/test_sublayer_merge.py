@@ -71,6 +71,7 @@ def given(values: list[float | None]) -> dict[str, float]:
     return {called(s): v for s, v in enumerate(values) if v is not None}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", RUNS)
 def test_sprint_decides_as_the_released_code(run: str, oracle) -> None:
     """Every removal, every score of both stages, every fit, and the perplexity after each."""
@@ -185,6 +186,7 @@ def state_after(lm: Any, ids: torch.Tensor, gone: set[int], end: int) -> torch.T
     return seen[0][0] if isinstance(seen[0], tuple) else seen[0]
 
 
+@pytest.mark.slow
 @every_family
 def test_sprint_equals_the_literal_loop_in_every_family(family: str, tiny, ids) -> None:
     """Without caches, checkpoints or look-ahead: the same removals, the same scores."""
@@ -370,6 +372,7 @@ OFFICIAL = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", OFFICIAL)
 def test_sliding_decides_as_the_released_code(run: str, oracle) -> None:
     """Every window tried, its similarity, what was merged, and the perplexity of the result."""
@@ -393,6 +396,7 @@ def test_sliding_decides_as_the_released_code(run: str, oracle) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("run", OFFICIAL[:-1])
 def test_sliding_by_the_published_formula(run: str, oracle) -> None:
     """The recomputation of the paper's equation: same windows and perplexity at its threshold."""
@@ -419,6 +423,7 @@ def sliding(oracle) -> Sliding:
     return Sliding(SlidingLayerMerging(), oracle["lm"], tensor(oracle["ids"]["calib"]))
 
 
+@pytest.mark.slow
 def test_every_threshold_that_makes_a_difference_is_found(sliding, oracle) -> None:
     """The oracle's whole table: each interval of thresholds with the windows it merges."""
     runs = [*sliding.runs()]
@@ -431,6 +436,7 @@ def test_every_threshold_that_makes_a_difference_is_found(sliding, oracle) -> No
     )
 
 
+@pytest.mark.slow
 def test_every_threshold_is_found_by_the_published_formula_too(oracle) -> None:
     """The same against the recomputation with the paper's equation."""
     released = SlidingLayerMerging(formula="as_published")
@@ -440,6 +446,7 @@ def test_every_threshold_is_found_by_the_published_formula_too(oracle) -> None:
     assert [[list(w) for w in run.windows] for run in runs] == [row["windows"] for row in theirs]
 
 
+@pytest.mark.slow
 def test_an_amount_takes_the_threshold_of_highest_similarity(sliding, oracle) -> None:
     """No interval of the oracle's table that removes as many ends at a higher similarity."""
     for count in range(1, 10):
@@ -461,6 +468,7 @@ def test_a_count_that_no_threshold_removes_is_told(sliding, oracle) -> None:
         slide(oracle, blocks=11)
 
 
+@pytest.mark.slow
 def test_a_given_threshold_decides_and_an_amount_beside_it_is_checked(oracle) -> None:
     """A mismatch warns; the threshold's plan is taken. A match says nothing."""
     with pytest.warns(PrunebenchWarning, match="removes 3 blocks, not the 5 asked for"):

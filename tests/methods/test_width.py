@@ -28,6 +28,7 @@ def logits(lm: Any, ids: Any) -> torch.Tensor:
         return lm.hf(torch.as_tensor(ids)).logits.double()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["exact", "as_released"])
 @pytest.mark.parametrize("ratio", RATIOS)
 def test_slicegpt_computes_as_the_released_code(ratio: float, variant: str, oracle) -> None:
@@ -74,6 +75,7 @@ def test_slicegpt_computes_as_the_released_code(ratio: float, variant: str, orac
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("variant", ["exact", "as_released"])
 def test_fusing_alone_is_what_the_released_code_makes_of_it(variant: str, oracle) -> None:
     """Uncut: *exact* keeps the dense perplexity, *as_released* moves it as recorded."""

@@ -155,6 +155,7 @@ def test_both_models_are_timed_as_copies_over_the_same_weights(lm, half, monkeyp
         assert all(mine is theirs for mine, theirs in pairs)
 
 
+@pytest.mark.slow
 def test_rounds_go_on_until_the_median_is_known(lm, half, monkeypatch) -> None:
     """Noise of 10 % needs more rounds than 5; no noise needs six, which bound a median at all."""
 
@@ -201,6 +202,7 @@ def out_of_memory(limit: int) -> Any:
     return time_once
 
 
+@pytest.mark.slow
 def test_out_of_memory_is_said_not_raised(lm, half, monkeypatch) -> None:
     """A model that fits where the dense one does not has times, and no speedup."""
     monkeypatch.setattr(Timer, "time", out_of_memory(limit=2))
@@ -304,6 +306,7 @@ def graphs(monkeypatch):
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_compiled_steps_write_what_eager_ones_write(family: str, tiny, graphs) -> None:
     """One graph for every step, past a sliding window too, that asks the device for no number.
@@ -319,6 +322,7 @@ def test_compiled_steps_write_what_eager_ones_write(family: str, tiny, graphs) -
     assert not [n for n in graph.nodes if "_local_scalar_dense" in str(n.target)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_compiled_prompt_is_read_as_the_eager_one_is(family: str, tiny, graphs) -> None:
     """The same logits, and attention keeps its causal kernel unless a window needs a mask."""
@@ -338,6 +342,7 @@ def test_a_compiled_prompt_is_read_as_the_eager_one_is(family: str, tiny, graphs
         assert sum(n.kwargs.get("attn_mask") is not None for n in calls) == windows
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["hf-eager", "hf-compiled"])
 def test_a_round_is_forgotten_outside_of_its_time(backend: str, tiny, traced, monkeypatch) -> None:
     """No cache is emptied between the marks, and none is left for the other model to fit beside."""
@@ -377,6 +382,7 @@ def test_a_round_that_fails_is_forgotten_too(tiny, monkeypatch) -> None:
     assert timer._runs._cache is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", [((0, "attn"),), ((1, "mlp"), (2, "attn"), (3, "attn"))])
 def test_compiled_steps_of_a_model_with_missing_halves(lost: Any, tiny, traced) -> None:
     """Blocks without attention have no place in the cache."""
@@ -386,6 +392,7 @@ def test_compiled_steps_of_a_model_with_missing_halves(lost: Any, tiny, traced) 
     assert Timer(lm, shape, "hf-compiled").tokens() == Timer(lm, shape).tokens()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["slicegpt", "slice_global"])
 def test_compiled_steps_of_a_sliced_model(method: str, tiny, traced, ids) -> None:
     """Shortcut matrices at every norm, or a narrower stream."""
@@ -396,6 +403,7 @@ def test_compiled_steps_of_a_sliced_model(method: str, tiny, traced, ids) -> Non
     assert Timer(lm, shape, "hf-compiled").tokens() == Timer(lm, shape).tokens()
 
 
+@pytest.mark.slow
 def test_a_compiled_timer_can_be_used_again(tiny, traced) -> None:
     """The cache is emptied in place, and the graphs over it are kept."""
     timer = Timer(tiny("llama"), Shape(1, 5, 4), "hf-compiled")
@@ -405,6 +413,7 @@ def test_a_compiled_timer_can_be_used_again(tiny, traced) -> None:
     assert timer.tokens() == first
 
 
+@pytest.mark.slow
 def test_dense_and_pruned_compiled_side_by_side(tiny, traced) -> None:
     """Two models share the code that is compiled; each keeps its own graphs."""
     dense = tiny("llama")
@@ -415,6 +424,7 @@ def test_dense_and_pruned_compiled_side_by_side(tiny, traced) -> None:
     assert "latency/hf-compiled-1x5+4/speedup-decode" in names
 
 
+@pytest.mark.slow
 def test_models_do_not_share_what_is_compiled_of_them(tiny, graphs) -> None:
     """Two where torch.compile may keep one result for a piece of code: each is compiled once."""
     lm = tiny("llama", blocks=2)
@@ -436,6 +446,7 @@ def test_a_model_that_cannot_be_compiled_is_one_line(tiny, traced) -> None:
     assert "\n" not in str(stop.value)
 
 
+@pytest.mark.slow
 def test_the_compilers_own_words_are_told(tiny, monkeypatch) -> None:
     """Not only which compiler it was."""
 
@@ -448,6 +459,7 @@ def test_the_compilers_own_words_are_told(tiny, monkeypatch) -> None:
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 def test_memory_that_a_compiler_runs_out_of_is_no_mistake_of_the_model(tiny, monkeypatch) -> None:
     """It is wrapped in the compiler's error; the measurement says that memory ran out."""
 
@@ -609,6 +621,7 @@ def test_a_gpu_that_nobody_watches_is_said(lm, found, monkeypatch) -> None:
     assert all(m.value and not m.note for m in measured)
 
 
+@pytest.mark.slow
 def test_a_throttled_round_is_measured_again(card, found, lm, monkeypatch) -> None:
     """Two hot rounds are lost; a card that stays hot is said after as many rounds again."""
     heat = iter([0x40, 0, 0x20, 0, 0])

@@ -319,6 +319,7 @@ def test_memory_of_missing_halves_and_of_a_sliced_stream(tiny, ids) -> None:
     assert narrow * 2**20 / 4 == pytest.approx(64 * 16 + blocks + whole + 64 * 32)
 
 
+@pytest.mark.slow
 def test_peak_memory_is_at_least_the_weights(lm) -> None:
     """A fresh process that loads and runs the model holds no less than its weights."""
     weights, _, _, peak = Memory(peak=True, tokens=16).measure(lm, lm)
@@ -346,6 +347,7 @@ def test_a_whole_cache_is_what_generating_leaves(family: str, tiny) -> None:
     assert measured["memory/kv-cache"].value * 2**20 == pytest.approx(whole)
 
 
+@pytest.mark.slow
 def test_the_peak_of_generating_holds_the_cache(lm) -> None:
     """1,024 sequences take at least their cache more than one does."""
     metrics = [Memory(peak=True, batch_size=n, tokens=8, new_tokens=2) for n in (1, 1024)]
@@ -355,6 +357,7 @@ def test_the_peak_of_generating_holds_the_cache(lm) -> None:
     assert peak.value - one_peak.value > cache.value > 50
 
 
+@pytest.mark.slow
 def test_a_peak_that_does_not_fit_is_said(lm) -> None:
     """The fresh process cannot have petabytes; the others are told all the same."""
     weights, _, _, peak = Memory(peak=True, batch_size=10**12, tokens=128).measure(lm, lm)

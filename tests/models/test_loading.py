@@ -98,6 +98,7 @@ matrix:
 """
 
 
+@pytest.mark.slow
 def test_methods_choose_shapes_without_any_text(shape: Path, project: Path, cli) -> None:
     """A run on random weights: plans, timings, and the question says so."""
     (project / "cases" / "small.yaml").write_text(RANDOM_CASES)
@@ -271,6 +272,7 @@ def test_device_maps_in_case_files(project: Path, cli) -> None:
     assert "'all'" in err
 
 
+@pytest.mark.slow
 def test_a_spread_model_goes_the_whole_way(project: Path, cli) -> None:
     """Search, scores and counts of a run are bit-equal to those of the model in one place."""
     map_ = {"model.embed_tokens": "cpu", "model.rotary_emb": "cpu", "model.norm": "cpu"}

@@ -177,6 +177,7 @@ def value(data: Any, metric: str) -> float:
     return next(m["value"] for m in record["measurements"] if m["metric"] == metric)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_scored_beside_the_dense_model(tmp_path: Path, cli, monkeypatch) -> None:
     """Our own export and another family's folder: the same table, parameters against dense."""
     monkeypatch.chdir(tmp_path)
@@ -204,6 +205,7 @@ def test_a_checkpoint_is_scored_beside_the_dense_model(tmp_path: Path, cli, monk
     assert value(data, "perplexity/tinyworld") > 100
 
 
+@pytest.mark.slow
 def test_a_changed_checkpoint_is_measured_again(tmp_path: Path, cli, monkeypatch) -> None:
     """The store knows it by content: same files are reused, other weights are not."""
     monkeypatch.chdir(tmp_path)

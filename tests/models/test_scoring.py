@@ -289,6 +289,7 @@ def test_half_precision_is_scored_in_float32(tiny, letters) -> None:
     assert score == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_an_ordinary_lm_eval_model() -> None:
     """Anybody's own simple_evaluate takes it, chat template and few-shot examples included."""
     lm = prunebench.load_model(reference.MODEL_ID, dtype="float32")

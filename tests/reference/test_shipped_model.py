@@ -92,6 +92,7 @@ def test_the_model_has_twelve_blocks_and_fits_the_vocabulary(
     assert model.config.max_position_embeddings == build.POSITIONS
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", world.TASK_KINDS)
 def test_the_model_is_good_at_its_tasks(model: LlamaForCausalLM, task: str) -> None:
     """On the first 60 questions of each task the shipped weights are right most of the time."""
@@ -112,6 +113,7 @@ def test_the_model_is_good_at_its_tasks(model: LlamaForCausalLM, task: str) -> N
     assert right / len(questions) >= 0.7
 
 
+@pytest.mark.slow
 def test_the_card_tells_the_loss_of_the_shipped_weights(
     model: LlamaForCausalLM, tokenizer: Any
 ) -> None:

@@ -59,6 +59,7 @@ def interrupted(folder: Path, steps: int) -> None:
     train.save(run)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop", [1, 4, 6, 9])
 def test_a_run_that_stopped_goes_on_with_identical_bits(tmp_path: Path, stop: int) -> None:
     """Weights and optimizer state after an interruption equal those of a run in one go."""

@@ -121,6 +121,7 @@ def test_the_same_seed_gives_the_same_text() -> None:
     assert first[0] == first[1] != world.document(random.Random(8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("split", reference.SPLITS)
 def test_the_shipped_text_is_what_the_generator_writes(split: str) -> None:
     """Each shipped split equals its regenerated text, byte for byte."""
@@ -303,6 +304,7 @@ def test_an_unknown_split_is_named() -> None:
         reference.documents("train")
 
 
+@pytest.mark.slow
 def test_the_package_is_quick_to_import(tmp_path: Path) -> None:
     """Importing the reference package and reading its text loads neither torch nor numpy."""
     import subprocess

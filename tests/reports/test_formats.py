@@ -359,6 +359,7 @@ def test_junit_is_valid_xml_whatever_stands_in_it(text: str) -> None:
     assert error.get("message") == shown
 
 
+@pytest.mark.slow
 def test_junit_has_the_form_of_pytests(pytester: pytest.Pytester) -> None:
     """The same elements below the same, and no attribute that pytest's has not."""
     pytester.makepyfile(
@@ -470,6 +471,7 @@ def test_a_run_that_was_stopped_says_so() -> None:
     assert "1 case: 1 same; stopped with 3 more to go" in markdown.comment(run)
 
 
+@pytest.mark.slow
 @calm
 @given(st.integers(1500, 30_000), st.integers(1, 150), st.sampled_from(["x", "\u00e9\U0001f600`|"]))
 def test_a_comment_keeps_its_limit(limit: int, count: int, filler: str) -> None:

@@ -290,6 +290,7 @@ def completing(project: Path) -> Path:
     return project
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "offered"),
     [
@@ -309,6 +310,7 @@ def test_a_shell_completes_values(words: str, offered: set[str], completing: Pat
     assert set(completed(completing, words)) == offered
 
 
+@pytest.mark.slow
 def test_without_records_show_offers_the_cases(completing: Path) -> None:
     """Of the case files."""
     (record_file,) = (completing / ".prunebench").rglob("*.json")
@@ -320,6 +322,7 @@ def test_without_records_show_offers_the_cases(completing: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_what_goes_wrong_while_completing_is_not_told(completing: Path) -> None:
     """A broken case file: no word, no traceback."""
     (completing / "cases" / "more" / "wide.yaml").write_text("method: [")
@@ -345,6 +348,7 @@ def test_the_last_word_of_an_expression_is_completed(
     ]
 
 
+@pytest.mark.slow
 def test_completion_is_installed_for_the_program(completing: Path) -> None:
     """`--show-completion` gives bash a script that asks as these tests do."""
     done = subprocess.run(

@@ -168,6 +168,7 @@ def test_only_code_that_can_move_a_number_counts(
     assert changed("metrics/_peak") == {"memory"}  # named as the program of another process
 
 
+@pytest.mark.slow
 def test_a_new_import_is_followed_and_a_type_checkers_is_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -301,6 +302,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 def test_a_file_is_read_once_for_all_processes(
     tmp_path: Path, rested: None, reads: list[str]
 ) -> None:
@@ -403,6 +405,7 @@ def test_several_large_files_are_hashed_side_by_side_and_told(
     assert {text.split(",")[0] for text in told} == {"hashing a", "hashing c"}
 
 
+@pytest.mark.slow
 def test_several_processes_hash_at_once(tmp_path: Path) -> None:
     """All get the same, and what is left is whole."""
     path = tmp_path / "weights"
@@ -452,6 +455,7 @@ metrics: [{{name: compute}}]
 """
 
 
+@pytest.mark.slow
 def test_a_renamed_checkpoint_is_reused_under_its_new_name(project: Path, cli) -> None:
     """One night, one record; it now answers the question as it is asked, and can be accepted."""
     shutil.copytree(reference.MODEL, project / "one")
@@ -480,6 +484,7 @@ def rewrite(place: Path) -> None:
     weights.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_rewritten_between_two_cases_is_loaded_anew(place: Path) -> None:
     """What lies in memory is not what the second case asks about."""
     from prunebench.runs.worker import Worker
@@ -516,6 +521,7 @@ def test_a_checkpoint_rewritten_while_it_is_measured_gives_no_number(place: Path
         worker.run(small_case(place))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("front", ["run", "pytest"])
 def test_an_unchanged_night_does_no_work(project: Path, cli, front: str) -> None:
     """With every answer stored, neither front end imports torch."""

@@ -259,6 +259,7 @@ def test_bad_input_is_one_line(
     assert says in err
 
 
+@pytest.mark.slow
 def test_the_same_words_after_a_real_run(project: Path, cli) -> None:
     """What `run --json` writes compares with the store that the run filled, samples and all."""
     assert cli("run", "cases", "--json", "a.json", "-q")[0] == 0

@@ -65,6 +65,7 @@ def test_power_says_how_many_questions_a_drop_takes(cli) -> None:
     assert f'"questions": {expected:.0f}' in cli("power", "--detect", "0.5pp", "--json")[1]
 
 
+@pytest.mark.slow
 def test_power_says_what_each_gate_could_see(project, cli) -> None:
     """From the number of questions of an accepted baseline, beside what the case allows."""
     assert cli("run", "cases", "--accept", "--because", "first")[0] == 0

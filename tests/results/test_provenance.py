@@ -32,6 +32,7 @@ def git(folder: Path, *arguments: str) -> str:
     return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
 
 
+@pytest.mark.slow
 def test_git_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """No repository, no commit yet, a clean one, a changed one, none on a branch."""
     monkeypatch.chdir(tmp_path)

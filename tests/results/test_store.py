@@ -215,6 +215,7 @@ def test_a_newer_versions_record_is_kept_when_the_case_runs_again(
     assert sorted(path.parent.iterdir()) == sorted([path, kept])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default::prunebench.errors.PrunebenchWarning")
 @pytest.mark.parametrize("shape", ["", "other"])
 @pytest.mark.parametrize(

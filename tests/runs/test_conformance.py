@@ -139,6 +139,7 @@ class Unit(Good, frozen=True, tag="conform_unit"):
     unit: ClassVar[str] = "heads"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("bad", "said"),
     [
@@ -171,6 +172,7 @@ def test_a_method_that_breaks_a_promise_is_caught(bad: type[Method], said: str) 
     assert str(error.value).startswith(f"conform_{bad.__name__.lower()} ({bad.__name__}):\n  ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "options"),
     [

@@ -42,6 +42,7 @@ def test_what_would_happen_is_told_and_nothing_is_done(project: Path, cli) -> No
     assert not (project / ".prunebench").exists()
 
 
+@pytest.mark.slow
 def test_what_ran_once_is_expected_to_take_what_it_took(project: Path, cli) -> None:
     """Stored answers are reused; asked afresh, the estimate is the record's own time."""
     cli("run", "cases", "-q", "--json", "a.json")
@@ -60,6 +61,7 @@ def test_what_ran_once_is_expected_to_take_what_it_took(project: Path, cli) -> N
     assert cost["case_time"] > cost["search_time"] + cost["load_time"] > 0
 
 
+@pytest.mark.slow
 def test_the_peak_of_a_search_is_measured_where_the_system_permits(project: Path, cli) -> None:
     """Linux tells; the states of 8 windows of 128 tokens fit in what was added."""
     cli("run", "cases", "-q", "--json", "a.json")
@@ -101,6 +103,7 @@ def test_a_total_counts_what_is_shared_once(project: Path, cli) -> None:
     assert expected < START + sum(sum(p.values()) for p in parts)
 
 
+@pytest.mark.slow
 def test_guesses_are_scaled_by_what_was_measured(project: Path, cli) -> None:
     """With one case of two on record, the other's guess is multiplied by that one's error."""
     cli("run", "cases", "-q", "--json", "a.json")

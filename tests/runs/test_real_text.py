@@ -84,6 +84,7 @@ def folder(data: Path, tmp_path_factory) -> Path:
     return made
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:.*are cut from the left")  # a token a letter is many tokens
 def test_the_seven_tasks_score_as_through_hflm(lm, folder: Path) -> None:
     """Every log-likelihood within 1e-4, every answer the same, lm-eval's own means."""
@@ -131,6 +132,7 @@ def test_the_seven_tasks_score_as_through_hflm(lm, folder: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_wikitext2_by_the_papers_windows(lm, data: Path) -> None:
     """The exact joined string, windows of the text in order, against a plain float64 loop."""
     file = data / "lm" / "wikitext2_raw_test_joined.txt"
@@ -161,6 +163,7 @@ def test_the_small_models_know_their_stories(lm, data: Path) -> None:
     assert total / count == pytest.approx(expected, rel=0.1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "amount", "options"),
     [

@@ -35,6 +35,7 @@ def findings(result: Path) -> dict[str, str]:
     return {f["what"]: f["outcome"] for f in verdict["findings"]}
 
 
+@pytest.mark.slow
 def test_new_then_accepted_then_same(project: Path, cli) -> None:
     """The first run is new, accepting writes files, the second run is the same and exits 0."""
     code, out, _ = cli("run", "cases", "--json", "a.json", "-q")
@@ -54,6 +55,7 @@ def test_new_then_accepted_then_same(project: Path, cli) -> None:
     assert baseline["accepted"]["because"] == "first run"
 
 
+@pytest.mark.slow
 def test_repeating_gives_the_same_numbers_bit_for_bit(project: Path, cli) -> None:
     """Everything but the varying metrics is equal in two fresh runs."""
     runs = []
@@ -65,6 +67,7 @@ def test_repeating_gives_the_same_numbers_bit_for_bit(project: Path, cli) -> Non
     assert runs[0] == runs[1]
 
 
+@pytest.mark.slow
 def test_a_stored_answer_is_reused_until_something_changes(project: Path, cli) -> None:
     """The second run reuses; --fresh, a changed case and --limit do not."""
     cli("run", "cases", "-q")
@@ -75,6 +78,7 @@ def test_a_stored_answer_is_reused_until_something_changes(project: Path, cli) -
     assert "reused" not in cli("run", "cases", "--set", "blocks=1", "-q")[1]
 
 
+@pytest.mark.slow
 def test_a_broken_method_fails_the_run(project: Path, cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worst block instead of the best: exit 1, the plan and the perplexity are named."""
     cli("run", "cases", *ACCEPT, "-q")
@@ -94,6 +98,7 @@ def test_a_broken_method_fails_the_run(project: Path, cli, monkeypatch: pytest.M
     assert "run it again: prunebench run cases/small.yaml -k 'sleb-windows-2blocks'" in out
 
 
+@pytest.mark.slow
 def test_a_broken_model_fails_the_run(project: Path, cli) -> None:
     """Noise in one block of the checkpoint, same name: the store misses, exit 1, scores named."""
     shutil.copytree(reference.MODEL, project / "model")
@@ -122,6 +127,7 @@ def test_a_broken_model_fails_the_run(project: Path, cli) -> None:
     assert "reused" not in out
 
 
+@pytest.mark.slow
 def test_the_record_of_a_model_that_gives_no_numbers_can_be_read_again(project: Path, cli) -> None:
     """Null values, no samples, which JSON cannot hold: stored, valid, reused, shown."""
     shutil.copytree(reference.MODEL, project / "model")
@@ -149,6 +155,7 @@ def test_the_record_of_a_model_that_gives_no_numbers_can_be_read_again(project: 
     assert "first-2blocks" in cli("show", "first-2blocks")[1]
 
 
+@pytest.mark.slow
 def test_a_crash_is_its_own_cases_and_the_rest_goes_on(project: Path, cli) -> None:
     """One case asks too much: exit 3, one line, the other case is run and saved."""
     case = project / "cases" / "small.yaml"
@@ -175,6 +182,7 @@ def test_a_case_that_needs_more_than_the_machine_has_is_skipped(project: Path, c
     assert "skipped: needs 80GiB of GPU memory, this is cpu" in out
 
 
+@pytest.mark.slow
 def test_bugs_in_a_plugin_are_told_in_one_line(
     project: Path, cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -233,6 +241,7 @@ def test_bad_arguments_are_plain_lines(
     assert not set("╭│╰") & set(out + err)
 
 
+@pytest.mark.slow
 def test_a_mistyped_baselines_folder_is_told(project: Path, cli) -> None:
     """Nothing would fail, as every case is new; where one is about to be made all is well."""
     told = "--baselines baslines: no such folder, so that every case is new\n"
@@ -260,6 +269,7 @@ def test_check_counts_and_complains(project: Path, cli) -> None:
     assert err.startswith("cases/bad.yaml:1:1: unknown key 'modle'; did you mean 'model'?")
 
 
+@pytest.mark.slow
 def test_show_tells_a_record_beside_its_baseline(project: Path, cli) -> None:
     """By the end of its id; every measurement with its baseline and outcome."""
     cli("run", "cases", *ACCEPT, "-q")
@@ -271,6 +281,7 @@ def test_show_tells_a_record_beside_its_baseline(project: Path, cli) -> None:
     assert '"record"' in cli("show", "2blocks", "--json")[1]
 
 
+@pytest.mark.slow
 def test_accept_takes_stored_records(project: Path, cli) -> None:
     """A later accept needs no new run; a case that changed since is refused."""
     cli("run", "cases", "-q")
@@ -284,6 +295,7 @@ def test_accept_takes_stored_records(project: Path, cli) -> None:
     assert "older version of the case" in err
 
 
+@pytest.mark.slow
 def test_the_line_that_repeats_a_case_fails_as_the_run_did(project: Path, cli) -> None:
     """It has the options that the verdict depends on, quoted for a shell."""
     options = ["--limit", 5, "--store", "s t", "--baselines", "b", "--fail-on", "sparsity < 0.9"]
@@ -298,6 +310,7 @@ def test_the_line_that_repeats_a_case_fails_as_the_run_did(project: Path, cli) -
     assert f"reproduce: {command}".replace("<", "&lt;") in (project / "j.xml").read_text()
 
 
+@pytest.mark.slow
 def test_fail_on_chooses_what_fails(project: Path, cli) -> None:
     """The same new records pass by default and fail on request."""
     cli("run", "cases", "-q")
@@ -306,6 +319,7 @@ def test_fail_on_chooses_what_fails(project: Path, cli) -> None:
     assert cli("run", "cases", "-q", "--fail-on", "new")[0] == 1
 
 
+@pytest.mark.slow
 def test_a_damaged_baseline_is_not_comparable(project: Path, cli) -> None:
     """The run goes on and says which file is damaged."""
     cli("run", "cases", *ACCEPT, "-q")
@@ -318,6 +332,7 @@ def test_a_damaged_baseline_is_not_comparable(project: Path, cli) -> None:
     assert cli("run", "cases", "-q", "--strict")[0] == 6
 
 
+@pytest.mark.slow
 def test_an_interrupt_saves_what_there_is_and_says_how_to_go_on(project: Path) -> None:
     """Ctrl-C after the first case: exit 130, its record kept, the JSON written, then resumed."""
     case = project / "cases" / "small.yaml"
@@ -342,6 +357,7 @@ def test_an_interrupt_saves_what_there_is_and_says_how_to_go_on(project: Path) -
     assert f"({done} reused" in again.stdout
 
 
+@pytest.mark.slow
 def test_long_work_says_how_far_it_is(project: Path) -> None:
     """The progress display hears of every removal of a search and of every metric."""
     from prunebench.cases import loader
@@ -356,6 +372,7 @@ def test_long_work_says_how_far_it_is(project: Path) -> None:
     assert [s for s in steps if "," not in s][-2:] == ["perplexity", "accuracy"]
 
 
+@pytest.mark.slow
 def test_accept_takes_the_whole_answer_and_not_a_newer_limited_one(project: Path, cli) -> None:
     """A quick look with --limit afterwards does not stand in the way."""
     cli("run", "cases", "-q")
@@ -438,6 +455,7 @@ def answers(path: Path) -> dict[str, object]:
     return {r["case_id"]: (r["plan"], r["trace"], r["measurements"]) for r in read(path)["records"]}
 
 
+@pytest.mark.slow
 def test_repeated_and_resumed_runs_are_equal_bit_for_bit(project: Path, cli) -> None:
     """All at once, or one amount after the other in other processes: the same records."""
     case = project / "cases" / "small.yaml"
@@ -455,6 +473,7 @@ def test_repeated_and_resumed_runs_are_equal_bit_for_bit(project: Path, cli) -> 
     assert all(plan for plan, _, _ in together.values())
 
 
+@pytest.mark.slow
 def test_a_nested_search_of_sublayers_serves_every_amount(project: Path, cli, monkeypatch) -> None:
     """SPRINT is asked once for the largest sparsity; a smaller one is a prefix of it."""
     from prunebench.methods.sprint import Sprint
@@ -476,6 +495,7 @@ def test_a_nested_search_of_sublayers_serves_every_amount(project: Path, cli, mo
     assert len(plans[0]) < len(plans[1])
 
 
+@pytest.mark.slow
 def test_a_speedup_needs_no_amount_and_an_unreachable_count_is_a_crash(project: Path, cli) -> None:
     """Options that say how much goes; a count that no threshold removes is that case's failure."""
     case = project / "cases" / "small.yaml"

@@ -62,6 +62,7 @@ with Claims(Path(sys.argv[1]), print).hold(sys.argv[2], "a/b", print):
 """
 
 
+@pytest.mark.slow
 @KINDS
 def test_a_claim_is_held_by_one_and_the_dead_ones_is_taken_over(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -92,6 +93,7 @@ def test_a_claim_is_held_by_one_and_the_dead_ones_is_taken_over(
 ELSEWHERE = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh"]
 
 
+@pytest.mark.slow
 def test_a_claim_from_another_host_is_free_once_nobody_renews_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -130,6 +132,7 @@ for _ in range(20):
 """
 
 
+@pytest.mark.slow
 @KINDS
 def test_no_two_are_ever_inside(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three processes each add 1 twenty times to a number in a file: none is lost."""
@@ -181,6 +184,7 @@ with turn([sys.argv[1]], alone=sys.argv[2] == "alone", waiting=lambda _: None):
 """
 
 
+@pytest.mark.slow
 def test_who_times_is_alone_on_the_device(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of six at once, the spans of two that want to be alone overlap with nobody's."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -208,6 +212,7 @@ with turn(["gpu0"], alone=sys.argv[1] == "alone", waiting=waits):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("first", "second", "says"),
     [
@@ -291,6 +296,7 @@ def answered(
     return {result.case.label: result.verdict for _, result in found}
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_loses_its_case_and_no_other(tmp_path: Path) -> None:
     """Killed once: done by a fresh worker. Twice: told, with the signal. The rest is done."""
     plan = {"first-1blocks": "kill", "last-1blocks": "kill once", "last-2blocks": "exit"}
@@ -309,6 +315,7 @@ def test_a_worker_that_dies_loses_its_case_and_no_other(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.slow
 def test_cases_of_one_search_stay_together_and_held_ones_come_last(tmp_path: Path) -> None:
     """Both amounts of SLEB by one process, in order; what others hold is asked for at the end."""
     text = SEVERAL.replace("blocks: [1, 2]", "blocks: [2, 1, 3]")
@@ -323,6 +330,7 @@ def test_cases_of_one_search_stay_together_and_held_ones_come_last(tmp_path: Pat
     assert held > min(float(told[f"last-{n}blocks"][1]) for n in (1, 2, 3))
 
 
+@pytest.mark.slow
 def test_each_worker_has_its_gpus_and_threads(tmp_path: Path) -> None:
     """A model that is spread over GPUs gets all of them, once the others are done."""
     cases = cases_of(tmp_path / "cases")
@@ -338,12 +346,14 @@ def test_each_worker_has_its_gpus_and_threads(tmp_path: Path) -> None:
     assert float(last[1]) == max(float(t[1]) for t in [last, *told.values()])
 
 
+@pytest.mark.slow
 def test_what_fails_every_case_fails_the_run(tmp_path: Path) -> None:
     """A device that is not there is one line, not one per case."""
     with pytest.raises(PrunebenchError, match="no such device"):
         answered(cases_of(tmp_path / "cases"), {"session": "no such device"}, tmp_path)
 
 
+@pytest.mark.slow
 def test_stopping_leaves_no_process(tmp_path: Path) -> None:
     """Neither workers nor what they started."""
     cases = cases_of(tmp_path / "cases")
@@ -421,6 +431,7 @@ def runs(store: Path) -> list[str]:
     return sorted(read(file)["case_id"] for file in files)
 
 
+@pytest.mark.slow
 def test_a_cli_workers_and_pytest_share_a_store(project: Path) -> None:
     """Started together on four cases, every case is run once, and all have the same records."""
     (project / "cases" / "small.yaml").write_text(FOUR)
@@ -451,6 +462,7 @@ def test_who_has_workers_waits_for_their_last_words() -> None:
     assert execution.How().patience == signals.PATIENCE > signals.SAVING
 
 
+@pytest.mark.slow
 def test_interrupted_workers_go_on_with_equal_numbers(project: Path, cli: Any) -> None:
     """Ctrl-C: 130, nothing left running, what is done is kept; then as one process would have."""
     (project / "cases" / "small.yaml").write_text(FOUR)
@@ -485,6 +497,7 @@ def test_interrupted_workers_go_on_with_equal_numbers(project: Path, cli: Any) -
 
 
 # submitit's debug executor leaves its log files open.
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_local_jobs_fill_the_store(project: Path, cli: Any) -> None:
     """Submitit's local executor fills the store; its records serve the next command."""
@@ -566,6 +579,7 @@ def test_a_queue_that_does_not_answer_is_no_empty_one(
     assert (scheduler / "sbatch.sh").exists()
 
 
+@pytest.mark.slow
 def test_a_job_that_is_told_to_go_comes_back_as_it_was(project: Path) -> None:
     """Submitit asks for a checkpoint: the same task, for the store has what is done."""
     pytest.importorskip("submitit")

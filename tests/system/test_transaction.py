@@ -155,6 +155,7 @@ def changes(request: pytest.FixtureRequest, cases: list[Case]) -> tuple[Change, 
     return lambda r: write(r, site_of("old", 5)), lambda r: write(r, site_of("new", 3))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kill", [True, False], ids=["killed", "full"])
 def test_cut_off_at_any_step_it_is_old_or_new_or_ended_by_the_next(
     changes: tuple[Change, Change],
@@ -242,6 +243,7 @@ here.accept(casefile.load([Path("cases")]), Path("baselines"), 2.4)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 5])
 def test_an_accept_that_sigkill_ends_is_told_and_ended(
     cases: list[Case], after: int, cli: Callable[..., tuple[int, str, str]], tmp_path: Path

@@ -198,6 +198,7 @@ PIECES += ["accuracy/*", "[!a", "1e9", "1e999", "nan", "=", "!", "0x1", "1__0", 
 fragments = st.lists(st.sampled_from(PIECES), max_size=12).map(" ".join)
 
 
+@pytest.mark.slow
 @quick
 @given(st.text(max_size=60) | fragments | fragments.map("a: ".__add__), facts, st.text(max_size=20))
 def test_any_text_is_a_condition_or_one_plain_line(text: str, given: Facts, metric: str) -> None:
@@ -537,6 +538,7 @@ def test_mistakes_in_a_setting_or_a_matrix_are_found_too(project: Path) -> None:
         loader.load([path])
 
 
+@pytest.mark.slow
 def test_conditions_through_the_commands(project: Path, cli) -> None:
     """A condition fails a run from the file and from the option, which replaces the file's."""
     assert cli("run", "cases", "-q", "--fail-on", f"{OPEN}; sparsity < 0.01")[0] == 0
@@ -564,6 +566,7 @@ def test_conditions_through_the_commands(project: Path, cli) -> None:
     assert cli("check", "cases")[0] == 0
 
 
+@pytest.mark.slow
 def test_conditions_on_the_baseline_through_the_commands(project: Path, cli) -> None:
     """Without one it is not comparable, which --strict tells; a better one fails the drop."""
     text = "accuracy/mean: drop >= 1pp"

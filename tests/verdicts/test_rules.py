@@ -250,6 +250,7 @@ def test_plans_are_told_apart_as_a_diff() -> None:
     assert any("the baseline: chose 3 at 1.2 before 4 at 1.4" in line for line in lines)
 
 
+@pytest.mark.slow
 def test_seeds_make_cases_and_one_interval(project: Path, cli) -> None:
     """Two seeds: two searches, one baseline, one verdict, one interval; the table says so."""
     file = project / "cases" / "small.yaml"
@@ -278,6 +279,7 @@ def test_seeds_make_cases_and_one_interval(project: Path, cli) -> None:
     assert cli("run", "cases", "--strict")[0] == 0
 
 
+@pytest.mark.slow
 def test_calibrating_raises_what_is_allowed(project: Path, cli, monkeypatch) -> None:
     """Timings of one model beside itself are kept by device, and a gate on it reads them."""
     (project / "cases" / "small.yaml").write_text(
@@ -367,6 +369,7 @@ def test_unsure_is_what_a_gate_says_that_cannot_know() -> None:
     assert verdict.ok
 
 
+@pytest.mark.slow
 def test_planted_noise_is_worse_and_a_little_of_it_is_not(project: Path, cli, monkeypatch) -> None:
     """End to end: noise on one block's weights, too little to matter and enough to."""
     import torch

@@ -130,6 +130,7 @@ def test_clustered_questions_count_once() -> None:
     assert answers([Stratum(five)]).p < single.p_right / 100
 
 
+@pytest.mark.slow
 def test_clustered_questions_raise_no_more_alarms_than_stated() -> None:
     """Passages of eight questions that move together: each for itself alarms far too often."""
     rng = np.random.default_rng(8)

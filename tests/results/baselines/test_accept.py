@@ -258,6 +258,7 @@ def test_a_baseline_by_another_protocol_says_so(cases, here: Shelf, cli) -> None
 # ------------------------------------------------------------------ the guards
 
 
+@pytest.mark.slow
 def test_the_shipped_baselines_pass_every_guard() -> None:
     """None of the real ones, pruned to ruins among them, would be refused today."""
     root = ROOT
@@ -291,6 +292,7 @@ def test_a_sound_night_is_accepted_without_a_word(cases, here: Shelf) -> None:
     assert here.problems(cases, *records) == []
 
 
+@pytest.mark.slow
 def test_the_chance_level_is_that_of_the_exact_binomial(cases, here: Shelf) -> None:
     """A dense model that guesses is refused from exactly where the binomial tail says so."""
     n = 2 * QUESTIONS
@@ -532,6 +534,7 @@ def test_an_edited_baseline_can_be_accepted_anew(cases, here: Shelf, cli) -> Non
     assert here.baselines.load(case.id, "cpu") is not None
 
 
+@pytest.mark.slow
 def test_run_accepts_nothing_when_a_case_crashed(project: Path, cli) -> None:
     """The real loop: one case asks too much; without --force the other gets no baseline either."""
     path = project / "cases" / "small.yaml"
@@ -579,6 +582,7 @@ def _without_accuracy(text: str) -> str:
     return "".join(line for line in text.splitlines(True) if "accuracy" not in line)
 
 
+@pytest.mark.slow
 def test_pytest_asks_the_guards_too(cases, here: Shelf) -> None:
     """A record far from its baseline: accepting fails in one line, forcing does not."""
     Path("pytest.ini").write_text("[pytest]\nprunebench_cases = cases\n")
@@ -773,6 +777,7 @@ def test_whoever_git_says_accepts_whatever_its_bytes(
     assert accepted.by == "J\N{REPLACEMENT CHARACTER}rg"
 
 
+@pytest.mark.slow
 def test_two_peoples_baselines_merge_in_git(cases, here: Shelf, cli) -> None:
     """Each accepts other cases of one matrix, one also changes one: no conflict, all load."""
     Path(".gitignore").write_text(".prunebench/\n")

@@ -534,6 +534,7 @@ def test_a_case_asks_to_be_judged_by_a_key(tmp_path: Path) -> None:
     assert plain.asked == strict.asked
 
 
+@pytest.mark.slow
 def test_only_files_that_name_a_model_are_read_for_it(tmp_path: Path) -> None:
     """The same rows about each model, by any of its names; for others no file is even parsed."""
     for model in {name for row in ALL for name in (row.model, *row.aliases)}:

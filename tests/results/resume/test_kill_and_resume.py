@@ -190,6 +190,7 @@ def place(lines: list[str], name: str, nth: int) -> int:
     return [i for i, line in enumerate(lines, 1) if line == name][nth]
 
 
+@pytest.mark.slow
 def test_killed_in_every_part_and_resumed_the_numbers_are_equal(
     runs: Runs, undisturbed: tuple[list[str], Any]
 ) -> None:
@@ -221,6 +222,7 @@ def test_killed_in_every_part_and_resumed_the_numbers_are_equal(
     assert not (runs.folder / "killed" / "partial").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_a_scheduler_stops_a_run_with_75(
     runs: Runs, undisturbed: tuple[list[str], Any], name: str
@@ -242,6 +244,7 @@ def test_a_scheduler_stops_a_run_with_75(
     assert numbers(runs.folder / f"{name}.json") == expected
 
 
+@pytest.mark.slow
 def test_a_stopped_search_writes_its_tensors_and_goes_on(runs: Runs) -> None:
     """It begins again at the block at hand; its numbers are those of an undisturbed run."""
     for name, turn, expected, kept in [("SIGTERM", 7, 75, 3), ("SIGINT", 6, 130, 5)]:
@@ -261,6 +264,7 @@ def test_a_stopped_search_writes_its_tensors_and_goes_on(runs: Runs) -> None:
     assert numbers(runs.folder / "turn.json") == numbers(runs.folder / "unturned.json")
 
 
+@pytest.mark.slow
 def test_a_disk_that_takes_no_more_costs_no_number(
     runs: Runs, undisturbed: tuple[list[str], Any]
 ) -> None:
@@ -477,6 +481,7 @@ def test_a_folder_that_takes_no_file_is_found_out_before_anything_is_measured(
     assert "Traceback" not in out + err
 
 
+@pytest.mark.slow
 def test_a_record_that_cannot_be_saved_is_its_own_cases_failure(
     short: Path, cli: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -542,6 +547,7 @@ def test_memory_that_runs_out_in_a_batch_changes_no_kept_score(
     assert str(again.kept) == "at perplexity, 2 of 2 batches kept"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 def test_a_damaged_record_is_told_and_the_case_runs_again(
     short: Path, cli: Callable[..., tuple[int, str, str]]
@@ -559,6 +565,7 @@ def test_a_damaged_record_is_told_and_the_case_runs_again(
     assert numbers(short / "b.json") == numbers(short / "a.json")
 
 
+@pytest.mark.slow
 def test_what_is_kept_is_told_before_a_run_and_thrown_away_when_asked(
     short: Path, cli: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -580,6 +587,7 @@ def test_what_is_kept_is_told_before_a_run_and_thrown_away_when_asked(
     assert not (short / ".prunebench" / "partial").exists()
 
 
+@pytest.mark.slow
 def test_a_case_whose_files_cannot_be_read_costs_no_other(
     short: Path, cli: Callable[..., tuple[int, str, str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -676,6 +684,7 @@ with signals.handled(lambda: print('saved', flush=True), patience=0.2):
 """
 
 
+@pytest.mark.slow
 def test_a_main_thread_that_does_not_come_back_is_left_behind() -> None:
     """Deep in a library Python raises nothing: another thread saves and exits 75 in time."""
     process = python(DEEP)
@@ -702,6 +711,7 @@ with signals.handled(partial.last_words, patience=0.2), partial.searching(journa
 """
 
 
+@pytest.mark.slow
 def test_a_search_that_does_not_come_back_is_saved_without_it(tmp_path: Path) -> None:
     """A decomposition in a library may take minutes; what the search stood on before is kept."""
     process = python(DEEP_SEARCH, str(tmp_path))
@@ -749,6 +759,7 @@ with (
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "way",
     [
@@ -806,6 +817,7 @@ with signals.handled(last_words, patience=0.2):
 """
 
 
+@pytest.mark.slow
 def test_a_main_thread_that_comes_back_does_not_speak_into_the_last_words() -> None:
     """Reports are written by one thread: the other waits where it sees the signal."""
     process = python(LATER)
@@ -816,6 +828,7 @@ def test_a_main_thread_that_comes_back_does_not_speak_into_the_last_words() -> N
     assert (process.returncode, out) == (75, "saved\n"), err
 
 
+@pytest.mark.slow
 def test_the_time_to_save_is_counted_from_the_signal() -> None:
     """Not from when the main thread comes back and sees it: who sent it has a clock too."""
     process = python(LATE)
@@ -839,6 +852,7 @@ with signals.handled(lambda: None):
 """
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_kills_at_once() -> None:
     """Whatever the way out of the first one waits for."""
     process = python(STUBBORN)
@@ -868,6 +882,7 @@ with signals.handled(lambda: None):
 """
 
 
+@pytest.mark.slow
 def test_a_ctrl_c_that_comes_twice_at_once_is_one() -> None:
     """The terminal sends it to everybody, and a wrapper passes its own on."""
     process = python(PRESSED_TWICE)
@@ -876,6 +891,7 @@ def test_a_ctrl_c_that_comes_twice_at_once_is_one() -> None:
     assert (process.returncode, out) == (0, "saved\n"), err
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_kills_at_once_where_nobody_saw_the_first() -> None:
     """Deep in a library Python's own handlers do not run."""
     process = python(DEEP)
@@ -913,6 +929,7 @@ with signals.handled(lambda: print('last words', flush=True), patience=5):
 """
 
 
+@pytest.mark.slow
 def test_a_signal_to_a_forked_child_is_the_childs_alone() -> None:
     """As ``multiprocessing`` ends its workers; what is ours still reaches us."""
     process = python(FORKING)
@@ -922,6 +939,7 @@ def test_a_signal_to_a_forked_child_is_the_childs_alone() -> None:
     assert "StopRequest: SIGTERM" in err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("place", [(Session, "__init__"), (run_table, "table")])
 @pytest.mark.parametrize(("name", "expected"), [("SIGTERM", 75), ("SIGINT", 130)])
 def test_a_signal_before_the_cases_or_after_them_is_told_too(
@@ -988,6 +1006,7 @@ _finished([sys.executable, '-c', child])
 """
 
 
+@pytest.mark.slow
 def test_the_child_of_a_killed_run_goes_with_it(tmp_path: Path) -> None:
     """What kills us reaches the parent alone; the child notices that its input ended."""
     file = tmp_path / "pid"

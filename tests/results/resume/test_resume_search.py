@@ -186,6 +186,7 @@ def lines_of(run: Any, folder: Path) -> int:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", SEARCHES, indirect=True)
 def test_cut_off_after_any_kept_line_a_search_ends_the_same(search: Any, tmp_path: Path) -> None:
     """Plan, scores, block-forwards and tensors bit for bit; costly work is not done again."""
@@ -211,6 +212,7 @@ def test_cut_off_after_any_kept_line_a_search_ends_the_same(search: Any, tmp_pat
             assert first[name] + second[name] == whole[name], (after, name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("search", SEARCHES, indirect=True)
 def test_cut_off_again_and_again_a_search_still_ends_the_same(search: Any, tmp_path: Path) -> None:
     """A run that never gets further than one more line ends in as many runs as there are."""
@@ -300,6 +302,7 @@ def test_how_far_it_came_is_told(search: Any, label: str, tmp_path: Path) -> Non
     assert str(opened(tmp_path).kept) == f"at its search, {label} kept"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "amount", "of"),
     [
@@ -563,6 +566,7 @@ def stopped(name: str, at: int, by: BaseException | None = None) -> Iterator[lis
         yield steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("search", "name"), [(name, name) for name in STATES], indirect=["search"])
 def test_a_stopped_search_loses_the_step_at_hand_at_most(
     search: Any, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
