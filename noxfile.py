@@ -74,7 +74,7 @@ def faults(session: nox.Session) -> None:
 
 @nox.session
 def gpu(session: nox.Session) -> None:
-    """Latency of the papers' shapes on a GPU, beside the ideal.
+    """Latency of the papers' shapes on a GPU, next to the ideal ones.
 
     Arguments go to `prunebench run`: `-- -k llama-2-7b`; `-- --accept --because TEXT` puts the
     timings into baselines/latency/<device>/.
@@ -82,7 +82,7 @@ def gpu(session: nox.Session) -> None:
     session.install(*PINNED, "-e", ".[gpu]")
     result = str(Path(session.create_tmp()) / "latency.json")
     command = ("prunebench", "run", "cases/latency", "--device", "cuda", "--json", result)
-    # A regression or a crash is told by the table, which fails for them once it has been printed.
+    # bench/ideal.py exits 1 for a regression or a crash, after it has printed its table.
     session.run(*command, "-k", "not tiny", *session.posargs, success_codes=[0, 1, 3])
     session.run("python", "bench/ideal.py", result)
 

@@ -2,8 +2,8 @@
 
     python bench/faults.py [--tries 20] [--seed 0] [--signal SIGKILL] [--json FILE]
 
-Five cases on the shipped model (searches that keep steps, parts, states with fits, states with a
-whole stream, states with one sum), with every metric that goes batch by batch, a timing and the
+Five cases on the shipped model (searches that save steps, parts, states with fits, states with a
+whole stream, states with one sum), with every metric that runs batch by batch, a timing and the
 memory. Every try starts from an empty folder, is ended after a random number of its batches and
 steps and a random time more (about half a second, so that ends fall into searches, timings and
 saving too), and is run again with the same command. A batch is lost if it was begun more often than

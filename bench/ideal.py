@@ -1,11 +1,11 @@
-"""Measured speedups beside the ideal ones, from what ``prunebench run --json`` wrote.
+"""Measured speedups next to the ideal ones, from what ``prunebench run --json`` wrote.
 
     python bench/ideal.py FILE
 
 The ideal speedup of reading a prompt is dense over pruned operations (``compute/flops-ratio``,
-where the case measures it), for a long prompt keeps the arithmetic busy. That of a decoded token is
-dense over pruned parameters, for each is read once per token. Neither counts launching kernels, the
-cache that attention reads, or what a sliced shape does to a matrix product; more than the ideal is
+where the case measures it), because a long prompt keeps the arithmetic busy. That of a decoded
+token is dense over pruned parameters, because each is read once per token. Neither counts launching
+kernels, the cache that attention reads, or what a sliced shape does to a matrix product; more than the ideal is
 the launching of fewer kernels, as eager decoding shows it. Exits 1 where a verdict failed.
 """
 

@@ -1,9 +1,9 @@
-"""How far timing is off when there is nothing to find: a model timed beside itself.
+"""How far timing is off when there is nothing to find: a model timed against itself.
 
     python bench/latency.py [--trials N] [--rounds N] [--precision P] [--backend B] [--device D]
 
 Every trial times the shipped model as dense and, once more, as pruned: every speedup should be 1.
-Beside it, on the same machine and as many rounds, stands the way of the released scripts of SLEB
+For comparison, on the same machine and in as many rounds, the way of the released scripts of SLEB
 and SPRINT: one warm-up and then all rounds of dense in one span, the same for pruned, the ratio of
 the two means. The last column is how often the gate would have called one trial worse than the one
 before it, at the metric's own tolerance.

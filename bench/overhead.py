@@ -1,4 +1,4 @@
-"""What the harness costs beside the work: a case, its journal, cached cases, a large checkpoint.
+"""What the harness adds to the work: a case, its journal, cached cases, a large checkpoint.
 
     python bench/overhead.py [--seconds S] [--pairs P] [--cases N] [--gigabytes G]
 
@@ -6,10 +6,10 @@ The minute-long case loads the shipped model, removes blocks and waits S seconds
 bare, a program of ten lines does the same. Both are whole processes, one after the other, and the
 processor's seconds are compared too, which another job on the machine does not move. The journal
 is compared in P pairs: the same case once with one and once without, in one process, the order
-changing from pair to pair; each run loads the model, searches and measures anew. The cached
+changing from pair to pair; each run loads the model, searches and measures again. The cached
 cases are a matrix whose records were made up; the command is run as a person would. The checkpoint
 is G gigabytes of random bytes: read alone, hashed alone, hashed by the memory, asked again. The
-system's cache is told to forget it before each, which not every system does.
+system is asked to drop it from its cache before each, which not every system does.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ matrix: {{method: [{methods}], blocks: [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]}}
 
 
 #: Searches that keep steps, states with fitted weights, states with a whole stream; short ones, so
-#: that what is kept is much beside the work.
+#: that what is saved is much compared with the work.
 SEARCHED = """\
 model: {id: prunebench/reference, dtype: float32}
 calibration: {dataset: tinyworld, nsamples: 16, seqlen: 128}
@@ -121,7 +121,7 @@ def least(costs: list[Cost]) -> Cost:
 
 
 def minute(folder: Path, seconds: float, table: Table) -> None:
-    """A case of *seconds* beside the same work without a harness."""
+    """A case of *seconds* against the same work without a harness."""
     (folder / "one").mkdir()
     case = folder / "one" / "case.yaml"
     case.write_text(f"{CASE}metrics: [{{name: waiting, seconds: {seconds}}}]\n")
@@ -164,7 +164,7 @@ def journal(folder: Path, pairs: int, table: Table) -> None:
 
 
 def _answered(case: Case, partials: Partials) -> tuple[Cost, int]:
-    """What answering *case* costs, and the bytes of what was kept of it when it was finished."""
+    """What answering *case* costs, and the bytes that were saved of it when it was finished."""
     from prunebench.runs.worker import Worker
 
     wall, cpu = time.perf_counter(), time.process_time()

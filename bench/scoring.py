@@ -1,10 +1,10 @@
-"""Scoring beside lm-eval's HFLM, in one run: ``python bench/scoring.py --data FOLDER``.
+"""Scoring against lm-eval's HFLM, in one run: ``python bench/scoring.py --data FOLDER``.
 
 The questions are real (the pruning papers' seven tasks, as JSON lines with context, choices or
 context_options and continuation). The model is an untrained Llama of a size at which arithmetic and
 not Python takes the time, with a BPE tokenizer made from the questions. Both sides answer the same
 requests in turn and must agree: the same greedy answers, log-likelihoods within 1e-4. Figures are
-ratios of the best of some rounds. The last line is perplexity beside a bare batched forward.
+ratios of the best of some rounds. The last line is perplexity against a bare batched forward.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Searches beside straight transcriptions of the published loops: same decisions, less work.
+"""Searches against straight transcriptions of the published loops: same decisions, less work.
 
 Every pair runs interleaved in this process on the same threads, and both must decide the same; the
 table gives medians, the ratio of the paired times, block-forwards, and what each adds to the memory
@@ -46,7 +46,7 @@ from prunebench.models.stream import Stream, Thinning
 
 
 class Count:
-    """Block-forwards of a loop, seen from outside: half a block for each half, per window."""
+    """Block-forwards of a loop, counted by a hook: half a block for each half, per window."""
 
     def __init__(self, lm: CausalLM) -> None:
         self.halves = 0
@@ -58,7 +58,7 @@ class Count:
             self.halves += len(output[0] if isinstance(output, tuple) else output)
 
     def stop(self) -> float:
-        """Count no more, and tell."""
+        """Stop counting; returns the count."""
         self.hook.remove()
         return self.halves / 2
 
@@ -71,7 +71,7 @@ class Way(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Ours beside the published loop, on one model and one set of windows."""
+    """Ours against the published loop, on one model and one set of windows."""
 
     name: str
     model: Callable[[], CausalLM]
@@ -172,7 +172,7 @@ def sprint(lm: CausalLM, ids: torch.Tensor) -> list[int]:
 def sprint_published(lm: CausalLM, ids: torch.Tensor) -> list[int]:
     """As released: per candidate the path without it, and the path with it and all removed ones on.
 
-    The same places are kept and the same sublayer is the restart, so only the passes differ: 3
+    The same places stay and the same sublayer is the restart, so only the passes differ: 3
     attentions and 5 MLPs a dense block. A reference pass also advances the stream.
     """
     state = Search(Sprint(refit=False, latency_aware=False), lm, ids, (1.0, 1.0))

@@ -121,7 +121,7 @@ for x, y in zip(a, b, strict=True):
 print(f"{len(a)} records equal")
 PY
 
-echo "== the plain script of docs/slurm.md, told to go"
+echo "== the plain script of docs/slurm.md, stopped by a signal"
 sed -n '/^```bash/,/^```/p' "$docs" | grep -v '^```' | sed -e '/--gpus/d; /--cpus-per-task/d' \
     -e "s#^prunebench run .*#$python -m prunebench run cases --device cpu --store fourth -k sleb \&#" \
     >plain.sh

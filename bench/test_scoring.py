@@ -1,4 +1,4 @@
-"""Scoring: our use of lm-eval beside lm-eval's own entry point, and perplexity beside a forward."""
+"""Scoring: our use of lm-eval against lm-eval's own entry point, perplexity against a forward."""
 
 from __future__ import annotations
 

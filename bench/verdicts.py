@@ -1,4 +1,4 @@
-"""How often the tests that judge find a loss, and how often they cry wolf: simulations.
+"""Power and false alarm rate of the tests that judge, by simulation.
 
     python bench/verdicts.py [--draws 2000] [--write docs/verdicts.md]
 

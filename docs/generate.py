@@ -20,7 +20,7 @@ import yaml
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-# mkdocs finds what lies beside a hook.
+# mkdocs puts the folder of a hook on the path.
 from wording import cell, default, fields, prose, table, words
 
 import prunebench
@@ -139,7 +139,7 @@ def keys() -> str:
     text = [
         "# Keys of a case file",
         "Made from the same types that check case files. What the keys mean and how files are laid "
-        "over each other is told in [Case files](../cases.md). The whole as a JSON Schema for "
+        "over each other is in [Case files](../cases.md). The whole as a JSON Schema for "
         "editors: [`case.schema.json`](case.schema.json), or `prunebench check --schema`.",
     ]
     rows = []
@@ -274,7 +274,7 @@ def files_page() -> str:
             "accepted timings",
             "[Baseline](#baseline)",
         ),
-        ("`<case id>.samples.gz` beside each", "samples, packed", "[Baselines](../baselines.md)"),
+        ("`<case id>.samples.gz` next to each", "samples, packed", "[Baselines](../baselines.md)"),
         (
             "`baselines/published/*.yaml`",
             "papers' numbers",
@@ -302,13 +302,13 @@ def files_page() -> str:
     kinds += [baseline.Accepted, verdict.Verdict, verdict.Finding, plan.Step, *edits]
     text += [
         "## Plan",
-        "A list of edits, each told by its `edit`: "
+        "A list of edits, each named by its `edit`: "
         + ", ".join(f"[`{e.__struct_config__.tag}`](#{e.__name__.lower()})" for e in edits)
         + ".",
     ]
     for kind in kinds:
         title = "Baseline" if kind is baseline.Accepted else kind.__name__
-        lead = "A record, and beside it under `accepted`:\n\n" if title == "Baseline" else ""
+        lead = "A record, and under `accepted`:\n\n" if title == "Baseline" else ""
         text += [f"## {title}", lead + prose(inspect.getdoc(kind) or ""), _struct(kind)]
     return "\n\n".join(text)
 
@@ -341,16 +341,16 @@ def exit_codes() -> str:
         session.NOTHING: "no case selected",
         session.NOT_COMPARABLE: "not comparable, or no baseline, with `--strict`",
         signals.STOPPED: f"stopped by the scheduler's signal ({', '.join(signals.NAMES)}); saved, "
-        "the same command goes on",
-        session.INTERRUPTED: "interrupted; finished cases are kept, the same command goes on",
+        "the same command resumes",
+        session.INTERRUPTED: "interrupted; finished cases are saved, the same command resumes",
     }
     failing = ", ".join(f"`{outcome}`" for outcome in outcomes.FAILING)
     text = [
         "# Exit codes and outcomes",
         table(("code", "meaning"), ((f"`{code}`", what) for code, what in codes.items())),
         "Under pytest, exit codes are pytest's own.",
-        f"## Outcomes\n\nThe words of a finding; [Verdicts](../verdicts.md) tells when each is "
-        f"said. By default {failing} fail.",
+        f"## Outcomes\n\nThe words of a finding; [Verdicts](../verdicts.md) defines when each is "
+        f"given. By default {failing} fail.",
         ", ".join(f"`{outcome}`" for outcome in outcomes.Outcome) + ".",
     ]
     return "\n\n".join(text)

@@ -30,7 +30,7 @@ def main() -> None:
 
 
 def replayed(shell: Shell, block: re.Match[str]) -> str:
-    """The block as it should stand on the page."""
+    """The block as it should be on the page."""
     language, title, body = block.groups()
     if title:
         shell.write(title, body)

@@ -143,7 +143,7 @@ def _digits(parts: Sequence[int]) -> str:
 
 
 def _curve_rows(curve: Sequence[Mapping[str, Any]], most: int = 24) -> list[list[object]]:
-    """Thins the curve out evenly, with its last point kept."""
+    """Thins the curve out evenly, but leaves its last point."""
     stride = max(1, math.ceil(len(curve) / most))
     points = list(curve[::-1][::stride][::-1])
     return [
@@ -243,7 +243,7 @@ def render(card: Mapping[str, Any]) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Measures a model and writes its card beside it."""
+    """Measures a model and writes its card into its folder."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("model", type=Path)
     parser.add_argument("--run", type=Path, required=True, help="the training's output folder")

@@ -1,4 +1,4 @@
-"""Makes a Llama model deeper by new blocks, or by dealing out the work of its blocks."""
+"""Makes a Llama model deeper by new blocks, or by splitting the work of its blocks."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OUTPUTS = ("self_attn.o_proj.weight", "mlp.down_proj.weight")
 def origins(old: int, new: int) -> list[tuple[int, bool]]:
     """Says for each block of the deeper model which block it is from, and whether it is a copy.
 
-    Each copy stands behind its original, so the new blocks spread evenly over the depth.
+    Each copy follows its original, so the new blocks spread evenly over the depth.
     """
     if old < 1 or new % old:
         raise ValueError(f"cannot grow {old} blocks to {new}")

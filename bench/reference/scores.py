@@ -58,7 +58,7 @@ def mean_nll(forward: Forward, text: Tensor, batch: int = 64) -> float:
 
 
 def _right(question: world.Question, logits: Tensor, ids: dict[str, int]) -> bool:
-    """Tells whether the logits from the prompt's last word on give the answer."""
+    """Whether the logits from the prompt's last word on give the answer."""
     if question.choices:
         best = logits[0, [ids[choice] for choice in question.choices]].argmax()
         return question.choices[int(best)] == question.answer
@@ -73,7 +73,7 @@ def accuracies(
     """Gives the share of right answers for each kind of question and, as "all", for all."""
     ids = word_ids()
     right: dict[str, list[bool]] = {"all": []}
-    # Equally long rows, padded behind, keep a compiled forward pass from compiling anew.
+    # Equally long rows, padded behind, keep a compiled forward pass from compiling again.
     for start in range(0, len(questions), batch):
         part = questions[start : start + batch]
         rows = torch.full((batch, 96), ids["<pad>"])

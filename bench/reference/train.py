@@ -2,9 +2,9 @@
 
 A small model with few blocks finds out how to recall much sooner than a deep one, so the training
 starts with three blocks and grows the model, twice as deep each time, without changing what it
-computes. Later it deals the work of the busiest blocks out over several. The text is generated on
-the way: step k of the training always sees the same text, which is a function of the seed and k.
-The run can stop at any time and the same command goes on, with bit-identical results for the same
+computes. Later it splits the work of the busiest blocks over several. The text is generated
+meanwhile: step k of the training always sees the same text, which is a function of the seed and k.
+The run can stop at any time and the same command resumes, with bit-identical results for the same
 number of threads. At the end the output folder's `model` holds the model in float16.
 """
 
@@ -52,7 +52,7 @@ PHASES = (
     Phase(blocks=6, steps=2000, rate=2.5e-3),
     Phase(blocks=12, steps=2000, rate=2e-3, emphasis=4),
     # Every other block had found little to do by then, so the work of the three that bear most is
-    # dealt out over nine, and the three idlest blocks of the six stay beside them.
+    # dealt out over nine, and the three idlest blocks of the six stay next to them.
     Phase(
         blocks=12,
         steps=3000,
@@ -118,7 +118,7 @@ def initial(recipe: Recipe) -> LlamaForCausalLM:
 def text_windows(recipe: Recipe, step: int) -> tuple[Tensor, Tensor]:
     """Gives the windows of a step: pieces of a stream of documents that begin anywhere.
 
-    Beside the ids goes 1 for each word that only a careful reader can tell, and 0 for the others.
+    Next to the ids, 1 for each word that follows from the story alone, and 0 for the others.
     """
     ids = scores.word_ids()
     rng = random.Random(f"windows {recipe.seed} {step}")
@@ -180,7 +180,7 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Tells whether all phases are through."""
+        """Whether all phases are done."""
         return self.phase == len(self.recipe.phases)
 
     def moments(self) -> dict[str, dict[str, Any]]:
@@ -199,13 +199,13 @@ class Run:
 
 
 def _same_so_far(saved: dict[str, Any], wanted: dict[str, Any], phase: int) -> bool:
-    """Tells whether a recipe can go on from another one: only phases that are over must agree."""
+    """Whether a recipe can continue another one: only finished phases must agree."""
     behind = {**saved, "phases": saved["phases"][:phase]}
     return behind == {**wanted, "phases": wanted["phases"][:phase]}
 
 
 def start(recipe: Recipe, folder: Path) -> Run:
-    """Begins a training, or goes on with the one whose state lies in the folder."""
+    """Begins a training, or resumes the one whose state is in the folder."""
     path = folder / "state.pt"
     if not path.exists():
         model = initial(recipe)
@@ -223,7 +223,7 @@ def start(recipe: Recipe, folder: Path) -> Run:
 
 
 def save(run: Run) -> None:
-    """Writes the state so that the training can go on from here."""
+    """Writes the state so that the training can resume from here."""
     run.folder.mkdir(parents=True, exist_ok=True)
     state = {
         "recipe": asdict(run.recipe),
@@ -242,7 +242,7 @@ def save(run: Run) -> None:
 
 
 def enter_phase(run: Run) -> None:
-    """Deepens the model, or deals its blocks out, when the phase begins with that."""
+    """Deepens the model, or splits its blocks, when the phase begins with that."""
     parts = run.recipe.phases[run.phase].parts
     if parts and run.step == 0:
         run.model = deal(run.model, parts)
@@ -389,7 +389,7 @@ def parse_phases(text: str) -> tuple[Phase, ...]:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Trains the reference model; the same command goes on where a run stopped."""
+    """Trains the reference model; the same command resumes where a run stopped."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--output", type=Path, required=True)
     parser.add_argument("--minutes", type=float, help="stop after so long; go on another time")

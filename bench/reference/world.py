@@ -160,7 +160,7 @@ TASK_KINDS: dict[str, tuple[str, ...]] = {
     "order": ("first", "second", "third", "last", "after", "before"),
     "complete": ("sum", "nest"),
 }
-#: How many questions of a kind stand beside one of another kind, if not one. Questions over two
+#: How many questions of a kind there are per one of another kind, if not one. Questions over two
 #: hops are the rarest in the text, too.
 SHARES: dict[str, int] = {"holder": 2, "where": 2}
 
@@ -338,7 +338,7 @@ def _recall(story: _Story, kind: str, entity: str) -> None:
 
 
 def _recall_some(story: _Story) -> None:
-    """Recalls up to two things, rather those that have changed since they were last told."""
+    """Recalls up to two things, rather those that have changed since they were last recalled."""
     rng = story.rng
     for _ in range(rng.choices((0, 1, 2), (4, 5, 2))[0]):
         known = [item for item in _known(story) if item != story.recalled]
@@ -366,7 +366,7 @@ def _track(story: _Story) -> None:
 
 
 def _agreement(story: _Story) -> None:
-    """Writes a sentence whose verb agrees with a noun that others may stand in between."""
+    """Writes a sentence whose verb agrees with a noun that other nouns may separate from it."""
     rng = story.rng
     head, near, far = (rng.choice(NOUNS) for _ in range(3))
     number, other, third = (rng.randrange(2) for _ in range(3))
@@ -563,7 +563,7 @@ def documents(
 def marked_documents(
     split: str, count: int, seed: int, mixes: Sequence[dict[str, int]] = GENRES
 ) -> Iterator[tuple[str, list[int]]]:
-    """Writes documents, each with the places of the words that only a careful reader can tell.
+    """Writes documents, each with the places of the words that follow from the story alone.
 
     These are the answers of recall and order that a question could ask for.
     """
