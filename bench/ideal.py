@@ -5,8 +5,9 @@
 The ideal speedup of reading a prompt is dense over pruned operations (``compute/flops-ratio``,
 where the case measures it), because a long prompt keeps the arithmetic busy. That of a decoded
 token is dense over pruned parameters, because each is read once per token. Neither counts launching
-kernels, the cache that attention reads, or what a sliced shape does to a matrix product; more than the ideal is
-the launching of fewer kernels, as eager decoding shows it. Exits 1 where a verdict failed.
+kernels, the cache that attention reads, or what a sliced shape does to a matrix product; a speedup
+above the ideal comes from launching fewer kernels, as in eager decoding. Exits 1 where a verdict
+failed.
 """
 
 from __future__ import annotations

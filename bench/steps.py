@@ -3,9 +3,10 @@
     python bench/steps.py
 
 Rows by the number of records. *quiet*: series without a step that show one, on Gaussian noise and
-on Student's t with 3 degrees of freedom. *spike*: the same with one Gaussian record off by 20 sigma.
-*found*: a step of 3 sigma located to within one record, five records from the end and anywhere
-at least five records from both. *alone*: that step and no other. Fixed seeds; about a minute.
+on Student's t with 3 degrees of freedom. *spike*: the same with one Gaussian record off by 20
+sigma. *found*: a step of 3 sigma located to within one record, five records from the end and
+anywhere at least five records from both ends. *alone*: that step and no other. Fixed seeds; about a
+minute.
 """
 
 from __future__ import annotations
