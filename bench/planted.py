@@ -216,8 +216,9 @@ def slower(tokens: float) -> Callable[[Any], None]:
 
 def choose_otherwise(*, worst: bool) -> None:
     """Take the runner-up, or the worst candidate, in place of the last block chosen."""
+    from prunebench.edits.drop_blocks import DropBlocks
     from prunebench.methods.sleb import Sleb
-    from prunebench.plan import DropBlocks, Plan
+    from prunebench.plan import Plan
 
     choose = Sleb.choose
 

@@ -297,7 +297,7 @@ def files_page() -> str:
         "[`case.schema.json`](case.schema.json), [`record.schema.json`](record.schema.json).",
         table(("file", "holds", "see"), layout),
     ]
-    edits = plan.AnyEdit.__args__
+    edits = plan.edit_kinds()
     kinds: list[Any] = [record.Record, record.Measurement, record.Environment, record.Provenance]
     kinds += [baseline.Accepted, verdict.Verdict, verdict.Finding, plan.Step, *edits]
     text += [
@@ -325,7 +325,7 @@ def _struct(kind: Any) -> str:
 
 def _type(kind: Any) -> str:
     text = kind.__name__ if isinstance(kind, type) and not hasattr(kind, "__args__") else str(kind)
-    text = text.replace(str(plan.AnyEdit), "Edit")
+    text = "tuple[Edit, ...]" if text == "tuple[typing.Any, ...]" else text
     text = re.sub(r"\b(typing|prunebench(\.\w+)*|collections\.abc|msgspec(\.\w+)*)\.", "", text)
     return text.replace("|", "or").replace("NoneType", "None").replace("UnsetType", "nothing")
 

@@ -19,7 +19,7 @@ from msgspec.structs import replace
 from PIL import Image
 
 from prunebench.cases import loader
-from prunebench.plan import DropBlocks
+from prunebench.edits.drop_blocks import DropBlocks
 from prunebench.record import Measurement, Record
 from prunebench.reports.formats import items, markdown
 from prunebench.results.baselines.accept import accepted

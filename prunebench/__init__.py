@@ -8,20 +8,17 @@ from .version import __version__
 
 if TYPE_CHECKING:
     from .api import Method, Metric, Target
+    from .edits.drop_blocks import DropBlocks
+    from .edits.drop_sublayers import DropSublayers
+    from .edits.load_checkpoint import LoadCheckpoint
+    from .edits.merge_blocks import MergeBlocks
+    from .edits.refit_weights import RefitWeights
+    from .edits.slice_hidden import SliceHidden
     from .errors import CaseError, PrunebenchError
     from .models.calibration import Calibration
     from .models.causal_lm import CausalLM
     from .models.loading import load_model
-    from .plan import (
-        DropBlocks,
-        DropSublayers,
-        LoadCheckpoint,
-        MergeBlocks,
-        Plan,
-        RefitWeights,
-        SliceHidden,
-        Step,
-    )
+    from .plan import Plan, Step
     from .record import Measurement, Record, Tolerance
     from .reports.formats.frame import frame
     from .runs.functional import apply, choose, lm_eval_model, perplexity
@@ -31,20 +28,17 @@ if TYPE_CHECKING:
 # an environment imports this package for its plugin, whether it has cases or not.
 _HOMES = {
     "api": ("Method", "Metric", "Target"),
+    "edits.drop_blocks": ("DropBlocks",),
+    "edits.drop_sublayers": ("DropSublayers",),
+    "edits.load_checkpoint": ("LoadCheckpoint",),
+    "edits.merge_blocks": ("MergeBlocks",),
+    "edits.refit_weights": ("RefitWeights",),
+    "edits.slice_hidden": ("SliceHidden",),
     "errors": ("CaseError", "PrunebenchError"),
     "models.calibration": ("Calibration",),
     "models.causal_lm": ("CausalLM",),
     "models.loading": ("load_model",),
-    "plan": (
-        "DropBlocks",
-        "DropSublayers",
-        "LoadCheckpoint",
-        "MergeBlocks",
-        "Plan",
-        "RefitWeights",
-        "SliceHidden",
-        "Step",
-    ),
+    "plan": ("Plan", "Step"),
     "record": ("Measurement", "Record", "Tolerance"),
     "reports.formats.frame": ("frame",),
     "runs.functional": ("apply", "choose", "lm_eval_model", "perplexity"),

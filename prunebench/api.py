@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from msgspec import Struct
 
+from .discovery import tag
 from .errors import PrunebenchError
 from .plan import Plan
 from .record import Direction, Measurement, Tolerance
@@ -15,6 +16,8 @@ from .record import Direction, Measurement, Tolerance
 if TYPE_CHECKING:
     from .models.calibration import Calibration
     from .models.causal_lm import CausalLM
+
+__all__ = ["Method", "Metric", "Target", "tag"]
 
 
 class Target(Struct, frozen=True, omit_defaults=True):
@@ -162,8 +165,3 @@ class Metric(
 def _plain(value: Any) -> float:
     """A number of NumPy or torch as Python's own, which records are made of."""
     return value.item() if hasattr(value, "item") else value  # type: ignore[no-any-return]
-
-
-def tag(plugin: Method | Metric | type[Method | Metric]) -> str:
-    """The public name of a method or metric."""
-    return str(plugin.__struct_config__.tag)

@@ -10,7 +10,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from .errors import inert
-from .plan import AnyEdit, Step, implausible
+from .plan import AnyEdit, Step, decode_edits, implausible
 
 Direction = Literal["lower", "higher"]
 
@@ -163,7 +163,8 @@ class Record(Struct, frozen=True):
     schema: int = SCHEMA
 
     def __post_init__(self) -> None:
-        """Refuse what no run writes; a reader of files tells it as damage."""
+        """Refuse what no run writes; a reader of files reports it as damage."""
+        decode_edits(self, "plan")
         if self.dense_parameters < 1 or self.parameters < 0:
             counts = f"{self.parameters} of {self.dense_parameters}"
             raise ValueError(f"impossible numbers of parameters: {counts}")

@@ -13,7 +13,7 @@ from msgspec.structs import replace
 
 from prunebench import DropBlocks, Measurement, Plan, Record, Step
 from prunebench.case import Case
-from prunebench.plan import SliceHidden
+from prunebench.edits.slice_hidden import SliceHidden
 from prunebench.record import Environment
 from prunebench.runs.session import Result
 from prunebench.verdicts.verdict import Finding, Outcome, Verdict

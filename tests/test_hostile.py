@@ -31,9 +31,10 @@ from prunebench.cases import loader
 from prunebench.checkpoints import prune
 from prunebench.data import hub, task_trust
 from prunebench.data.model_config import shape_of
+from prunebench.edits.refit_weights import RefitWeights
 from prunebench.metrics.accuracy import Accuracy
 from prunebench.models import plan_files, surgery
-from prunebench.plan import Plan, RefitWeights
+from prunebench.plan import Plan
 from prunebench.reports.formats import lm_eval
 from prunebench.results import lm_eval_files, readers
 from prunebench.results.baselines import published

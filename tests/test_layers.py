@@ -34,7 +34,9 @@ ROOMS = (
     ("formatting",),
     ("data", "verdicts"),
     ("system", "resume", "record"),
-    ("plan", "specs", "progress", "errors", "version", "reference"),
+    ("plan",),
+    ("discovery",),
+    ("specs", "progress", "errors", "version", "reference"),
 )
 RANK = {name: rank for rank, names in enumerate(ROOMS) for name in names}
 

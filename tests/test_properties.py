@@ -37,16 +37,14 @@ from prunebench import (
     Step,
 )
 from prunebench.cases import loader
+from prunebench.edits.drop_blocks import DropBlocks
+from prunebench.edits.drop_sublayers import DropSublayers
+from prunebench.edits.load_checkpoint import LoadCheckpoint
+from prunebench.edits.merge_blocks import MergeBlocks
+from prunebench.edits.refit_weights import RefitWeights
+from prunebench.edits.slice_hidden import SliceHidden
 from prunebench.models import plan_files
-from prunebench.plan import (
-    DropBlocks,
-    DropSublayers,
-    LoadCheckpoint,
-    MergeBlocks,
-    Plan,
-    RefitWeights,
-    SliceHidden,
-)
+from prunebench.plan import Plan
 from prunebench.record import HUGE, Environment
 from prunebench.results import readers
 from prunebench.results.baselines.files import Accepted, Baselines

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from factories import read
 
-from prunebench import registry
+from prunebench import discovery
 
 Cli = Callable[..., tuple[int, str, str]]
 
@@ -80,9 +80,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.syspath_prepend(site)
     (tmp_path / "cases").mkdir()
     monkeypatch.chdir(tmp_path)
-    registry._entry_points.cache_clear()
+    discovery.installed.cache_clear()
     yield tmp_path
-    registry._entry_points.cache_clear()
+    discovery.installed.cache_clear()
     for name in [n for n in sys.modules if n.startswith("package_")]:
         del sys.modules[name]
 

@@ -9,18 +9,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from ..errors import inert
-from ..plan import (
-    AnyEdit,
-    DropBlocks,
-    DropSublayers,
-    LoadCheckpoint,
-    MergeBlocks,
-    RefitWeights,
-    SliceHidden,
-    describe,
-    name,
-    units,
-)
+from ..plan import Edit
 from . import card_metadata
 from .card import Base, Card, Score
 
@@ -102,26 +91,9 @@ def _licence(base: Base) -> str:
     return given.get("license_name") or given.get("license") or ""
 
 
-def in_words(plan: Sequence[AnyEdit]) -> Iterator[str]:
-    """What each edit did, for somebody who has not read our words; blocks count from 0."""
-    for edit in plan:
-        if isinstance(edit, DropBlocks | DropSublayers):
-            what = "decoder blocks" if isinstance(edit, DropBlocks) else "sublayers"
-            listed = ", ".join(map(name, units(edit)))
-            many = len(units(edit))
-            yield f"{many} {what} dropped, in this order, counted from 0: {listed}"
-        elif isinstance(edit, MergeBlocks):
-            ranges = ", ".join(f"{low} to {high}" for low, high in edit.ranges)
-            yield f"Blocks merged into the first of each range, counted from 0: {ranges}"
-        elif isinstance(edit, SliceHidden):
-            low, high = min(edit.widths), max(edit.widths)
-            widths = f"{low}" if low == high else f"{low} to {high}"
-            yield f"The residual stream rotated and cut to a width of {widths}"
-        elif isinstance(edit, RefitWeights):
-            many = len(edit.modules)
-            yield f"Weights of {many} module{'s' * (many != 1)} fitted anew after the removal"
-        elif isinstance(edit, LoadCheckpoint):
-            yield plain(describe((edit,)))
+def in_words(plan: Sequence[Edit]) -> Iterator[str]:
+    """What each edit did, as Markdown for a reader who does not know the edits; from 0."""
+    return (plain(edit.words()) for edit in plan)
 
 
 def _numbers(card: Card) -> Iterator[str]:

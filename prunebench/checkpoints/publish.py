@@ -21,10 +21,7 @@ from ..models.loading import load_model
 from ..models.surgery import apply
 from ..models.tensors import Tensors
 from ..plan import (
-    LoadCheckpoint,
     Plan,
-    RefitWeights,
-    SliceHidden,
     bare,
     describe,
 )
@@ -127,7 +124,7 @@ def dense_record(record: Record, candidates: Iterable[Record]) -> Record | None:
 def _require_plan(record: Record) -> None:
     if not record.plan:
         raise PrunebenchError(f"{record.case_id}: nothing was removed from the model")
-    if any(isinstance(edit, LoadCheckpoint) for edit in record.plan):
+    if any(edit.foreign for edit in record.plan):
         raise PrunebenchError(
             f"{record.case_id}: it measured somebody's checkpoint, which is one already"
         )
@@ -149,7 +146,7 @@ def _convert(record: Record, key: str, kind: type[T]) -> T:
 
 
 def _named(record: Record) -> list[str]:
-    return [e.tensors for e in record.plan if isinstance(e, RefitWeights | SliceHidden)]
+    return [e.bundle for e in record.plan if e.bundle is not None]
 
 
 def _tensors(record: Record, beside: Iterable[Path]) -> Tensors | None:
@@ -182,7 +179,7 @@ def _search(record: Record, lm: CausalLM, case: Case | None) -> Plan:
     if [bare(e) for e in found.edits] != [bare(e) for e in record.plan]:
         now, was = describe(found.edits), describe(record.plan)
         raise PrunebenchError(f"{record.case_id}: the search now finds {now}, it was {was}")
-    theirs = [e.tensors for e in found.edits if isinstance(e, RefitWeights | SliceHidden)]
+    theirs = [e.bundle for e in found.edits if e.bundle is not None]
     if theirs != _named(record):
         raise PrunebenchError(
             f"{record.case_id}: the search finds the same plan with other tensors, as another "

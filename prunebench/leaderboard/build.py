@@ -14,14 +14,11 @@ from typing import Any
 
 import msgspec
 
+from ..edits.drop_blocks import DropBlocks
 from ..errors import PrunebenchError
 from ..plan import (
-    DropBlocks,
-    MergeBlocks,
-    SliceHidden,
     Step,
     bare,
-    units,
 )
 from ..record import Record
 from ..reports.formats.rows import options
@@ -250,18 +247,9 @@ def _near(rows: Sequence[Row]) -> float:
 
 def _blocks(record: Record) -> int:
     """The least number of blocks that a model has of which this is said."""
-    named = [block for edit in record.plan for block in map(_block, units(edit))]
-    for edit in record.plan:
-        if isinstance(edit, MergeBlocks):
-            named += [last for _, last in edit.ranges]
-        if isinstance(edit, SliceHidden) and edit.scope == "block":
-            named.append(len(edit.widths) // 2 - 1)
+    named = [edit.last_block() for edit in record.plan]
     named += [block for step in record.trace for block in _candidates(step)]
     return max(named, default=-1) + 1
-
-
-def _block(unit: int | tuple[int, str]) -> int:
-    return unit if isinstance(unit, int) else unit[0]
 
 
 def _candidates(step: Step) -> Iterator[int]:

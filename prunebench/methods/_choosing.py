@@ -8,14 +8,10 @@ from typing import TypeVar
 
 from msgspec.structs import replace
 
+from ..edits.drop_blocks import DropBlocks
 from ..errors import PrunebenchError, SearchError
 from ..models.causal_lm import CausalLM
-from ..plan import (
-    DropBlocks,
-    Plan,
-    Step,
-    Sublayer,
-)
+from ..plan import Plan, Step, Sublayer
 
 NO_SCORE = "no candidate has a finite score; is the model sound in this dtype?"
 

@@ -11,17 +11,13 @@ import torch
 from torch import Tensor
 
 from .. import resume
+from ..edits.slice_hidden import SliceHidden, Variant
 from ..errors import SearchError
 from ..models.causal_lm import CausalLM
 from ..models.rotation import STAGE, Norms, turn_block
 from ..models.stream import Stream
 from ..models.tensors import Tensors, storage_dtype
-from ..plan import (
-    Plan,
-    SliceHidden,
-    Step,
-    Variant,
-)
+from ..plan import Plan, Step
 from ..progress import say
 
 #: The name of batch *i*'s stream where a search keeps how far it came.

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 
 from ..api import Target
+from ..edits.merge_blocks import MergeBlocks, merged
 from ..errors import PrunebenchError, PrunebenchWarning, SearchError
 from ..models.calibration import Calibration
 from ..models.causal_lm import CausalLM
 from ..models.stream import Stream
-from ..models.surgery import merged
-from ..plan import MergeBlocks, Plan, Step
+from ..plan import Plan, Step
 from ..progress import say
 from ..resume import part
 

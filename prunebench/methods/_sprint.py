@@ -12,12 +12,13 @@ from torch import Tensor
 
 from .. import resume
 from ..api import Target
+from ..edits.drop_sublayers import DropSublayers, require_pre_norm
+from ..edits.refit_weights import RefitWeights
 from ..errors import PrunebenchError, PrunebenchWarning
 from ..models.calibration import Calibration
 from ..models.causal_lm import CausalLM
-from ..models.surgery import require_pre_norm
 from ..models.tensors import Tensors
-from ..plan import DropSublayers, Plan, RefitWeights
+from ..plan import Plan
 from ..progress import say
 from ._latency import measure
 from ._sprint_scores import Search, sublayer

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from ..api import Method, Target
-from ..plan import LoadCheckpoint, Plan
+from ..edits.load_checkpoint import LoadCheckpoint
+from ..plan import Plan
 
 if TYPE_CHECKING:
     from ..models.calibration import Calibration

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from ..api import Method, Target
-from ..plan import DropBlocks, Plan
+from ..edits.drop_blocks import DropBlocks
+from ..plan import Plan
 
 if TYPE_CHECKING:
     from ..models.calibration import Calibration

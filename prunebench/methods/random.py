@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from msgspec import Meta
 
 from ..api import Method, Target
-from ..plan import DropBlocks, Plan
+from ..edits.drop_blocks import DropBlocks
+from ..plan import Plan
 
 if TYPE_CHECKING:
     from ..models.calibration import Calibration

@@ -15,7 +15,8 @@ from msgspec import Meta
 
 from .. import resume
 from ..api import Method, Target
-from ..plan import DropBlocks, Plan, Step
+from ..edits.drop_blocks import DropBlocks
+from ..plan import Plan, Step
 from ..progress import say
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from ..api import Method, Target
-from ..plan import Plan, Variant
+from ..edits.slice_hidden import Variant
+from ..plan import Plan
 from ..specs import Count
 
 if TYPE_CHECKING:

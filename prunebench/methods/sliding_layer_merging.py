@@ -23,7 +23,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from msgspec import Meta
 
 from ..api import Method, Target
-from ..plan import Formula, Plan
+from ..edits.merge_blocks import Formula
+from ..plan import Plan
 
 if TYPE_CHECKING:
     from ..models.calibration import Calibration

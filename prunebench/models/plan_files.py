@@ -1,16 +1,14 @@
-"""Plans on disk: our own JSON with its tensors beside it, and other people's removal lists."""
+"""Plans on disk: our own JSON with its tensors next to it, and other people's removal lists."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable
 from json import JSONDecodeError
 from pathlib import Path
 from typing import Any
 
-import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
 
@@ -18,15 +16,14 @@ from ..errors import PrunebenchError
 from ..plan import (
     MAX_BLOCKS,
     AnyEdit,
-    DropBlocks,
-    DropSublayers,
+    Edit,
     Plan,
-    RefitWeights,
-    SliceHidden,
     Step,
-    Sublayer,
+    Unit,
+    block_of,
+    decode_edits,
     implausible,
-    units,
+    read_edits,
 )
 from ..system import files
 
@@ -42,14 +39,17 @@ MAX_LIST_BYTES = 100_000_000
 
 
 class PlanFile(Struct, frozen=True):
-    """What a file of ours must hold to be a plan; ``prune --json`` writes more beside it."""
+    """What a file of ours must have to be a plan; ``prune --json`` writes more keys."""
 
     plan: tuple[AnyEdit, ...]
     trace: tuple[Step, ...] = ()
 
+    def __post_init__(self) -> None:
+        decode_edits(self, "plan")
+
 
 def read(path: Path) -> Plan:
-    """The plan in a file of ours, with the tensors it names from the folder it lies in.
+    """The plan in a file of ours, with the tensors that it names from the same folder.
 
     Raises:
         PrunebenchError: if the file or a tensor is missing, damaged or something else.
@@ -59,19 +59,19 @@ def read(path: Path) -> Plan:
 
 
 def with_tensors(path: Path, plan: Plan) -> Plan:
-    """*plan* with the tensors that it names, which lie beside *path*.
+    """*plan* with the tensors that it names, which are files next to *path*.
 
     Raises:
         PrunebenchError: if one is missing or damaged.
     """
-    named = [e.tensors for e in plan if isinstance(e, RefitWeights | SliceHidden)]
+    named = [edit.bundle for edit in plan if edit.bundle is not None]
     if not named:
         return plan
     from .tensors import Tensors
 
     tensors = Tensors()
     for sha256 in named:
-        # The name is part of a path: it is a hash, or it is nothing of ours.
+        # The name is part of a path, so only a hash will do.
         if not _SHA256.fullmatch(sha256):
             found = repr(sha256[:40]) if sha256 else "none"
             raise PrunebenchError(f"{path}: expected tensors named by their sha256, found {found}")
@@ -80,22 +80,21 @@ def with_tensors(path: Path, plan: Plan) -> Plan:
 
 
 def imported(path: Path, unit: str = "blocks", count: int | None = None) -> Plan:
-    """The plan that somebody's removal list makes; one of ours keeps its tensors.
+    """The plan of somebody's removal list, or a plan of ours with its tensors.
 
     Args:
         path: JSON (a plan of ours, a list, or a mapping with a list under a known key, or with
             ``drop_attn_list`` and ``drop_mlp_list``) or plain text and CSV.
-        unit: what a bare number is: one of ``blocks``, or of ``sublayers`` counted as SPRINT does,
-            2b the attention of block b and 2b + 1 its MLP.
-        count: take only so many, the first; for a file that ranks all of them.
+        unit: what a number alone means: ``blocks``, or ``sublayers`` as SPRINT numbers them, 2b
+            for the attention of block b and 2b + 1 for its MLP.
+        count: only the first *count* removals, of a file that ranks all of them.
 
     Raises:
         PrunebenchError: saying what is wrong with the file.
     """
     try:
-        text = files.read(path, MAX_LIST_BYTES).decode(
-            "utf-8-sig"
-        )  # a spreadsheet puts a mark before it
+        # Spreadsheets write a byte order mark.
+        text = files.read(path, MAX_LIST_BYTES).decode("utf-8-sig")
     except UnicodeDecodeError:
         raise PrunebenchError(f"{path}: cannot be read: not UTF-8 text") from None
     try:
@@ -121,18 +120,19 @@ def imported(path: Path, unit: str = "blocks", count: int | None = None) -> Plan
         raise PrunebenchError(f"{path}: {error}") from None
 
 
-def _own(path: Path, data: Any) -> tuple[AnyEdit, ...]:
+def _own(path: Path, data: Any) -> tuple[Edit, ...]:
+    """The edits of a plan of ours; none if it is something else."""
     edits = data.get("plan") if isinstance(data, dict) else data
     if isinstance(edits, list) and edits and all(isinstance(e, dict) for e in edits):
         try:
-            return _checked(path, msgspec.convert(edits, tuple[AnyEdit, ...]))
-        except msgspec.ValidationError as error:
+            return _checked(path, read_edits(edits))
+        except ValueError as error:
             raise PrunebenchError(f"{path}: no plan: {error}") from None
     return ()
 
 
-def _checked(path: Path, edits: tuple[AnyEdit, ...]) -> tuple[AnyEdit, ...]:
-    """*edits*, where they can be of any model at all."""
+def _checked(path: Path, edits: tuple[Edit, ...]) -> tuple[Edit, ...]:
+    """*edits*, if some model could have them."""
     if wrong := implausible(edits):
         raise PrunebenchError(f"{path}: no plan: {wrong}")
     return edits
@@ -168,7 +168,7 @@ def _sequence(path: Path, data: Any) -> list[Any]:
     return data
 
 
-def _unit(path: Path, item: Any, unit: str) -> int | Sublayer:
+def _unit(path: Path, item: Any, unit: str) -> Unit:
     if isinstance(item, list) and len(item) == 2:
         item = f"{item[0]}.{item[1]}"
     text = str(item)
@@ -183,23 +183,19 @@ def _unit(path: Path, item: Any, unit: str) -> int | Sublayer:
     raise PrunebenchError(f"{path}: found {text[:40]!r}, expected a number or like '3.attn'")
 
 
-def _edits(path: Path, units: Iterable[int | Sublayer]) -> tuple[AnyEdit, ...]:
-    units = list(units)
-    blocks = [u for u in units if isinstance(u, int)]
-    sublayers = [u for u in units if not isinstance(u, int)]
+def _edits(path: Path, units: list[Unit]) -> tuple[Edit, ...]:
     if len(set(units)) < len(units):
         twice = next(unit for unit, count in Counter(units).items() if count > 1)
         raise PrunebenchError(f"{path}: {twice} is listed twice")
-    edits: list[AnyEdit] = []
-    if blocks:
-        edits.append(DropBlocks(tuple(blocks)))
-    if sublayers:
-        edits.append(DropSublayers(tuple(sublayers)))
-    return tuple(edits)
+    blocks = [unit for unit in units if isinstance(unit, int)]
+    sublayers = [unit for unit in units if not isinstance(unit, int)]
+    edits = ({"edit": "drop_blocks", "blocks": blocks},) if blocks else ()
+    more = ({"edit": "drop_sublayers", "sublayers": sublayers},) if sublayers else ()
+    return read_edits((*edits, *more))
 
 
-def check_fits(edits: tuple[AnyEdit, ...], model: str) -> None:
-    """Refuse edits that name blocks which *model* (a folder or hub id) has not.
+def check_fits(edits: tuple[Edit, ...], model: str) -> None:
+    """Refuse edits that remove blocks which *model* (a folder or hub id) does not have.
 
     Raises:
         PrunebenchError: if they do, or the model's config cannot be read.
@@ -217,7 +213,6 @@ def check_fits(edits: tuple[AnyEdit, ...], model: str) -> None:
         raise PrunebenchError(hub.explained(model, None, error)) from None
     depth = config.num_hidden_layers
     for edit in edits:
-        for unit in units(edit):
-            block = unit if isinstance(unit, int) else unit[0]
+        for block in map(block_of, edit.units()):
             if block >= depth:
                 raise PrunebenchError(f"the plan drops block {block}; {model} has 0 to {depth - 1}")

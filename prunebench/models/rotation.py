@@ -9,13 +9,13 @@ stream may then be rotated, and cut to its first coordinates.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import PrunebenchError
-from ..plan import SliceHidden, Variant
 from . import modeling
 from .causal_lm import CausalLM
 
@@ -35,7 +35,7 @@ class Norms:
             row also where no norm does, and takes 1e-5 for every norm's constant.
     """
 
-    def __init__(self, lm: CausalLM, variant: Variant) -> None:
+    def __init__(self, lm: CausalLM, variant: str) -> None:
         self.width: int = lm.hf.config.hidden_size
         final = _module(lm.hf, lm.family.final_norm)
         if final is None:
@@ -156,21 +156,24 @@ def turn_head(lm: CausalLM, norms: Norms, rotation: Tensor | None, by: float = 1
     read_from(reader, norms, norm, rotation, by)
 
 
-def slice_hidden(lm: CausalLM, edit: SliceHidden, tensors: dict[str, Tensor]) -> None:
+def slice_hidden(
+    lm: CausalLM, tensors: Mapping[str, Tensor], variant: str = "exact", scope: str = "block"
+) -> None:
     """Rotate and cut *lm* in place.
 
     Args:
         lm: the dense model, or a ``share()`` of it: tensors are replaced, none is changed.
-        edit: what is to be done.
         tensors: the rotations, ``stage.0``, ``stage.1``, ..., each (hidden size, kept).
+        variant: see *Norms*.
+        scope: *block* has a rotation before every norm, *global* one for the whole model.
     """
 
     def rotation(stage: int) -> Tensor:
         return tensors[STAGE.format(stage)].to(lm.device, torch.float64)
 
-    norms = Norms(lm, edit.variant)
+    norms = Norms(lm, variant)
     entering = rotation(0)
-    if edit.scope == "global":
+    if scope == "global":
         _slice_global(lm, norms, entering)
         return
     turn_embeddings(lm, norms, entering)

@@ -7,33 +7,11 @@ from collections.abc import Callable
 from fractions import Fraction
 
 import torch
-from torch import Tensor
 
 from ..errors import PrunebenchError
-from ..plan import SliceHidden
 from . import modeling
 from .causal_lm import CausalLM
 from .rotation import STAGE, Norms, slice_hidden
-
-
-def check(lm: CausalLM, edit: SliceHidden, tensors: dict[str, Tensor]) -> None:
-    """Refuse an edit that does not fit the model.
-
-    Raises:
-        PrunebenchError: saying what does not.
-    """
-    require_sliceable(lm, edit.scope)
-    hidden = lm.hf.config.hidden_size
-    stages = 1 if edit.scope == "global" else 2 * len(lm.blocks)
-    if len(edit.widths) != stages:
-        raise PrunebenchError(f"the plan has {len(edit.widths)} widths; this model has {stages}")
-    for i, kept in enumerate(edit.widths):
-        given = tensors.get(STAGE.format(i))
-        if given is None or tuple(given.shape) != (hidden, kept):
-            shape = "nothing" if given is None else tuple(given.shape)
-            raise PrunebenchError(f"the plan turns stage {i} by {shape}, not by {(hidden, kept)}")
-        if not given.is_floating_point():
-            raise PrunebenchError(f"the plan turns stage {i} by {given.dtype}, no floating point")
 
 
 def require_sliceable(lm: CausalLM, scope: str) -> None:
@@ -133,6 +111,5 @@ def _count_at(lm: CausalLM, scope: str, width: int) -> int:
     stages = 1 if scope == "global" else 2 * len(lm.blocks)
     hidden = lm.hf.config.hidden_size
     rotation = torch.empty(hidden, width, dtype=torch.float64, device="meta")
-    edit = SliceHidden(widths=(width,) * stages, scope="global" if scope == "global" else "block")
-    slice_hidden(ghost, edit, {STAGE.format(i): rotation for i in range(stages)})
+    slice_hidden(ghost, {STAGE.format(i): rotation for i in range(stages)}, scope=scope)
     return ghost.num_parameters

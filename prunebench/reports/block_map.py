@@ -6,33 +6,22 @@ blocks as in the dense model, so several edits can be laid over each other in an
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from msgspec import Struct
 
-from ..plan import (
-    AnyEdit,
-    DropBlocks,
-    DropSublayers,
-    LoadCheckpoint,
-    MergeBlocks,
-    Part,
-    RefitWeights,
-    SliceHidden,
-    units,
-)
+from ..plan import Edit, Mark, Part, block_of
 
 State = Literal["kept", "gone", "joined"]
 PARTS: tuple[Part, Part] = ("attn", "mlp")
 
 
 class Half(Struct, omit_defaults=True):
-    """Half of a block: *kept*, *gone*, or *joined* with a block before it.
+    """Half of a block: *kept*, *gone* (removed), or *joined* (merged into a block before it).
 
-    *order* is the place at which it was removed, from 1. *width* is what is left of the stream
-    before its norm, where that was cut. *refit* says that its weights were fitted anew.
+    *order* is the place at which it was removed, from 1. *width* is how many columns are left,
+    where it was cut. *refit* says that its weights were refitted.
     """
 
     state: State = "kept"
@@ -57,9 +46,9 @@ class Block(Struct, omit_defaults=True):
 class Strip(Struct, omit_defaults=True):
     """A whole model, block by block.
 
-    *whole* is false where nobody said how many blocks there are: then it ends with the last block
-    that the plan speaks of. *width* is that of a stream cut alike everywhere. *foreign* is true
-    where somebody else pruned the model, and what they did is not known.
+    *whole* is false where the number of blocks is unknown: it then ends with the last block that
+    the plan names. *width* is the one to which everything that was cut was cut. *foreign* is true
+    where somebody else pruned the model, so that what they did is unknown.
     """
 
     blocks: tuple[Block, ...]
@@ -69,7 +58,7 @@ class Strip(Struct, omit_defaults=True):
 
     @property
     def removed(self) -> tuple[str, ...]:
-        """The units that are gone or joined, in order of removal: ``5`` or ``3.attn``."""
+        """The units that were removed or merged, in order of removal: ``5`` or ``3.attn``."""
         found: dict[int, list[str]] = {}
         for block in self.blocks:
             orders = [block.half(part).order for part in PARTS]
@@ -82,34 +71,24 @@ class Strip(Struct, omit_defaults=True):
         return tuple(name for order in sorted(found) for name in found[order])
 
 
-def strip(edits: Iterable[AnyEdit], blocks: int | None = None) -> Strip:
+def strip(edits: Iterable[Edit], blocks: int | None = None) -> Strip:
     """What *edits* leave of a model of that many *blocks*; None where that is not known."""
     edits = tuple(edits)
-    count = max(blocks or 0, 1 + max(_spoken_of(edits), default=-1))
+    count = max(blocks or 0, 1 + max((edit.last_block() for edit in edits), default=-1))
     drawn = [Block(number, Half(), Half()) for number in range(count)]
     removed = 0
-    width = None
     for edit in edits:
-        if isinstance(edit, SliceHidden):
-            width = _cut(drawn, edit) or width
-        elif isinstance(edit, RefitWeights):
-            for number, part in map(_place, edit.modules):
-                if number is not None:
-                    drawn[number].half(part).refit = True
-        else:
-            for unit in units(edit):
-                removed += 1
-                _remove(drawn, unit, removed, joined=isinstance(edit, MergeBlocks))
-            if isinstance(edit, MergeBlocks):
-                for low, high in edit.ranges:
-                    for number in range(low + 1, high + 1):
-                        drawn[number].into = low
-    foreign = any(isinstance(edit, LoadCheckpoint) for edit in edits)
-    return Strip(tuple(drawn), blocks is not None, width, foreign)
+        left = [b.number for b in drawn if "kept" in (b.attn.state, b.mlp.state)]
+        for mark in edit.marks(count, left):
+            removed += mark.state in ("gone", "joined")
+            _draw(drawn, mark, removed)
+    widths = {block.half(part).width for block in drawn for part in PARTS} - {None}
+    width = widths.pop() if len(widths) == 1 else None
+    return Strip(tuple(drawn), blocks is not None, width, any(edit.foreign for edit in edits))
 
 
 def merged(strip: Strip) -> dict[int, int]:
-    """Where a merged block ends: its own number, and the last that it took in."""
+    """The last block merged into each block that others were merged into."""
     ends: dict[int, int] = {}
     for block in strip.blocks:
         if block.into is not None:
@@ -117,49 +96,16 @@ def merged(strip: Strip) -> dict[int, int]:
     return ends
 
 
-def _spoken_of(edits: Iterable[AnyEdit]) -> Iterable[int]:
-    for edit in edits:
-        if isinstance(edit, DropBlocks):
-            yield from edit.blocks
-        elif isinstance(edit, DropSublayers):
-            yield from (number for number, _ in edit.sublayers)
-        elif isinstance(edit, MergeBlocks):
-            yield from (end for ends in edit.ranges for end in ends)
-        elif isinstance(edit, SliceHidden) and edit.scope == "block":
-            yield len(edit.widths) // 2 - 1
-        elif isinstance(edit, RefitWeights):
-            yield from (n for n, _ in map(_place, edit.modules) if n is not None)
-
-
-def _remove(drawn: list[Block], unit: int | tuple[int, Part], order: int, *, joined: bool) -> None:
-    number, parts = (unit, PARTS) if isinstance(unit, int) else (unit[0], (unit[1],))
-    for part in parts:
-        half = drawn[number].half(part)
-        if half.state != "gone":
+def _draw(drawn: Sequence[Block], mark: Mark, order: int) -> None:
+    """Put *mark* on the halves that it is about; *order* counts the removals up to it."""
+    block = drawn[block_of(mark.unit)]
+    if mark.into is not None:
+        block.into = mark.into
+    for half in map(block.half, PARTS if isinstance(mark.unit, int) else mark.unit[1:]):
+        if mark.state == "cut":
+            half.width = mark.width
+        elif mark.state == "refit":
+            half.refit = True
+        elif half.state != "gone":
             half.order = order if half.order is None else half.order
-            half.state = "joined" if joined else "gone"
-
-
-def _cut(drawn: list[Block], edit: SliceHidden) -> int | None:
-    """Set the widths of all halves; returns the one width of a stream that is cut alike."""
-    if edit.scope == "global":
-        wide = edit.widths[0] if edit.widths else None
-        for block in drawn:
-            block.attn.width = block.mlp.width = wide
-        return wide
-    # Two for each block that was there when it was cut: of all blocks, or of those that were left.
-    left = [b for b in drawn if b.attn.state == "kept" or b.mlp.state == "kept"]
-    cut = drawn if len(edit.widths) >= 2 * len(drawn) else left
-    for i, block in enumerate(cut):
-        for half, at in ((block.attn, 2 * i), (block.mlp, 2 * i + 1)):
-            half.width = edit.widths[at] if at < len(edit.widths) else None
-    return edit.widths[0] if len(set(edit.widths)) == 1 else None
-
-
-def _place(module: str) -> tuple[int | None, Part]:
-    """Which half a module's name is in: ``model.layers.4.mlp.down_proj`` is (4, mlp)."""
-    found = re.search(r"(?:^|\.)(\d{1,5})(?:\.|$)(.*)", module)
-    if found is None:
-        return None, "mlp"
-    attention = "attn" in found[2] or "attention" in found[2]
-    return int(found[1]), "attn" if attention else "mlp"
+            half.state = mark.state

@@ -4,7 +4,8 @@ Read from the sources themselves, so that no list has to be kept: an import coun
 stands, at the top or inside a function, but for those that only a type checker sees. So does the
 full name of a module in a text, which is how another process is told what to run. Only files of
 this package are followed, and for a plug-in those of its own package or project. What a module
-imports by a name it computes is not seen; nothing that is reached does that.
+imports by a name it computes is not seen; of what is reached only ``plan.py`` does that, for the
+kind of an edit in a file, and so all files of ``edits`` count as imported by it.
 """
 
 from __future__ import annotations
@@ -73,6 +74,8 @@ def _imports(file: Path) -> frozenset[Path]:
     except (OSError, SyntaxError, ValueError):
         return frozenset()
     found = {f for folder in _packages(file) if (f := folder / "__init__.py").is_file()}
+    if file == PACKAGE / "plan.py":
+        found.update((PACKAGE / "edits").glob("*.py"))
     for name in _NAMED.findall(text):
         found.update(_absolute(file, name, None))
     for node in _run(tree):

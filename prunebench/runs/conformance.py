@@ -16,17 +16,17 @@ from ..api import (
     Target,
     tag,
 )
+from ..edits.drop_blocks import DropBlocks
 from ..errors import PrunebenchError
 from ..models.calibration import Calibration, Unit
 from ..models.causal_lm import CausalLM
 from ..models.surgery import apply
 from ..plan import (
-    AnyEdit,
-    DropBlocks,
     Plan,
     Step,
     bare,
     name,
+    read_edits,
     units,
 )
 from ..record import VARYING, Measurement
@@ -175,10 +175,10 @@ class MethodCheck:
             yield f"choose({asked}) said two things: {plan.edits} and {again.edits}"
         try:
             written = msgspec.json.encode((plan.edits, plan.trace))
-            read = msgspec.json.decode(written, type=tuple[tuple[AnyEdit, ...], tuple[Step, ...]])
-            if read != (plan.edits, plan.trace):
+            edits, trace = msgspec.json.decode(written, type=tuple[list[Any], tuple[Step, ...]])
+            if (read_edits(edits), trace) != (plan.edits, plan.trace):
                 yield f"the plan of {asked} is not the same after it was written and read"
-        except (msgspec.MsgspecError, TypeError) as error:
+        except (msgspec.MsgspecError, TypeError, ValueError) as error:
             yield f"the plan of {asked} cannot be written and read: {error}"
         yield from self._of_trace(asked, plan)
         yield from self._of_applied(target, plan)

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from ..errors import PrunebenchError
-from ..plan import AnyEdit, Plan
+from ..plan import Edit, Plan
 from ..record import Measurement
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def checked_plan(given: object, method: str) -> Plan:
     if not isinstance(given, Plan):
         raise PrunebenchError(f"{method}: choose() returned {_kind(given)}, expected a Plan")
     for edit in given.edits:
-        if not isinstance(edit, AnyEdit):
+        if not isinstance(edit, Edit):
             raise PrunebenchError(f"{method}: the plan has {_kind(edit)} among its edits")
     return given
 

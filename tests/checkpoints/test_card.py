@@ -23,14 +23,12 @@ from prunebench.checkpoints import (
     dense_card,
 )
 from prunebench.checkpoints.card import Base
-from prunebench.plan import (
-    DropBlocks,
-    DropSublayers,
-    MergeBlocks,
-    Plan,
-    RefitWeights,
-    SliceHidden,
-)
+from prunebench.edits.drop_blocks import DropBlocks
+from prunebench.edits.drop_sublayers import DropSublayers
+from prunebench.edits.merge_blocks import MergeBlocks
+from prunebench.edits.refit_weights import RefitWeights
+from prunebench.edits.slice_hidden import SliceHidden
+from prunebench.plan import Plan
 from prunebench.record import Measurement
 from prunebench.results.baselines.files import Baselines
 from prunebench.results.baselines.published import Row

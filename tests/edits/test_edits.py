@@ -22,11 +22,13 @@ from prunebench import (
     Plan,
     PrunebenchError,
 )
+from prunebench.edits.merge_blocks import MergeBlocks
+from prunebench.edits.refit_weights import RefitWeights
+from prunebench.edits.slice_hidden import SliceHidden
 from prunebench.models import export
 from prunebench.models.rotation import STAGE
 from prunebench.models.tensors import Tensors
 from prunebench.models.widths import parameter_count
-from prunebench.plan import MergeBlocks, RefitWeights, SliceHidden
 
 SUBLAYERS = (
     ((0, "attn"), (1, "attn"), (3, "attn"), (3, "mlp"), (5, "mlp")),

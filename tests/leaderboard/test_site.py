@@ -17,7 +17,15 @@ from lxml import etree
 from msgspec.structs import replace
 from sites import EVIL, ROOT, SMOKE, built, hostile, many, shipped
 
-from prunebench import Measurement, plan
+from prunebench import (
+    DropBlocks,
+    DropSublayers,
+    LoadCheckpoint,
+    Measurement,
+    MergeBlocks,
+    RefitWeights,
+    SliceHidden,
+)
 from prunebench.errors import PrunebenchError
 from prunebench.leaderboard import build, site
 from prunebench.leaderboard.site import block_map_svg, plots
@@ -157,8 +165,8 @@ ODD: dict[str, dict[str, Any]] = {
     "nulls": {"asked": dict.fromkeys(("model", "method", "amount", "calibration", "metrics"))},
     "seeds of no kind": {"asked": {"method": {"name": "a"}, "calibration": {"seed": [1, "x"]}}},
     "larger than dense": {"parameters": 300},
-    "a block far away": {"plan": (plan.DropBlocks((90_000,)),)},
-    "a checkpoint": {"plan": (plan.LoadCheckpoint("x", "y"),)},
+    "a block far away": {"plan": (DropBlocks((90_000,)),)},
+    "a checkpoint": {"plan": (LoadCheckpoint("x", "y"),)},
     "no value": {"measurements": (Measurement("accuracy/t", None, "acc", "higher"),)},
     "huge": {"measurements": (Measurement("perplexity/t", 1e300, "ppl", "lower", (690.0,) * 3),)},
     "below nothing": {
@@ -308,10 +316,10 @@ def boxes(path: str) -> list[tuple[int, int]]:
 def test_strips_draw_what_a_plan_says() -> None:
     """Every kind of edit, half by half, with the order of removal."""
     edits = (
-        plan.DropBlocks((3, 1)),
-        plan.DropSublayers(((0, "mlp"), (2, "attn"))),
-        plan.RefitWeights(("model.layers.2.mlp.down_proj",)),
-        plan.MergeBlocks(((4, 6),)),
+        DropBlocks((3, 1)),
+        DropSublayers(((0, "mlp"), (2, "attn"))),
+        RefitWeights(("model.layers.2.mlp.down_proj",)),
+        MergeBlocks(((4, 6),)),
     )
     drawn = block_map_svg.draw(edits, 8, 0)
     gone = [(0, 1), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (5, 0), (5, 1), (6, 0), (6, 1)]
@@ -323,10 +331,10 @@ def test_strips_draw_what_a_plan_says() -> None:
     assert [orders[block] for block in (3, 1, 0, 2)] == ["1", "2", "3", "4"]
     assert drawn.width == 8 * block_map_svg.STEP
 
-    sliced = block_map_svg.draw((plan.SliceHidden((80, 60, 40, 40)),), 2, 80)
+    sliced = block_map_svg.draw((SliceHidden((80, 60, 40, 40)),), 2, 80)
     heights = [float(h) for h in re.findall(r"v([\d.]+)", sliced.kept)]
     assert heights == [block_map_svg.HIGH * part for part in (1.0, 0.75, 0.5, 0.5)]
-    assert not block_map_svg.draw((plan.LoadCheckpoint("x", "y"),), 8, 0).drawn
+    assert not block_map_svg.draw((LoadCheckpoint("x", "y"),), 8, 0).drawn
 
 
 def test_a_plot_names_its_points_and_takes_its_colours_from_the_page() -> None:

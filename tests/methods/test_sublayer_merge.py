@@ -11,11 +11,13 @@ from factories import FAMILIES, oracle_of
 
 import prunebench
 from prunebench import Plan, PrunebenchError
+from prunebench.edits.drop_sublayers import DropSublayers
+from prunebench.edits.merge_blocks import MergeBlocks
 from prunebench.errors import PrunebenchWarning, SearchError
 from prunebench.methods._sliding import Sliding
 from prunebench.methods.sliding_layer_merging import SlidingLayerMerging
 from prunebench.models.timing import Round, Timer
-from prunebench.plan import DropSublayers, MergeBlocks, name
+from prunebench.plan import name
 from prunebench.runs.functional import tensor
 
 every_family = pytest.mark.parametrize("family", FAMILIES)

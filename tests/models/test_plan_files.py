@@ -13,8 +13,9 @@ from factories import FAMILIES, read
 
 import prunebench
 from prunebench import PrunebenchError
+from prunebench.edits.drop_blocks import DropBlocks
+from prunebench.edits.drop_sublayers import DropSublayers
 from prunebench.models import export, plan_files
-from prunebench.plan import DropBlocks, DropSublayers
 
 LISTS = [
     ("[5, 3, 9]", "blocks", (DropBlocks((5, 3, 9)),)),

@@ -11,7 +11,8 @@ from prunebench import (
     RefitWeights,
     SliceHidden,
 )
-from prunebench.plan import AnyEdit, LoadCheckpoint
+from prunebench.edits.load_checkpoint import LoadCheckpoint
+from prunebench.plan import AnyEdit
 from prunebench.reports.block_map import Half, merged, strip
 from prunebench.reports.block_map_text import drawing
 from prunebench.system import console

@@ -523,7 +523,9 @@ def test_a_speedup_needs_no_amount_and_an_unreachable_count_is_a_crash(project: 
 
 def test_other_latencies_and_last_bits_are_no_changed_plan() -> None:
     """What was measured or rounded on the way is no decision; what was decided still is."""
-    from prunebench.plan import DropSublayers, RefitWeights, bare
+    from prunebench.edits.drop_sublayers import DropSublayers
+    from prunebench.edits.refit_weights import RefitWeights
+    from prunebench.plan import bare
 
     old = (DropSublayers(((1, "attn"),), 3.0, 2.0), RefitWeights(("m",), "aa"))
     new = (DropSublayers(((1, "attn"),), 3.1, 1.9), RefitWeights(("m",), "bb"))

@@ -287,7 +287,7 @@ def test_a_tie_may_change_how_a_search_goes_on() -> None:
 
     What decides is the ranking where there is one, not the scores.
     """
-    from prunebench.plan import MergeBlocks
+    from prunebench.edits.merge_blocks import MergeBlocks
 
     mine = Step(0, {"4-5": 0.9, "threshold": 0.9 - 1e-7}, "4-5", 1e-7, 1e-6)
     theirs = Step(0, {"4-5": 0.9, "threshold": 0.9 + 1e-7}, "threshold", 1e-7, 1e-6)

@@ -1,4 +1,4 @@
-"""Strips of models as the paths of small pictures: what became of the two halves of every block."""
+"""Block maps as the SVG paths of small pictures: what is left of both halves of every block."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from ...plan import AnyEdit, SliceHidden, describe
+from ...plan import Edit, describe
 from ...reports import block_map
 
 #: More blocks than this are not drawn.
@@ -19,9 +19,9 @@ PATHS = ("whole", "kept", "gone", "merged", "dots")
 class Drawing(Struct, frozen=True):
     """A model after a plan, attention above and MLP below; *text* says it in words.
 
-    The others are what is drawn, as paths: what is *whole*, or in part *kept*, what is *gone*, what
-    others were *merged* into, and *dots* on what was fitted anew; *labels* are x, y and text.
-    *width* is in the units of its paths, which are CSS pixels.
+    The others are SVG paths: halves that are *whole*, in part *kept*, or *gone* (removed), blocks
+    that others were *merged* into, and *dots* on refitted halves; *labels* are x, y and text.
+    *width* is in the units of the paths, which are CSS pixels.
     """
 
     text: str
@@ -35,13 +35,13 @@ class Drawing(Struct, frozen=True):
     labels: tuple[tuple[float, float, str], ...] = ()
 
 
-def draw(plan: Sequence[AnyEdit], blocks: int, widest: int) -> Drawing:
+def draw(plan: Sequence[Edit], blocks: int, widest: int) -> Drawing:
     """Draw *plan* on a model of so many *blocks*.
 
     Args:
         plan: the edits.
         blocks: how many the dense model has.
-        widest: the widest stream of all plans that are drawn beside this one.
+        widest: the largest width of all plans that are drawn next to this one.
     """
     strip = block_map.strip(plan, blocks)
     text = describe(tuple(plan))
@@ -72,10 +72,10 @@ def draw(plan: Sequence[AnyEdit], blocks: int, widest: int) -> Drawing:
     return Drawing(text, drawn=True, width=width, labels=tuple(labels), **joined)
 
 
-def widest(plans: Sequence[Sequence[AnyEdit]]) -> int:
-    """The widest stream that any of *plans* leaves; 0 if none says."""
-    found = (w for plan in plans for e in plan if isinstance(e, SliceHidden) for w in e.widths)
-    return max(found, default=0)
+def widest(plans: Sequence[Sequence[Edit]]) -> int:
+    """The largest width that any of *plans* cuts something to; 0 if none cuts."""
+    blocks = (block for plan in plans for block in block_map.strip(plan, 1).blocks)
+    return max((half.width or 0 for b in blocks for half in (b.attn, b.mlp)), default=0)
 
 
 def _box(x: float, y: float, height: float) -> str:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from functools import reduce
+from operator import or_
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from ...plan import edit_kinds
 from ...record import Record
 from ...results.baselines.files import Accepted
 from ...verdicts.seeds import Interval
@@ -42,10 +45,15 @@ class Run(Struct, frozen=True):
 def json_schema() -> dict[str, Any]:
     """One schema for all three kinds of file; each alone is ``#/$defs/Record`` and so on.
 
-    Keys that it does not name are allowed: a later version may add some.
+    Keys that it does not name are allowed: a later version may add some. The edits are those that
+    come with the package.
     """
     kinds = [Baseline, Record, Run]
-    tops, parts = msgspec.json.schema_components([*kinds, Evidence], ref_template="#/$defs/{name}")
+    edit = reduce(or_, edit_kinds())
+    asked = [*kinds, Evidence, edit]
+    tops, parts = msgspec.json.schema_components(asked, ref_template="#/$defs/{name}")
+    for kind in ("Baseline", "Record"):
+        parts[kind]["properties"]["plan"]["items"] = tops[-1]
     # JSON has no infinity: an interval without an end has null there.
     for bound in parts["Evidence"]["properties"].values():
         if bound.get("type") == "number":

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from msgspec import Struct
 
-from ...plan import AnyEdit, Step
+from ...plan import AnyEdit, Step, decode_edits
 from ...record import Measurement
 from .search_state import File
 
@@ -22,6 +22,9 @@ class Found(Struct, frozen=True):
     seconds: float
     tokens: int
     memory: int | None = None
+
+    def __post_init__(self) -> None:
+        decode_edits(self, "edits")
 
 
 class Done(Struct, frozen=True):

@@ -20,7 +20,7 @@ from msgspec.structs import replace
 from prunebench import Measurement, PrunebenchError, Record
 from prunebench.case import Case
 from prunebench.cases import loader
-from prunebench.plan import DropBlocks
+from prunebench.edits.drop_blocks import DropBlocks
 from prunebench.results.baselines import guards, review
 from prunebench.results.baselines.files import Accepted, Baselines
 from prunebench.results.store import Store

@@ -9,13 +9,10 @@ from factories import CPU, accuracy, record
 from msgspec.structs import replace
 
 from prunebench import Measurement, PrunebenchError
+from prunebench.edits.drop_blocks import DropBlocks
+from prunebench.edits.drop_sublayers import DropSublayers
 from prunebench.errors import PrunebenchWarning
-from prunebench.plan import (
-    DropBlocks,
-    DropSublayers,
-    Plan,
-    Step,
-)
+from prunebench.plan import Plan, Step
 from prunebench.record import storable
 from prunebench.results.baselines.files import Accepted, Baselines
 from prunebench.results.store import Store

@@ -18,9 +18,10 @@ import torch
 from factories import SMALL_CASE, read
 
 from prunebench import resume
+from prunebench.edits.drop_blocks import DropBlocks
 from prunebench.errors import PrunebenchError, PrunebenchWarning
 from prunebench.models import causal_lm as models
-from prunebench.plan import DropBlocks, Plan, Step
+from prunebench.plan import Plan, Step
 from prunebench.record import VARYING, Measurement
 from prunebench.reports import run_table
 from prunebench.results import answer_key
@@ -434,8 +435,8 @@ def test_a_damaged_line_is_told_and_what_follows_is_computed_again(
 
 def test_tensors_that_are_damaged_have_the_search_made_again(tmp_path: Path) -> None:
     """They are known by their hash, so a wrong one is found out."""
+    from prunebench.edits.refit_weights import RefitWeights
     from prunebench.models.tensors import Tensors
-    from prunebench.plan import RefitWeights
 
     tensors = Tensors()
     edit = RefitWeights(("m",), tensors.add({"m": torch.ones(2)}))
