@@ -16,7 +16,7 @@ from ..models.causal_lm import CausalLM
 from ..models.modeling import replace
 from ..models.stream import Batch, Stream, search_budget
 from ..plan import Step, Sublayer, name
-from ._choosing import NO_SCORE, finite, lowest
+from ..search import NO_SCORE, finite, lowest
 from ._least_squares import fitted
 
 if TYPE_CHECKING:

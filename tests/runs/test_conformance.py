@@ -201,7 +201,7 @@ def test_the_name_must_lead_to_the_class() -> None:
         """Another of that name."""
 
     with pytest.raises(
-        AssertionError, match=r"the name 'conform_good' belongs to test_testing\.Good"
+        AssertionError, match=r"the name 'conform_good' belongs to test_conformance\.Good"
     ):
         check_method(Other())
 

@@ -690,6 +690,7 @@ DEEP_SEARCH = """\
 import hashlib, sys
 from pathlib import Path
 import torch
+from prunebench import resume
 from prunebench.results.resume import folders as partial
 from prunebench.system import signals
 from prunebench.results.resume import search_state as standing
@@ -722,6 +723,7 @@ import sys, threading, time
 from contextlib import closing
 from pathlib import Path
 import torch
+from prunebench import resume
 from prunebench.results.resume import folders as partial
 from prunebench.system import signals
 from prunebench.results.resume import search_state as standing

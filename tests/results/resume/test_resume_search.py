@@ -750,17 +750,29 @@ SHORT = "a/b: too little memory to keep where its search stands"
 @pytest.mark.parametrize(
     ("place", "name", "error", "says", "files"),
     [
-        ("journal", "msgspec.to_builtins", MemoryError(), SHORT, 2),
-        ("tensors", "_bytes", MemoryError(), SHORT, 2),
+        ("results.resume.journal", "msgspec.to_builtins", MemoryError(), SHORT, 2),
+        ("models.tensors", "_bytes", MemoryError(), SHORT, 2),
         (
-            "tensors",
+            "models.tensors",
             "_bytes",
             RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
             SHORT,
             2,
         ),
-        ("tensors", "_bytes", RuntimeError("DefaultCPUAllocator: can't allocate memory"), SHORT, 2),
-        ("loglines", "json.dumps", MemoryError(), "too little memory to write it; a killed run", 4),
+        (
+            "models.tensors",
+            "_bytes",
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            SHORT,
+            2,
+        ),
+        (
+            "results.resume.checksum_lines",
+            "json.dumps",
+            MemoryError(),
+            "too little memory to write it; a killed run",
+            4,
+        ),
     ],
 )
 def test_too_little_memory_to_keep_a_state_costs_no_search(
@@ -783,7 +795,7 @@ def test_too_little_memory_to_keep_a_state_costs_no_search(
     def short(*given: Any, **more: Any) -> Any:
         nonlocal count
         count += 1
-        if count == (1 if place != "tensors" else 2):  # the second tensor
+        if count == (1 if place != "models.tensors" else 2):  # the second tensor
             raise error
         return work(*given, **more)
 
