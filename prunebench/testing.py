@@ -9,8 +9,7 @@ import torch
 import transformers
 
 from . import registry
-from .api import Method, Metric, tag
-from .cases.keys import TAKEN
+from .api import AMOUNTS_OF, Method, Metric, tag
 from .models.causal_lm import CausalLM
 from .models.loading import load_model
 from .runs import conformance
@@ -34,8 +33,8 @@ def check_method(method: Method, lm: CausalLM | None = None) -> None:
         AssertionError: with every problem found, a line each.
     """
     problems = list(conformance.of_plugin(method, registry.method))
-    if method.unit not in TAKEN:
-        problems.append(f"unit is {method.unit!r}, expected one of {', '.join(TAKEN)}")
+    if method.unit not in AMOUNTS_OF:
+        problems.append(f"unit is {method.unit!r}, expected one of {', '.join(AMOUNTS_OF)}")
     else:
         problems += conformance.MethodCheck(method, lm or tiny_model()).problems()
     _tell(method, problems)

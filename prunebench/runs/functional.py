@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..api import Method, Target
-from ..cases.keys import amount_problem, build_method, check_keys
+from ..api import Method
+from ..cases.keys import build_method, check_keys
 from ..errors import PrunebenchError
 from ..models import surgery
 from ..models.calibration import Calibration, check_ids
@@ -53,10 +53,12 @@ def choose(
     given = {"sparsity": sparsity, "blocks": blocks, "sublayers": sublayers, "slicing": slicing}
     amounts = {key: value for key, value in given.items() if value is not None}
     problems = [f"{where[-1]}: {message}" for where, message in check_keys(amounts, ())]
-    problems += [p for p in [amount_problem(chosen, list(amounts))] if p]
+    try:
+        target = chosen.amount(amounts)
+    except PrunebenchError as error:
+        problems.append(str(error))
     if problems:
         raise PrunebenchError("\n".join(problems))
-    target = Target(**amounts)  # type: ignore[arg-type]  # checked above
     return chosen.choose(lm, _calibration(calibration, lm), target)
 
 
