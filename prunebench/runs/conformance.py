@@ -1,9 +1,12 @@
-"""What a method or a metric promises, as checks that say which promise was not kept."""
+"""What a method or a metric promises, as checks that name each broken promise.
+
+Every case of a run checks the cheap ones, at the end of this file; ``prunebench.testing`` runs all.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -51,13 +54,13 @@ class State:
         self.parts = _parts(lm)
 
     def changed(self, lm: CausalLM) -> Iterator[str]:
-        """What is otherwise in *lm*, in words."""
+        """The first tensor and the first module that differ in *lm*, in words."""
         now = dict(_tensors(lm))
         for key in dict.fromkeys([*self.tensors, *now]):
             was, own = self.tensors.get(key), now.get(key)
             if was is None or own is None or was.dtype != own.dtype or not torch.equal(was, own):
                 yield f"changes the tensor {key!r}"
-                return  # one says it
+                return  # one is enough
         parts = _parts(lm)
         for key in dict.fromkeys([*self.parts, *parts]):
             if (was_part := self.parts.get(key)) != (part := parts.get(key)):
@@ -71,7 +74,7 @@ def _tensors(lm: CausalLM) -> Iterator[tuple[str, Tensor]]:
 
 
 def _parts(lm: CausalLM) -> dict[str, str]:
-    """In words, what each module is and how it is switched."""
+    """By name, the type, mode, hooks and gradients of each module, in words."""
     found = {"its config": str(lm.hf.config.to_dict())}
     for key, module in lm.hf.named_modules():
         hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
@@ -87,7 +90,7 @@ def _parts(lm: CausalLM) -> dict[str, str]:
 
 
 class Watched(Calibration):
-    """Calibration windows, (windows, length), that notice that they are read."""
+    """Calibration windows, (windows, length), that record whether they are read."""
 
     def __init__(self, ids: Tensor, lm: CausalLM) -> None:
         super().__init__(CalibrationSpec("ids", len(ids), ids.shape[1]), lm)
@@ -95,7 +98,7 @@ class Watched(Calibration):
         self.read = False
 
     def windows(self, unit: Unit = "windows") -> Tensor:
-        """As those of its class."""
+        """See ``Calibration.windows``."""
         self.read = True
         return super().windows(unit)
 
@@ -107,12 +110,12 @@ def _some_ids(lm: CausalLM) -> Tensor:
 
 def _words(target: Target) -> str:
     given = {key: getattr(target, key) for key in target.__struct_fields__}
-    told = [f"{key}={value}" for key, value in given.items() if value is not None]
-    return ", ".join(told) or "no amount"
+    amounts = [f"{key}={value}" for key, value in given.items() if value is not None]
+    return ", ".join(amounts) or "no amount"
 
 
 def of_plugin(plugin: Method | Metric, find: Callable[[str], Any]) -> Iterator[str]:
-    """What is wrong with its name and its options."""
+    """Problems of its name and its options."""
     if not is_name(tag(plugin)) or "/" in tag(plugin):
         yield f"the tag {tag(plugin)!r} cannot stand in the name of a file"
     try:
@@ -146,7 +149,7 @@ class MethodCheck:
                 plans = [self._choose(target) for _ in range(2)]
             except PrunebenchError as error:
                 refused = f"{_words(target)}: {error}"
-            except Exception as error:  # whatever an author's code raises is what is to be told
+            except Exception as error:  # an author's code may raise anything
                 yield f"choose({_words(target)}) raised {type(error).__name__}: {error}"
             yield from (f"choose() {change}" for change in before.changed(self.lm))
             if plans:
@@ -185,7 +188,7 @@ class MethodCheck:
         self.plans.append((target, plan))
 
     def _of_applied(self, target: Target, plan: Plan) -> Iterator[str]:
-        """What is wrong with the model that a plan makes."""
+        """Problems of the model that a plan makes."""
         asked = _words(target)
         before = State(self.lm)
         try:
@@ -210,7 +213,7 @@ class MethodCheck:
             yield f"the plan of {asked} removes no parameters"
 
     def _of_trace(self, asked: str, plan: Plan) -> Iterator[str]:
-        """Steps that cannot have led to the plan; a plan without any is fine."""
+        """Steps that cannot have led to the plan; a plan without steps is fine."""
         removed = [name(unit) for edit in plan.edits for unit in units(edit)]
         for step in plan.trace:
             if removed and step.scores and step.chosen not in step.scores:
@@ -241,7 +244,7 @@ class MethodCheck:
                 )
 
     def _of_too_much(self) -> Iterator[str]:
-        """Whether more than there is is refused."""
+        """Whether an amount of more than the model has is refused."""
         count = 2 * len(self.lm.blocks) + 1
         target = Target(**{self.method.unit: count})
         try:
@@ -251,12 +254,12 @@ class MethodCheck:
         except Exception as error:  # as above
             yield f"{_words(target)} raised {type(error).__name__}, expected a PrunebenchError"
             return
-        said = f"gave {plan.edits}, expected a PrunebenchError"
-        yield f"{_words(target)} of {len(self.lm.blocks)} blocks {said}"
+        gave = f"gave {plan.edits}, expected a PrunebenchError"
+        yield f"{_words(target)} of {len(self.lm.blocks)} blocks {gave}"
 
 
 def of_metric(metric: Metric, dense: CausalLM) -> Iterator[str]:
-    """What is wrong with the measurements of a dense model and of one without a middle block."""
+    """Problems of the measurements of a dense model and of one without a middle block."""
     middle = len(dense.blocks) // 2
     pruned = apply(dense.share(), Plan((DropBlocks((middle,)),)))
     counts = []
@@ -272,17 +275,18 @@ def of_metric(metric: Metric, dense: CausalLM) -> Iterator[str]:
         if rounds:
             yield from _of_measurements(metric, what, *rounds)
             counts.append({m.metric: len(m.samples) for m in rounds[0] if m.paired})
-    for told in (counts[0].keys() & counts[1].keys()) if len(counts) == 2 else ():
-        if counts[0][told] != counts[1][told]:
-            both = f"{counts[0][told]} samples of the dense model, {counts[1][told]} of the pruned"
-            yield f"{told} is paired, with {both}"
+    for metric_name in (counts[0].keys() & counts[1].keys()) if len(counts) == 2 else ():
+        if counts[0][metric_name] != counts[1][metric_name]:
+            first, second = (count[metric_name] for count in counts)
+            both = f"{first} samples of the dense model, {second} of the pruned"
+            yield f"{metric_name} is paired, with {both}"
 
 
 def _of_measurements(
     metric: Metric, what: str, one: list[Measurement], two: list[Measurement]
 ) -> Iterator[str]:
     names = [m.metric for m in one]
-    if not names and what == "pruned":  # beside itself a model may have nothing to be measured
+    if not names and what == "pruned":  # a metric may measure nothing of the dense model
         yield "measure() of the pruned model gave nothing"
     for repeated in {n for n in names if names.count(n) > 1}:
         yield f"two measurements are called {repeated!r}"
@@ -301,3 +305,49 @@ def _of_measurements(
                 f"{m.metric} of the {what} model is not the same when measured again; one that "
                 f"varies has one of these words in its name: {', '.join(VARYING)}"
             )
+
+
+# ------------------------------------------------------------- checks of every case
+
+
+def structure(lm: CausalLM) -> object:
+    """What changes when a method takes the dense model apart: its modules and their size."""
+    return lm.num_parameters, [(name, type(m)) for name, m in lm.hf.named_modules()]
+
+
+def checked_plan(given: object, method: str) -> Plan:
+    """What *method* chose, checked to be a plan.
+
+    Raises:
+        PrunebenchError: if it is not a plan, or one of its edits is not an edit.
+    """
+    if not isinstance(given, Plan):
+        raise PrunebenchError(f"{method}: choose() returned {_kind(given)}, expected a Plan")
+    for edit in given.edits:
+        if not isinstance(edit, AnyEdit):
+            raise PrunebenchError(f"{method}: the plan has {_kind(edit)} among its edits")
+    return given
+
+
+def checked_measurements(
+    given: Iterable[object] | None, metric: str, *, dense: bool
+) -> list[Measurement]:
+    """What *metric* measured, checked to be measurements, at least one of a pruned model.
+
+    Raises:
+        PrunebenchError: if one is not a measurement, or there is none.
+    """
+    found = []
+    for item in () if given is None else given:
+        if not isinstance(item, Measurement):
+            message = f"{metric}: measure() gave {_kind(item)}, expected a Measurement"
+            raise PrunebenchError(message)
+        found.append(item)
+    if not found and not dense:
+        raise PrunebenchError(f"{metric}: measure() gave no measurement")
+    return found
+
+
+def _kind(value: object) -> str:
+    """*value* where it is short, else its type."""
+    return f"{value!r:.40}" if isinstance(value, str | int | float | None) else type(value).__name__
