@@ -163,7 +163,7 @@ class Metric(
 
     unit: ClassVar[str] = ""
     better: ClassVar[Direction] = "lower"
-    #: What a case allows when it says nothing.
+    #: The tolerance where a case gives none.
     tolerance: ClassVar[Tolerance] = Tolerance()
     #: Whether it times the model, so that nothing else may run on its device meanwhile.
     times: ClassVar[bool] = False
@@ -185,8 +185,8 @@ class Metric(
 
         if "limit" not in self.__struct_fields__:
             return self
-        own: int | None = self.limit  # type: ignore[attr-defined]
-        return replace(self, limit=min(limit, own or limit))
+        given: int | None = self.limit  # type: ignore[attr-defined]
+        return replace(self, limit=min(limit, given or limit))
 
     def measured(
         self, name: str, value: float, samples: Sequence[float] = (), *, paired: bool = True
@@ -195,14 +195,14 @@ class Metric(
 
         Values may be NumPy or torch scalars; a *value* that is not finite becomes None.
         """
-        value, kept = _plain(value), tuple(map(_plain, samples))
+        value, numbers = _plain(value), tuple(map(_plain, samples))
         return Measurement(
             metric=f"{tag(self)}/{name}",
             value=value if math.isfinite(value) else None,
             unit=self.unit,
             better=self.better,
-            samples=kept,
-            paired=paired and bool(kept),
+            samples=numbers,
+            paired=paired and bool(numbers),
         )
 
 

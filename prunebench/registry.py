@@ -49,16 +49,16 @@ def _find(base: Plugin, kind: str, name: str) -> Plugin:
 
 
 def _loaded(load: Callable[[], object], what: str) -> None:
-    """Import somebody's file; whatever is wrong with it is one line that names it."""
+    """Import a plug-in's file; any error becomes one line that names it."""
     try:
         load()
-    except Exception as error:  # code of others fails as it likes
+    except Exception as error:  # a plug-in may raise anything
         frames = [f for f in extract_tb(error.__traceback__) if not f.filename.startswith("<")]
         place = f"{frames[-1].filename}:{frames[-1].lineno}"
         if isinstance(error, SyntaxError) and error.filename:
             place = f"{error.filename}:{error.lineno}"
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
-        raise PrunebenchError(f"{what} cannot be loaded: {said} (at {place})") from error
+        message = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise PrunebenchError(f"{what} cannot be loaded: {message} (at {place})") from error
 
 
 def _origin(point: EntryPoint) -> str:

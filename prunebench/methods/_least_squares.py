@@ -36,8 +36,8 @@ def _least_squares(a: Tensor, b: Tensor) -> Tensor:
     """Min |a x - b|, of least norm where a is rank-deficient.
 
     By singular values: the released code's driver on a CPU, a pivoted QR, does not repeat its last
-    bits from call to call. Only a driver for full rank exists on a GPU; where its answer does not
-    solve the equations, the CPU is asked.
+    bits from call to call. A GPU only has a driver for full rank; where its result does not solve
+    the equations, they are solved on the CPU.
     """
     if a.device.type != "cpu":
         solution: Tensor = torch.linalg.lstsq(a, b).solution

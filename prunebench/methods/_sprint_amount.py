@@ -9,7 +9,8 @@ from ..errors import PrunebenchError, PrunebenchWarning
 from ..models.causal_lm import CausalLM
 from ..models.tensors import Tensors
 from ..plan import DropSublayers, Plan, RefitWeights
-from ._sprint_scores import Search, sublayer
+from ._sprint_scores import Search
+from ._sublayers import sublayer
 
 
 class Amount:

@@ -1,4 +1,4 @@
-"""A model that loses one half of a block after another, with every score that still holds."""
+"""SPRINT's scores: without a fit, with a fit, and which of them still hold after a removal."""
 
 from __future__ import annotations
 
@@ -11,15 +11,14 @@ import torch
 from msgspec import UNSET
 from torch import Tensor
 
-from ..errors import PrunebenchError, SearchError
+from ..errors import SearchError
 from ..models.causal_lm import CausalLM
 from ..models.modeling import replace
-from ..models.stream import Batch, Stream, search_budget
-from ..models.surgery import require_pre_norm
-from ..plan import Step, Sublayer, name
+from ..plan import Step, name
 from ..progress import say
 from ..search import NO_SCORE, finite, lowest
 from ._least_squares import fitted
+from ._sublayers import Sublayers, Walk, sublayer
 
 
 class Settings(NamedTuple):
@@ -27,7 +26,7 @@ class Settings(NamedTuple):
 
     candidates: int
     refit: bool
-    refit_dtype: torch.dtype
+    refit_dtype: Literal["float64", "float32"]
     latency_aware: bool
     norm: Literal["l1", "l2"]
     reference: Literal["as_released", "current"]
@@ -52,26 +51,8 @@ class Removal(NamedTuple):
     weight: Tensor | None
 
 
-def sublayer(index: int) -> Sublayer:
-    """Number 2b is the attention of block b, 2b + 1 its MLP."""
-    return index // 2, "mlp" if index % 2 else "attn"
-
-
-def require_whole(lm: CausalLM) -> None:
-    """Refuse a model whose halves of blocks cannot be removed, or that has lost some already.
-
-    Raises:
-        PrunebenchError: saying which.
-    """
-    require_pre_norm(lm)
-    if any(not all(lm.halves(block)) for block in lm.blocks):
-        raise PrunebenchError(
-            "this model has lost halves of blocks already; start from the dense one"
-        )
-
-
-class Search:
-    """A shrinking model on its calibration windows, with every score that still holds.
+class Search(Sublayers):
+    """A shrinking model with every score that still holds.
 
     Args:
         settings: how candidates are scored and fitted.
@@ -89,31 +70,20 @@ class Search:
         costs: tuple[float, float],
         batch_size: int | None = None,
     ) -> None:
+        super().__init__(lm, windows, settings.checkpoints, batch_size)
         self.settings = settings
-        self.lm = lm.share()  # fits replace its tensors; lm keeps its own
         self.costs = costs
-        self.stream = Stream(self.lm, windows, batch_size)
-        depth = len(lm.blocks)
-        self.count = 2 * depth
-        self.alive = [True] * self.count
         self.ends = [0] * self.count
         self.pseudo = [math.inf] * self.count
+        #: Whether a sublayer's score is what a new computation would give.
+        self.holds = [False] * self.count
         self.fits: dict[int, Fit] = {}
         self.removed: list[Removal] = []
         #: How each removal was chosen, and the noise of a score, relative to it.
         self.trace: list[Step] = []
         self.noise = 0.0
         self._round_began = 0
-        steps = settings.checkpoints
-        #: Where a round may start. All other states are saved too where there is room.
-        self.places = sorted({0} | {2 * (k * depth // (steps + 1)) for k in range(1, steps + 1)})
-        room = sum(b.entering.numel() * b.entering.element_size() for b in self.stream.batches)
-        self.keep_all = room * self.count <= search_budget(lm.device)
-        self.saved = [{0: batch.entering} for batch in self.stream.batches]
-        self.start = 0
-        #: Whether a sublayer's score is what a new computation would give.
-        self.holds = [False] * self.count
-        names = [f"{lm.family.blocks}.{b}.{lm.family.mlp_out}" for b in range(depth)]
+        names = [f"{lm.family.blocks}.{b}.{lm.family.mlp_out}" for b in range(len(lm.blocks))]
         self.position = {module: 2 * b + 1 for b, module in enumerate(names)}
         self.modules = {at: module for module, at in self.position.items()}
 
@@ -225,7 +195,7 @@ class Search:
         fit = self.fits.pop(chosen, None)
         for s in self.removable():
             self.holds[s] &= self.end_of(s) < chosen
-        self.alive[chosen] = False
+        self.lose(chosen)
         self.pseudo[chosen] = math.inf
         module = self.modules[fit.at] if fit else ""
         if fit:
@@ -235,13 +205,6 @@ class Search:
         # As released, also where the end that a removed sublayer last had is out of date.
         unchanged = max((s for s, end in enumerate(self.ends) if end < chosen), default=0)
         self.start = max(p for p in self.places if p <= unchanged)
-        for saved in self.saved:
-            for place in [p for p in saved if p > chosen]:
-                del saved[place]
-
-    def removable(self) -> list[int]:
-        """The sublayers that are left."""
-        return [s for s in range(self.count) if self.alive[s]]
 
     def rank(self, s: int, score: float) -> float:
         """The value that decides: the score, per millisecond if latencies count."""
@@ -250,24 +213,19 @@ class Search:
     def _name(self, s: int) -> str:
         return name(sublayer(s))
 
-    def end_of(self, s: int) -> int:
-        """The first surviving MLP after *s*, whose output a candidate is judged at."""
-        after = (k for k in range(s + 1, self.count) if k % 2 and self.alive[k])
-        return next(after, min(s + 1, self.count - 1))
-
     # ---------------------------------------------------------------- forwards
 
     def outputs(
         self, wanted: list[int], weights: dict[int, Tensor]
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """For each batch and sublayer: the output to keep, and the output without the sublayer.
+        """For each batch and sublayer: the output to preserve, and the output without the sublayer.
 
         Args:
             wanted: sublayers, ascending.
             weights: fitted weights that the MLP at a sublayer's end uses in the output without it.
         """
         for batch, saved in zip(self.stream.batches, self.saved, strict=True):
-            walk = _Walk(self, batch, saved, wanted)
+            walk = Walk(self, batch, saved, wanted)
             for s in wanted:
                 with torch.no_grad():
                     y = self._reference(walk, s)
@@ -280,7 +238,7 @@ class Search:
                 yield s, y, y_hat
                 walk.forget(s)
 
-    def _reference(self, walk: _Walk, s: int) -> Tensor:
+    def _reference(self, walk: Walk, s: int) -> Tensor:
         """The output at the end of *s* with it; as released, removed sublayers run again there.
 
         Where none was removed, that is the running stream, and costs nothing more; else it is that
@@ -297,19 +255,13 @@ class Search:
             walk.again = {(first, end): hidden}
         return walk.again[first, end]
 
-    def _shortened(self, walk: _Walk, s: int) -> Tensor:
+    def _shortened(self, walk: Walk, s: int) -> Tensor:
         """What enters the end of *s* without it."""
         hidden = walk.at(s)
         for k in range(s + 1, self.ends[s]):
             if self.alive[k]:
                 hidden = self.half(walk.batch, k, hidden)
         return hidden
-
-    def half(self, batch: Batch, s: int, hidden: Tensor) -> Tensor:
-        """Run one sublayer, residual added: (windows, length, hidden) to the same."""
-        self.stream.halves += len(hidden)
-        half = self.lm.family.halves[s % 2]
-        return hidden + batch.branch(self.lm.blocks[s // 2], s // 2, half, hidden)
 
     def distance(self, y: Tensor, y_hat: Tensor) -> float:
         """Summed over windows: the distance of the outputs relative to the size of the first."""
@@ -325,11 +277,11 @@ class Search:
 
     def _solve(self, wanted: list[int]) -> dict[int, Tensor]:
         """For each sublayer the weight of its end that best restores the output with it."""
-        dtype = self.settings.refit_dtype
+        dtype = getattr(torch, self.settings.refit_dtype)
         grams: dict[int, Tensor | float] = dict.fromkeys(wanted, 0.0)
         targets: dict[int, Tensor | float] = dict.fromkeys(wanted, 0.0)
         for batch, saved in zip(self.stream.batches, self.saved, strict=True):
-            walk = _Walk(self, batch, saved, wanted)
+            walk = Walk(self, batch, saved, wanted)
             for s in wanted:
                 linear = self._linear(self.ends[s])
                 with torch.no_grad():
@@ -363,39 +315,6 @@ class Search:
             yield
         finally:
             linear.weight = before
-
-
-class _Walk:
-    """The running stream of one batch: the input of every sublayer, computed on demand."""
-
-    def __init__(
-        self, search: Search, batch: Batch, saved: dict[int, Tensor], wanted: list[int]
-    ) -> None:
-        start = max((p for p in saved if not wanted or p <= wanted[0]), default=0)
-        self.search = search
-        self.batch = batch
-        self.saved = saved
-        self.states = {start: saved[start]}
-        self.reached = start
-        #: The last reference that was run separately: its first and last sublayer, and its output.
-        self.again: dict[tuple[int, int], Tensor] = {}
-
-    def at(self, place: int) -> Tensor:
-        """What enters the sublayer numbered *place*."""
-        while self.reached < place:
-            hidden = self.states[self.reached]
-            if self.search.alive[self.reached]:
-                hidden = self.search.half(self.batch, self.reached, hidden)
-            self.reached += 1
-            self.states[self.reached] = hidden
-            if self.search.keep_all or self.reached in self.search.places:
-                self.saved[self.reached] = hidden
-        return self.states[place]
-
-    def forget(self, below: int) -> None:
-        """Free the states up to *below*, which are not needed again."""
-        for place in [p for p in self.states if p <= below and p != self.reached]:
-            del self.states[place]
 
 
 def relative_noise(search: Search) -> float:

@@ -38,7 +38,7 @@ class ShortenedLlama(Method, frozen=True, tag="shortened_llama"):
     norm: Literal[1, 2] = 1
 
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
-        """Score every block of the dense model, then take the lowest that may go."""
+        """Score every block of the dense model, then remove the lowest that may be removed."""
         count = target.block_count(lm)
         candidates = removable(len(lm.blocks), count, self.keep_first, self.keep_last)
         if not count:
@@ -89,7 +89,7 @@ def _gradients(
 ) -> Iterator[list[list[Tensor]]]:
     """The scored tensors with ``grad`` of the mean loss over all windows, summed before any abs.
 
-    Nothing else gets a gradient, and afterwards nothing has one.
+    No other tensor gets a gradient, and afterwards none has one.
     """
     import torch
 

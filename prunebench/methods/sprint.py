@@ -17,7 +17,7 @@ that is replaced, by Wanda-like scores.
 
 Latencies are milliseconds of one attention and of one MLP. Where they are not given they are
 measured as the paper does, from the dense model and one without a quarter of its MLPs or of its
-attentions (generation with a prompt of 1,024 tokens and 512 new ones, as far as the context goes).
+attentions (generation with a prompt of 1,024 tokens and 512 new ones, or what the context holds).
 """
 
 from __future__ import annotations
@@ -68,8 +68,9 @@ class Sprint(Method, frozen=True, tag="sprint"):
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
         """Search greedily until the amount, or the estimated speedup, is reached."""
         from ._sprint_amount import Amount, plan_of
-        from ._sprint_scores import Search, require_whole
+        from ._sprint_scores import Search
         from ._sprint_state import rounds
+        from ._sublayers import require_whole
 
         require_whole(lm)
         if self.refit:
@@ -93,18 +94,6 @@ class Sprint(Method, frozen=True, tag="sprint"):
 
     def settings(self) -> Settings:
         """The options that decide how candidates are scored and fitted."""
-        import torch
-
         from ._sprint_scores import Settings
 
-        return Settings(
-            candidates=self.candidates,
-            refit=self.refit,
-            refit_dtype=getattr(torch, self.refit_dtype),
-            latency_aware=self.latency_aware,
-            norm=self.norm,
-            reference=self.reference,
-            damping=self.damping,
-            ratio=self.ratio,
-            checkpoints=self.checkpoints,
-        )
+        return Settings(*(getattr(self, name) for name in Settings._fields))

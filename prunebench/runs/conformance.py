@@ -36,8 +36,8 @@ from ..record import VARYING, Measurement
 from ..specs import CalibrationSpec
 from ..system.files import is_name
 
-#: Amounts that are asked for, smaller ones first.
-ASKED = {
+#: Amounts to check, by unit, smaller ones first.
+TARGETS = {
     "none": (Target(),),
     "given": (Target(),),
     "blocks": (Target(blocks=1), Target(blocks=2), Target(blocks=4), Target(sparsity=0.3)),
@@ -57,8 +57,8 @@ class State:
         """The first tensor and the first module that differ in *lm*, in words."""
         now = dict(_tensors(lm))
         for key in dict.fromkeys([*self.tensors, *now]):
-            was, own = self.tensors.get(key), now.get(key)
-            if was is None or own is None or was.dtype != own.dtype or not torch.equal(was, own):
+            was, new = self.tensors.get(key), now.get(key)
+            if was is None or new is None or was.dtype != new.dtype or not torch.equal(was, new):
                 yield f"changes the tensor {key!r}"
                 return  # one is enough
         parts = _parts(lm)
@@ -78,12 +78,12 @@ def _parts(lm: CausalLM) -> dict[str, str]:
     found = {"its config": str(lm.hf.config.to_dict())}
     for key, module in lm.hf.named_modules():
         hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
-        own = dict(module.named_parameters(recurse=False))
-        trained = [n for n, p in own.items() if p.requires_grad]
-        graded = [n for n, p in own.items() if p.grad is not None]
+        parameters = dict(module.named_parameters(recurse=False))
+        trained = [n for n, p in parameters.items() if p.requires_grad]
+        graded = [n for n, p in parameters.items() if p.grad is not None]
         words = [type(module).__name__, "in training" if module.training else "in evaluation"]
         words += [f"{hooks} hooks"] * bool(hooks)
-        words += [f"gradients asked for {', '.join(trained)}"] * bool(trained)
+        words += [f"gradients enabled for {', '.join(trained)}"] * bool(trained)
         words += [f"gradients left in {', '.join(graded)}"] * bool(graded)
         found[key] = ", ".join(words)
     return found
@@ -117,7 +117,7 @@ def _words(target: Target) -> str:
 def of_plugin(plugin: Method | Metric, find: Callable[[str], Any]) -> Iterator[str]:
     """Problems of its name and its options."""
     if not is_name(tag(plugin)) or "/" in tag(plugin):
-        yield f"the tag {tag(plugin)!r} cannot stand in the name of a file"
+        yield f"the tag {tag(plugin)!r} cannot be part of a file name"
     try:
         found = find(tag(plugin))
         if found is not type(plugin):
@@ -141,8 +141,8 @@ class MethodCheck:
     def problems(self) -> Iterator[str]:
         """Every problem."""
         refused = ""
-        asked = (Target(),) if self.method.sized else ASKED[self.method.unit]
-        for target in asked:
+        targets = (Target(),) if self.method.sized else TARGETS[self.method.unit]
+        for target in targets:
             before = State(self.lm)
             plans: list[Plan] = []
             try:
@@ -173,9 +173,9 @@ class MethodCheck:
             yield f"choose() returned {type(plan).__name__}, expected a Plan"
             return
         asked = _words(target)
-        # One that times the model may find another order each time.
+        # A method that times the model may choose another order each time.
         if not self.method.times and (plan.edits, plan.trace) != (again.edits, again.trace):
-            yield f"choose({asked}) said two things: {plan.edits} and {again.edits}"
+            yield f"choose({asked}) gave two different plans: {plan.edits} and {again.edits}"
         try:
             written = msgspec.json.encode((plan.edits, plan.trace))
             read = msgspec.json.decode(written, type=tuple[tuple[AnyEdit, ...], tuple[Step, ...]])
@@ -207,7 +207,7 @@ class MethodCheck:
         if wanted is not None and plan.size != wanted:
             yield f"{asked} means {wanted} {self.method.unit}, but the plan removes {plan.size}"
         if self.method.unit == "none" and plan.size:
-            yield f"it says that it removes nothing, and its plan removes {plan.size}"
+            yield f"its unit says that it removes nothing, but its plan removes {plan.size}"
         narrowed = self.method.unit == "width" and target.sparsity is not None
         if narrowed and one.num_parameters >= self.lm.num_parameters:
             yield f"the plan of {asked} removes no parameters"
@@ -239,8 +239,8 @@ class MethodCheck:
                 return
             if tuple(map(bare, cut.edits)) != tuple(map(bare, plan.edits)):
                 yield (
-                    f"it says nested = True, but {_words(target)} gives {plan.edits}, which is no "
-                    f"prefix of {longest.edits}"
+                    f"it says nested = True, but {_words(target)} gives {plan.edits}, which is "
+                    f"not a prefix of {longest.edits}"
                 )
 
     def _of_too_much(self) -> Iterator[str]:

@@ -75,7 +75,7 @@ def perplexity(lm: CausalLM, ids: Ids) -> float:
 
 
 def lm_eval_model(lm: CausalLM, batch_size: int = 64, **options: Any) -> Any:
-    """*lm* as an ordinary lm-eval ``LM``, for anybody's own ``simple_evaluate`` call.
+    """*lm* as an ordinary lm-eval ``LM``, for any ``simple_evaluate`` call.
 
     It answers as lm-eval's ``HFLM`` does, several times faster on multiple choice: the context of a
     question is run once for all its choices.
@@ -97,7 +97,7 @@ def tensor(ids: Ids) -> Tensor:
     """Token windows as a tensor of int64, (windows, length).
 
     Raises:
-        PrunebenchError: if they are no whole numbers, not equally long, or fewer than two tokens.
+        PrunebenchError: if they are not integers, not equally long, or shorter than two tokens.
     """
     if not isinstance(ids, Tensor):
         ids = _read(ids)
@@ -120,7 +120,7 @@ def _read(ids: Sequence[Sequence[int]]) -> Tensor:
                 f"token windows must be equally long; found lengths {sorted(lengths)}"
             )
         return torch.tensor(ids)
-    except (TypeError, ValueError, RuntimeError):  # as many as there are things that are no ids
+    except (TypeError, ValueError, RuntimeError):  # depends on the wrong type
         message = f"token windows: found {type(ids).__name__}, expected lists of token ids"
         raise PrunebenchError(message) from None
 
