@@ -196,7 +196,7 @@ def _child(store: str) -> None:
     os.dup2(out, 1)
     os.dup2(out, 2)
     log = os.open(f"{store}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    once, cut = resume._Scope.once, stream.batches
+    once, cut = resume.Scope.once, stream.batches
 
     def logged(self: Any, who: str, given: object, make: Any, of: int) -> Any:
         def begun() -> Any:
@@ -212,9 +212,9 @@ def _child(store: str) -> None:
 
         return kept
 
-    resume._Scope.once = logged  # type: ignore[method-assign]
+    resume.Scope.once = logged  # type: ignore[method-assign]
     stream.batches = lambda windows, size=None: cut(windows, size or 2)  # several in a search
-    for name in ("keep_step", "keep_part", "keep_state"):
+    for name in ("save_step", "save_part", "save_state"):
         setattr(Journal, name, step(getattr(Journal, name)))
     arguments = ["run", "cases", "-q", "--store", store, "--json", f"{store}.json"]
     sys.argv = ["prunebench", *arguments]

@@ -162,7 +162,7 @@ SUBLAYERS = 14
 
 
 def sprint(lm: CausalLM, ids: torch.Tensor) -> list[int]:
-    state = Search(Sprint(refit=False, latency_aware=False), lm, ids, (1.0, 1.0))
+    state = Search(Sprint(refit=False, latency_aware=False).settings(), lm, ids, (1.0, 1.0))
     for _ in range(SUBLAYERS):
         state.first_stage()
         state.remove(0.0, 0)
@@ -175,7 +175,7 @@ def sprint_published(lm: CausalLM, ids: torch.Tensor) -> list[int]:
     The same places stay and the same sublayer is the restart, so only the passes differ: 3
     attentions and 5 MLPs a dense block. A reference pass also advances the stream.
     """
-    state = Search(Sprint(refit=False, latency_aware=False), lm, ids, (1.0, 1.0))
+    state = Search(Sprint(refit=False, latency_aware=False).settings(), lm, ids, (1.0, 1.0))
 
     state.keep_all = False
 

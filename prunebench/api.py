@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from msgspec import Struct
 
 from .discovery import tag
-from .errors import PrunebenchError
+from .errors import PrunebenchError, did_you_mean
 from .plan import Plan
 from .record import Direction, Measurement, Tolerance
 
@@ -20,8 +20,18 @@ if TYPE_CHECKING:
 __all__ = ["Method", "Metric", "Target", "tag"]
 
 
+#: The amounts that a method takes, by its unit.
+AMOUNTS_OF = {
+    "none": (),
+    "given": (),
+    "blocks": ("sparsity", "blocks"),
+    "sublayers": ("sparsity", "sublayers"),
+    "width": ("sparsity", "slicing"),
+}
+
+
 class Target(Struct, frozen=True, omit_defaults=True):
-    """How much is to go: at most one field is given, and none where a method's option decides."""
+    """How much to remove: at most one field is given, none where a method's option decides."""
 
     sparsity: float | None = None
     blocks: int | None = None
@@ -38,21 +48,31 @@ class Target(Struct, frozen=True, omit_defaults=True):
         """
         if self.blocks is not None:
             return self.blocks
-        if self.sparsity is None:
-            given = [k for k in self.__struct_fields__ if getattr(self, k) is not None]
-            raise PrunebenchError(
-                f"this method removes blocks: give 'sparsity' or 'blocks', not {given or 'nothing'}"
-            )
+        self.required_sparsity("blocks")
         return self.nearest(lm.gone(range(len(lm.blocks))))
 
-    def nearest(self, gone: Sequence[float]) -> int:
+    def nearest(self, sparsities: Sequence[float]) -> int:
         """How many removals come nearest to the sparsity asked for, ties to fewer.
 
         Args:
-            gone: the sparsity after 0, 1, 2, ... removals.
+            sparsities: the sparsity after 0, 1, 2, ... removals.
         """
         asked = self.sparsity or 0.0
-        return min(range(len(gone)), key=lambda n: (abs(gone[n] - asked), n))
+        return min(range(len(sparsities)), key=lambda n: (abs(sparsities[n] - asked), n))
+
+    def required_sparsity(self, unit: str) -> float:
+        """The sparsity asked for, where no number of *unit* (blocks or sublayers) is.
+
+        Raises:
+            PrunebenchError: if there is none either. ``Method.amount`` refuses that earlier; this
+                is for targets that were made without it.
+        """
+        if self.sparsity is None:
+            given = [k for k in self.__struct_fields__ if getattr(self, k) is not None]
+            raise PrunebenchError(
+                f"this method removes {unit}: give 'sparsity' or {unit!r}, not {given or 'nothing'}"
+            )
+        return self.sparsity
 
 
 class Method(
@@ -65,17 +85,17 @@ class Method(
 ):
     """A way of choosing what to remove. Its fields are its options; its tag is its name.
 
-    A file ``methods/<tag>.py`` of this package, an entry point in the group ``prunebench.methods``
-    or a class imported by a ``conftest.py`` makes it known.
+    It is found as a file ``methods/<tag>.py`` of this package, by an entry point in the group
+    ``prunebench.methods``, or as a class that a ``conftest.py`` imports.
     """
 
     #: What the amount counts; "none" for methods that remove nothing.
     unit: ClassVar[str] = "blocks"
     #: A smaller amount is a prefix of a larger one, so one search serves all amounts.
     nested: ClassVar[bool] = False
-    #: Every removal is chosen on the model that the one before it left.
+    #: Every removal is chosen on the model without the earlier ones.
     stepwise: ClassVar[bool] = False
-    #: An option that says how much goes, in place of an amount.
+    #: An option that decides how much is removed, in place of an amount.
     sizing: ClassVar[str] = ""
     #: Whether choosing reads calibration data.
     calibrated: ClassVar[bool] = True
@@ -87,16 +107,43 @@ class Method(
 
     @property
     def sized(self) -> bool:
-        """Whether an option of this method says how much goes."""
+        """Whether an option of this method decides how much is removed."""
         return bool(self.sizing) and getattr(self, self.sizing) is not None
 
+    def amount(self, given: Mapping[str, Any]) -> Target:
+        """The target for the *given* amounts, such as ``{"blocks": 3}``.
+
+        Raises:
+            PrunebenchError: if they are not exactly one amount that this method takes, or none
+                where an option decides.
+        """
+        name, unit = tag(self), self.unit
+        if unit not in AMOUNTS_OF:
+            hint = did_you_mean(unit, AMOUNTS_OF)
+            raise PrunebenchError(f"{name}: its class says unit {unit!r}; {hint}")
+        allowed = AMOUNTS_OF[unit]
+        wrong = [amount for amount in given if amount not in allowed]
+        if wrong and not allowed:
+            what = "removes nothing" if unit == "none" else "takes what it is given"
+            raise PrunebenchError(f"{name} {what}; leave out {wrong[0]!r}")
+        if wrong:
+            taken = " or ".join(map(repr, allowed))
+            raise PrunebenchError(f"{name} takes {taken}, not {wrong[0]!r}")
+        if allowed and len(given) != 1 and not (self.sized and not given):
+            other = f", or the option {self.sizing}" if self.sizing and not given else ""
+            raise PrunebenchError(
+                f"give exactly one of {', '.join(allowed)} for {name}{other}; found "
+                f"{', '.join(given) or 'none'}"
+            )
+        return Target(**given)
+
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
-        """Decide what goes, and leave *lm* bit-identical.
+        """Decide what to remove, and leave *lm* bit-identical.
 
         Args:
             lm: the dense model.
-            calibration: token windows, loaded when first asked for.
-            target: how much is to go.
+            calibration: token windows, loaded when first read.
+            target: how much to remove.
 
         Returns:
             The plan, with the scores, runner-up margins and noise of every choice in its trace.
@@ -119,7 +166,7 @@ class Metric(
 
     unit: ClassVar[str] = ""
     better: ClassVar[Direction] = "lower"
-    #: What a case allows when it says nothing.
+    #: The tolerance where a case gives none.
     tolerance: ClassVar[Tolerance] = Tolerance()
     #: Whether it times the model, so that nothing else may run on its device meanwhile.
     times: ClassVar[bool] = False
@@ -129,39 +176,39 @@ class Metric(
         raise NotImplementedError(f"{type(self).__name__} does not define measure()")
 
     def names(self) -> tuple[object, ...]:
-        """What tells its measurements' names from another's of its kind: nothing, unless it says.
+        """The options that make its measurements' names differ from those of another of its kind.
 
-        Two metrics of one case that agree in this would write over each other.
+        Two metrics of one case that agree in these would overwrite each other's measurements.
         """
         return ()
 
     def limited(self, limit: int) -> Metric:
-        """The same metric on at most *limit* questions; unchanged where it asks none."""
+        """The same metric on at most *limit* questions; unchanged if it has no such option."""
         from msgspec.structs import replace
 
         if "limit" not in self.__struct_fields__:
             return self
-        own: int | None = self.limit  # type: ignore[attr-defined]
-        return replace(self, limit=min(limit, own or limit))
+        given: int | None = self.limit  # type: ignore[attr-defined]
+        return replace(self, limit=min(limit, given or limit))
 
     def measured(
         self, name: str, value: float, samples: Sequence[float] = (), *, paired: bool = True
     ) -> Measurement:
         """A measurement called ``<tag>/<name>`` in this metric's unit and direction.
 
-        Arrays and tensors are taken too; what is not finite becomes None.
+        Values may be NumPy or torch scalars; a *value* that is not finite becomes None.
         """
-        value, kept = _plain(value), tuple(map(_plain, samples))
+        value, numbers = _plain(value), tuple(map(_plain, samples))
         return Measurement(
             metric=f"{tag(self)}/{name}",
             value=value if math.isfinite(value) else None,
             unit=self.unit,
             better=self.better,
-            samples=kept,
-            paired=paired and bool(kept),
+            samples=numbers,
+            paired=paired and bool(numbers),
         )
 
 
 def _plain(value: Any) -> float:
-    """A number of NumPy or torch as Python's own, which records are made of."""
+    """A NumPy or torch scalar as a Python number, as records need it."""
     return value.item() if hasattr(value, "item") else value  # type: ignore[no-any-return]

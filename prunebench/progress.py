@@ -1,4 +1,4 @@
-"""Lets long work say how far it is, to whoever is watching this thread of control."""
+"""Progress messages of long work, passed to the watcher of the current context."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ _WATCHER: ContextVar[Callable[[str], None] | None] = ContextVar("watcher", defau
 
 
 def say(text: str) -> None:
-    """Tell the watcher, if there is one: ``say("removal 2 of 7")``. Cheap enough for any loop."""
+    """Report progress to the watcher, if any: ``say("removal 2 of 7")``. Cheap in any loop."""
     if (watcher := _WATCHER.get()) is not None:
         watcher(text)
 
 
 @contextmanager
 def watched(watcher: Callable[[str], None]) -> Iterator[None]:
-    """Within the block, *watcher* is told what the work says."""
+    """Within the block, *watcher* receives the messages of ``say``."""
     token = _WATCHER.set(watcher)
     try:
         yield

@@ -1,8 +1,9 @@
-"""Resume: what methods, models and metrics call so that finished work is not done twice.
+"""Resume: functions that methods, models and metrics call so that finished work is not repeated.
 
-Outside a run, or where no journal is open, every call here just does the work. The journals
-themselves, on disk, are ``results.resume``; a run opens one with ``folders.searching`` or
-``folders.measuring``, and this module finds it through a context variable.
+A search uses ``steps`` and ``save_step``, ``part``, or ``state`` and ``save_state``; a metric uses
+``once``. Outside a run, or where no journal is open, each of them just does the work. The journals
+on disk are ``results.resume``; a run opens one with ``folders.searching`` or ``folders.measuring``,
+and this module finds it through a context variable.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ DENSE = "dense"
 
 
 class Journal(Protocol):
-    """What this module needs of ``results.resume.journal.Journal``."""
+    """The methods of ``results.resume.journal.Journal`` that are used here."""
 
     steps: list[Step]
     parts: dict[str, Any]
@@ -40,21 +41,21 @@ class Journal(Protocol):
     def close(self) -> None:
         """Close the file."""
 
-    def keep_step(self, step: Step, of: int = 0) -> None:
+    def save_step(self, step: Step, of: int = 0) -> None:
         """Save a step of the search."""
 
-    def keep_part(self, name: str, found: Any, of: int = 0) -> None:
+    def save_part(self, name: str, result: Any, of: int = 0) -> None:
         """Save a named part of the search."""
 
     def state(self) -> tuple[Any, dict[str, Tensor]] | None:
         """The saved state of the search, if there is one."""
 
-    def keep_state(self, data: Any, tensors: dict[str, Tensor], done: int, of: int = 0) -> None:
+    def save_state(self, data: Any, tensors: dict[str, Tensor], done: int, of: int = 0) -> None:
         """Save the state of the search, now or when it is stopped."""
 
 
 class Scope:
-    """One metric while it measures: which journal holds the batches of which model.
+    """A metric that is being measured: which journal holds the batches of which model.
 
     Args:
         journal: the case's.
@@ -73,12 +74,12 @@ class Scope:
         self.journal = journal
         self.metric = metric
         self.models = models
-        self.asked: dict[str, int] = {}
+        self._asked: dict[str, int] = {}
         self._dense = dense
         self._shared: Journal | None = None
 
     def place(self, who: str) -> tuple[Journal, int]:
-        """The journal for what *who* runs, and the metric's number there."""
+        """The journal for batches that *who* runs, and the metric's number there."""
         if who != DENSE or self._dense is None:
             return self.journal, self.metric
         if self._shared is None:
@@ -92,7 +93,7 @@ class Scope:
 
     def who(self, models: Sequence[Any]) -> str:
         """The names of *models* joined; empty if one is not a model of this case."""
-        names = [next((n for n, own in self.models.items() if own is m), "") for m in models]
+        names = [next((n for n, known in self.models.items() if known is m), "") for m in models]
         return "+".join(names) if all(names) else ""
 
     def once(self, who: str, given: object, make: Callable[[], T], of: int) -> T:
@@ -100,19 +101,19 @@ class Scope:
         journal, metric = self.place(who)
         digest = hashlib.blake2b(repr(given).encode(), digest_size=16).hexdigest()
         name = f"{metric}/{who}/{digest}"
-        # A metric may change a model in place and ask the same again: each time stands for itself.
-        self.asked[name] = nth = self.asked.get(name, 0) + 1
+        # A metric may change a model in place and ask again, so the nth time has its own result.
+        self._asked[name] = nth = self._asked.get(name, 0) + 1
         name += f"/{nth}"
-        if (kept := journal.batch(name)) is not None:
-            self.journal.saved_seconds += kept[1]
-            found: T = kept[0]
-            return found
+        if (saved := journal.batch(name)) is not None:
+            self.journal.saved_seconds += saved[1]
+            result: T = saved[0]
+            return result
         start = time.perf_counter()
-        found = make()
+        result = make()
         seconds = round(time.perf_counter() - start, 6)
-        told = {"metric": metric, "who": who, "of": of, "seconds": seconds, "found": found}
-        journal.append({"batch": name, **told})
-        return found
+        entry = {"metric": metric, "who": who, "of": of, "seconds": seconds, "found": result}
+        journal.append({"batch": name, **entry})
+        return result
 
 
 SEARCH: ContextVar[Journal | None] = ContextVar("search", default=None)
@@ -145,7 +146,7 @@ def steps() -> list[Step]:
 def save_step(step: Step, of: int = 0) -> None:
     """Save a step of this search; *of* is the number of steps, 0 if unknown."""
     if journal := SEARCH.get():
-        journal.keep_step(step, of)
+        journal.save_step(step, of)
 
 
 def part(name: str, make: Callable[[], Any], of: int = 0) -> Any:
@@ -159,7 +160,7 @@ def part(name: str, make: Callable[[], Any], of: int = 0) -> Any:
     if (journal := SEARCH.get()) is None:
         return make()
     if name not in journal.parts:
-        journal.keep_part(name, make(), of)
+        journal.save_part(name, make(), of)
     return journal.parts[name]
 
 
@@ -173,10 +174,10 @@ def state() -> tuple[Any, dict[str, Tensor]] | None:
 
 
 def save_state(data: Any, tensors: dict[str, Tensor], done: int, of: int = 0) -> None:
-    """Offer the state of this search: written if the work since the last write is worth it.
+    """Save the state of this search, in place of the last one.
 
-    If the search is stopped before that, it is written then; until the next call it is held in
-    memory.
+    It is written when the work since the last write is worth it, or when the search is stopped;
+    until then, or the next call, it is held in memory.
 
     Args:
         data: plain JSON data.
@@ -186,4 +187,4 @@ def save_state(data: Any, tensors: dict[str, Tensor], done: int, of: int = 0) ->
         of: the number of steps in all, 0 if unknown.
     """
     if journal := SEARCH.get():
-        journal.keep_state(data, tensors, done, of)
+        journal.save_state(data, tensors, done, of)

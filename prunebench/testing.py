@@ -1,6 +1,6 @@
-"""The conformance kit: what a method or a metric has to keep to, checked on a small model.
+"""The conformance kit: the rules for methods and metrics, checked on a small model.
 
-For authors: ``check_method(MyMethod())`` and ``check_metric(MyMetric(...))`` in a test of theirs.
+For authors: ``check_method(MyMethod())`` and ``check_metric(MyMetric(...))`` in their own tests.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ import torch
 import transformers
 
 from . import registry
-from .api import Method, Metric, tag
-from .cases.keys import TAKEN
+from .api import AMOUNTS_OF, Method, Metric, tag
 from .models.causal_lm import CausalLM
 from .models.loading import load_model
 from .runs import conformance
@@ -19,12 +18,12 @@ __all__ = ["check_method", "check_metric", "tiny_model"]
 
 
 def check_method(method: Method, lm: CausalLM | None = None) -> None:
-    """Check that *method* keeps what a method promises.
+    """Check that *method* follows the rules for methods.
 
-    Its options survive a case file; ``choose`` leaves the model bit-identical, says the same when
-    asked again, removes as much as was asked, reads calibration data only if it says so, and
-    refuses what cannot be; its plan survives a file and gives the same model each time; a nested
-    one's smaller amount is a prefix of the larger.
+    Its options survive a case file; ``choose`` leaves the model bit-identical, is deterministic,
+    removes the amount, reads calibration data only if ``calibrated``, and refuses an impossible
+    amount; its plan survives a file and gives the same model each time; if ``nested``, a smaller
+    amount is a prefix of a larger one.
 
     Args:
         method: with the options to check.
@@ -34,19 +33,19 @@ def check_method(method: Method, lm: CausalLM | None = None) -> None:
         AssertionError: with every problem found, a line each.
     """
     problems = list(conformance.of_plugin(method, registry.method))
-    if method.unit not in TAKEN:
-        problems.append(f"unit is {method.unit!r}, expected one of {', '.join(TAKEN)}")
+    if method.unit not in AMOUNTS_OF:
+        problems.append(f"unit is {method.unit!r}, expected one of {', '.join(AMOUNTS_OF)}")
     else:
         problems += conformance.MethodCheck(method, lm or tiny_model()).problems()
-    _tell(method, problems)
+    _raise_if_any(method, problems)
 
 
 def check_metric(metric: Metric, lm: CausalLM | None = None) -> None:
-    """Check that *metric* keeps what a metric promises, on a dense model and a pruned one.
+    """Check that *metric* follows the rules for metrics, on a dense model and a pruned one.
 
     Its options survive a case file; its measurements are called ``<name>/...``, survive a file, are
-    the same when measured again (unless their name says that they vary), ask both models the same
-    questions where they are paired, and leave both models bit-identical.
+    deterministic (unless their name says that they vary), have the same questions for both models
+    where they are paired, and leave both models bit-identical.
 
     Args:
         metric: with the options to check, such as ``dataset="tinyworld"``.
@@ -57,13 +56,13 @@ def check_metric(metric: Metric, lm: CausalLM | None = None) -> None:
     """
     lm = lm or load_model("prunebench/reference", dtype="float32")
     problems = list(conformance.of_plugin(metric, registry.metric))
-    _tell(metric, problems + list(conformance.of_metric(metric, lm)))
+    _raise_if_any(metric, problems + list(conformance.of_metric(metric, lm)))
 
 
 def tiny_model(blocks: int = 12) -> CausalLM:
-    """A Llama of random weights, the same every time, that takes milliseconds: 64 tokens, width 32.
+    """A Llama of fixed random weights that runs in milliseconds: 64 tokens, width 32.
 
-    Queries are grouped and the head is tied, so that what is wrong with either is seen.
+    Queries are grouped and the head is tied, so that errors with either show.
     """
     config = transformers.LlamaConfig(
         vocab_size=64,
@@ -88,7 +87,7 @@ def tiny_model(blocks: int = 12) -> CausalLM:
     return CausalLM(hf.eval())
 
 
-def _tell(plugin: Method | Metric, problems: list[str]) -> None:
+def _raise_if_any(plugin: Method | Metric, problems: list[str]) -> None:
     if problems:
         lines = "".join(f"\n  {problem}" for problem in dict.fromkeys(problems))
         raise AssertionError(f"{tag(plugin)} ({type(plugin).__name__}):{lines}")

@@ -32,7 +32,7 @@ ROOMS = (
     ("edits",),
     ("models",),
     ("formatting",),
-    ("data", "verdicts"),
+    ("data", "verdicts", "search"),
     ("system", "resume", "record"),
     ("plan",),
     ("discovery",),

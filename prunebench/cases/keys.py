@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import reduce
 from itertools import islice
 from operator import or_
@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from .. import registry
-from ..api import Method, tag
+from ..api import Method
 from ..data import datasets, task_trust
 from ..errors import PrunebenchError, did_you_mean
 from ..record import Tolerance
@@ -241,35 +241,6 @@ def _is(test: Callable[[Path], bool], path: Path) -> bool:
         return test(path)
     except (OSError, ValueError):
         return False
-
-
-#: The amounts that a method takes, by what it counts.
-TAKEN = {
-    "none": (),
-    "given": (),
-    "blocks": ("sparsity", "blocks"),
-    "sublayers": ("sparsity", "sublayers"),
-    "width": ("sparsity", "slicing"),
-}
-
-
-def amount_problem(method: Method, amounts: Sequence[str]) -> str | None:
-    """What is wrong with the amounts given for a method, or None."""
-    name = tag(method)
-    if method.unit not in TAKEN:
-        return f"{name}: its class says unit {method.unit!r}; {did_you_mean(method.unit, TAKEN)}"
-    allowed = TAKEN[method.unit]
-    wrong = [amount for amount in amounts if amount not in allowed]
-    if wrong and not allowed:
-        what = "removes nothing" if method.unit == "none" else "takes what it is given"
-        return f"{name} {what}; leave out {wrong[0]!r}"
-    if wrong:
-        return f"{name} takes {' or '.join(map(repr, allowed))}, not {wrong[0]!r}"
-    if allowed and len(amounts) != 1 and not (method.sized and not amounts):
-        had = ", ".join(amounts) or "none"
-        other = f", or the option {method.sizing}" if method.sizing and not amounts else ""
-        return f"give exactly one of {', '.join(allowed)} for {name}{other}; found {had}"
-    return None
 
 
 def build_method(name: str, options: Data) -> Method:

@@ -33,7 +33,6 @@ from ..verdicts.conditions import Condition, unfit
 from ..verdicts.verdict import FAILING
 from .keys import (
     Data,
-    amount_problem,
     check_keys,
     check_names,
 )
@@ -160,9 +159,11 @@ class Maker:
             if data.get(key) is None or (key == "model" and "id" not in data[key]):
                 lines.append(f"{place}: missing key {key!r}")
         if not lines:
-            amounts = [k for k in AMOUNTS if data.get(k) is not None]
-            problem = amount_problem(_method(data["method"]), amounts)
-            lines += [f"{place}: {problem}"] if problem else []
+            try:
+                amounts = {k: data[k] for k in AMOUNTS if data.get(k) is not None}
+                _method(data["method"]).amount(amounts)
+            except PrunebenchError as error:
+                lines.append(f"{place}: {error}")
             lines += self._unfit(data, settings, place)
         if lines:
             raise CaseError(lines)

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 
 import typer
 
-from ..api import Target
 from ..cases import keys
 from ..cases.overlay import Setting
 from ..errors import PrunebenchError
@@ -58,7 +57,10 @@ def prune(
     chosen = keys.build_method(method, options)
     flags = {**amounts, "model": {"id": model, "dtype": dtype}}
     problems = [f"--{w[-1]}: {m}" for w, m in keys.check_keys(flags, ())]
-    problems += [p for p in [keys.amount_problem(chosen, list(amounts))] if p]
+    try:
+        target = chosen.amount(amounts)
+    except PrunebenchError as error:
+        problems.append(str(error))
     if problems:
         raise PrunebenchError("\n".join(problems))
     if json_file is not None:
@@ -79,7 +81,7 @@ def prune(
         pruned = pruning.prune(
             model,
             chosen,
-            Target(**amounts),  # type: ignore[arg-type]  # checked above
+            target,
             calibration_ids=calibration_ids,
             eval_ids=eval_ids,
             output=output,

@@ -1,9 +1,10 @@
-"""What an attention and an MLP cost in milliseconds, from three models, as SPRINT measures it."""
+"""Milliseconds of an attention and of an MLP, from timing three models, as SPRINT does."""
 
 from __future__ import annotations
 
 import statistics
 
+from .. import resume
 from ..errors import SearchError
 from ..models.causal_lm import CausalLM
 from ..models.timing import Shape, Timer
@@ -13,15 +14,21 @@ from ..progress import say
 PROMPT, NEW, ROUNDS, TRIES = 1024, 512, 3, 3
 
 
+def saved(lm: CausalLM) -> tuple[float, float]:
+    """What *measure* gives, measured once for a search."""
+    attn, mlp = resume.part("latency", lambda: measure(lm))
+    return attn, mlp
+
+
 def measure(lm: CausalLM) -> tuple[float, float]:
     """Milliseconds that one attention and one MLP add to reading a prompt and generating.
 
-    The dense model is timed beside one without a quarter of its MLPs and one without a quarter of
-    its attentions (of the blocks before the last), interleaved; medians of three rounds, more of
-    them where they do not come out positive.
+    The dense model, one without a quarter of its MLPs and one without a quarter of its attentions
+    (of the blocks before the last) are timed interleaved; medians of three rounds, repeated up to
+    twice if a difference is not positive.
 
     Raises:
-        SearchError: if they never do.
+        SearchError: if one never is.
     """
     depth = len(lm.blocks)
     removed = max(1, int(0.25 * depth + 1e-5))
@@ -38,10 +45,10 @@ def measure(lm: CausalLM) -> tuple[float, float]:
     for attempt in range(TRIES):
         for round_number in range(ROUNDS + (attempt == 0)):
             say(f"latency of a sublayer, round {round_number + 1}")
-            for own, timer in zip(times, timers, strict=True):
+            for series, timer in zip(times, timers, strict=True):
                 taken = timer.time()
                 if attempt or round_number:  # the first round of all warms up
-                    own.append(1e3 * taken.total)
+                    series.append(1e3 * taken.total)
         dense, *others = map(statistics.median, times)
         found = [(dense - other) / len(blocks) for other in others]
         if min(found) > 0:

@@ -2,34 +2,30 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from .sprint import Sprint
 
-
-def fitted(gram: Tensor, target: Tensor, weight: Tensor, options: Sprint) -> Tensor:
+def fitted(gram: Tensor, target: Tensor, weight: Tensor, damping: float, ratio: float) -> Tensor:
     """The new weight, (out, in): rows of the least-squares solution in place of the old ones.
 
     Args:
         gram: X^T X, (in, in).
         target: X^T (Y - r), (in, out).
-        weight: the present weight.
-        options: damping and the part of the rows that is replaced.
+        weight: the current weight, (out, in).
+        damping: as released, least squares on [X; damping I] against [Y - r; damping W].
+        ratio: the fraction of the rows that is replaced, those of the highest Wanda-like score.
     """
     old = weight.detach().to(gram.dtype)
-    if options.damping:
+    if damping:
         eye = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
         solution = _least_squares(
-            torch.cat([gram, options.damping * eye]), torch.cat([target, options.damping * old.T])
+            torch.cat([gram, damping * eye]), torch.cat([target, damping * old.T])
         ).T
     else:
         solution = _least_squares(gram, target).T
     importance = (old.abs() * gram.diagonal().clamp_min(0).sqrt()).sum(1)
-    count = max(1, int(options.ratio * len(old)))
+    count = max(1, int(ratio * len(old)))
     chosen = importance >= importance.sort(descending=True).values[count - 1]
     if not bool(torch.isfinite(solution[chosen].to(weight.dtype)).all()):
         return weight.detach()  # as released
@@ -40,8 +36,8 @@ def _least_squares(a: Tensor, b: Tensor) -> Tensor:
     """Min |a x - b|, of least norm where a is rank-deficient.
 
     By singular values: the released code's driver on a CPU, a pivoted QR, does not repeat its last
-    bits from call to call. Only a driver for full rank exists on a GPU; where its answer does not
-    solve the equations, the CPU is asked.
+    bits from call to call. A GPU only has a driver for full rank; where its result does not solve
+    the equations, they are solved on the CPU.
     """
     if a.device.type != "cpu":
         solution: Tensor = torch.linalg.lstsq(a, b).solution

@@ -20,12 +20,12 @@ from ..models.tensors import Tensors, storage_dtype
 from ..plan import Plan, Step
 from ..progress import say
 
-#: The name of batch *i*'s stream where a search keeps how far it came.
+#: The name of batch *i*'s stream in the saved state of a search.
 _STATE = "stream.{}"
 
 
 def per_block(lm: CausalLM, windows: Tensor, width: int, variant: Variant) -> Plan:
-    """A rotation before every norm, found on the stream that the earlier ones have cut.
+    """A rotation before every norm, each found on the stream that the earlier ones have cut.
 
     A sliced model is the dense one, norms fused, with its stream projected on the kept axes before
     each norm; so the search runs the dense blocks on projected states, one pass in all.
@@ -44,11 +44,10 @@ def per_block(lm: CausalLM, windows: Tensor, width: int, variant: Variant) -> Pl
     bases: dict[str, Tensor] = {}
     trace: list[Step] = []
     depth = len(lm.blocks)
-    if (before := resume.state()) is not None:
-        kept, found = before
-        trace = msgspec.convert(kept, list[Step])
-        states = [found.pop(_STATE.format(i)).to(lm.device) for i in range(len(states))]
-        bases = found
+    if (saved := resume.state()) is not None:
+        steps, bases = saved
+        trace = msgspec.convert(steps, list[Step])
+        states = [bases.pop(_STATE.format(i)).to(lm.device) for i in range(len(states))]
     for index in range(len(trace) // 2, depth):
         say(f"block {index + 1} of {depth}")
         block = fused(lm, norms, index)
@@ -57,16 +56,16 @@ def per_block(lm: CausalLM, windows: Tensor, width: int, variant: Variant) -> Pl
             bases[STAGE.format(len(trace))] = axes.to(storage_dtype(lm.hf.dtype))
             trace.append(step)
             with torch.no_grad():
-                # One after the other: the stream of the last block may still be held, to be kept.
+                # One after the other: the stream of the last block may still be in memory.
                 for i, batch in enumerate(stream.batches):
                     state = projected(states[i], axes)
                     states[i] = state + batch.branch(block, index, half, state)
         if index + 1 < depth:
-            standing = {_STATE.format(i): state for i, state in enumerate(states)}
-            resume.save_state(msgspec.to_builtins(trace), bases | standing, index + 1, depth)
-    tensors = Tensors()
-    edit = SliceHidden((width,) * len(trace), variant, "block", tensors.add(bases))
-    return Plan((edit,), tuple(trace), tensors)
+            tensors = bases | {_STATE.format(i): state for i, state in enumerate(states)}
+            resume.save_state(msgspec.to_builtins(trace), tensors, index + 1, depth)
+    rotations = Tensors()
+    edit = SliceHidden((width,) * len(trace), variant, "block", rotations.add(bases))
+    return Plan((edit,), tuple(trace), rotations)
 
 
 def whole_model(lm: CausalLM, windows: Tensor, width: int) -> Plan:
@@ -81,8 +80,8 @@ def whole_model(lm: CausalLM, windows: Tensor, width: int) -> Plan:
     hidden = lm.hf.config.hidden_size
     gram = torch.zeros(hidden, hidden, dtype=torch.float64, device=lm.device)
     done, count = 0, len(stream.batches)
-    if (before := resume.state()) is not None:
-        done, gram = before[0], before[1]["gram"].to(lm.device)
+    if (saved := resume.state()) is not None:
+        done, gram = saved[0], saved[1]["gram"].to(lm.device)
     for number, batch in enumerate(stream.batches[done:], done + 1):
         say(f"batch {number} of {count}")
         state = batch.entering
@@ -103,7 +102,7 @@ def whole_model(lm: CausalLM, windows: Tensor, width: int) -> Plan:
 
 
 def fused(lm: CausalLM, norms: Norms, index: int) -> Any:
-    """A copy of a block with its norms fused into it; the block itself stays as it is."""
+    """A copy of a block with its norms fused into it; the block itself is not changed."""
     original = lm.blocks[index]
     tensors = [*original.parameters(), *original.buffers()]
     block = copy.deepcopy(original, {id(t): t for t in tensors})
@@ -125,8 +124,8 @@ def _axes(states: Sequence[Tensor], width: int, stage: int, forwards: int) -> tu
 def _step(values: Tensor, width: int, stage: int, forwards: int) -> Step:
     """The record of one decomposition: what is kept, and how clear the cut is.
 
-    *scores* has the trace, the kept part of it and the five largest eigenvalues; the margin is
-    between the last eigenvalue that is kept and the first that is not, as parts of the trace.
+    *scores* has the trace, the kept fraction of it and the five largest eigenvalues; the margin is
+    between the last kept eigenvalue and the first that is cut, as fractions of the trace.
     """
     total = float(values.sum())
     if not total > 0:

@@ -3,31 +3,25 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from ..api import Target
-from ..edits.merge_blocks import MergeBlocks, merged
-from ..errors import PrunebenchError, PrunebenchWarning, SearchError
-from ..models.calibration import Calibration
+from ..edits.merge_blocks import Formula, merged
+from ..errors import SearchError
 from ..models.causal_lm import CausalLM
 from ..models.stream import Stream
-from ..plan import Plan, Step
+from ..plan import Step
 from ..progress import say
 from ..resume import part
-
-if TYPE_CHECKING:
-    from .sliding_layer_merging import SlidingLayerMerging
 
 Window = tuple[int, int]
 
 
 class Trial(NamedTuple):
-    """A window tried and the similarity of the model with it merged."""
+    """A window, first and last block, and the similarity of the model with it merged."""
 
     window: Window
     similarity: float
@@ -35,7 +29,7 @@ class Trial(NamedTuple):
 
 
 class Run(NamedTuple):
-    """What one threshold leads to: the windows merged, every trial, the final similarity."""
+    """The outcome of one threshold: merged windows, every trial, the final similarity."""
 
     threshold: float
     windows: tuple[Window, ...]
@@ -44,91 +38,45 @@ class Run(NamedTuple):
 
     @property
     def removed(self) -> int:
-        """How many blocks are gone."""
+        """How many blocks are removed."""
         return sum(high - low for low, high in self.windows)
 
     @property
     def interval(self) -> tuple[float, float]:
-        """The thresholds that lead to the same: from the first, below the second."""
+        """The thresholds with the same outcome: at least the first, below the second."""
         passes = [t.similarity for t in self.trials if t.similarity > self.threshold]
         fails = [t.similarity for t in self.trials if not t.similarity > self.threshold]
         return max(fails, default=-1.0), min(passes, default=1.0)
 
 
-def choose(
-    options: SlidingLayerMerging, lm: CausalLM, calibration: Calibration, target: Target
-) -> Plan:
-    """Merge at the options' threshold, or at the one that removes *target*.
-
-    Raises:
-        PrunebenchError: if more blocks are asked for than can merge.
-        SearchError: if no threshold removes that many, or no similarity is finite.
-    """
-    lm.require_one_device("merging blocks")
-    wanted = _wanted(lm, target)
-    sliding = Sliding(options, lm, calibration.windows())
-    if options.threshold is not None:
-        run = sliding.run(options.threshold)
-        if wanted is not None and run.removed != wanted:
-            warnings.warn(
-                f"threshold {options.threshold:g} removes {run.removed} blocks, not the {wanted} "
-                f"asked for; the threshold decides",
-                PrunebenchWarning,
-                stacklevel=2,
-            )
-    else:
-        if wanted is None:
-            raise PrunebenchError("sliding_layer_merging: give a threshold, 'sparsity' or 'blocks'")
-        run = sliding.run_removing(wanted)
-    edits = (MergeBlocks(run.windows, options.formula),) if run.windows else ()
-    return Plan(edits, tuple(sliding.trace(run)))
-
-
-def _wanted(lm: CausalLM, target: Target) -> int | None:
-    if target.blocks is None and target.sparsity is None:
-        return None
-    wanted = target.block_count(lm)
-    most = max(0, len(lm.blocks) - 2)
-    if wanted > most:
-        raise PrunebenchError(
-            f"{wanted} of {len(lm.blocks)} blocks are to go, but at most {most} may: "
-            f"the last stays, and the others merge into at least one"
-        )
-    return wanted
-
-
 class Sliding:
-    """Trial merges of one model on its calibration windows; what was tried once is known.
+    """The sliding window over one model and its calibration windows; no merge is tried twice.
 
     Args:
-        options: the method.
         lm: the dense model; it is not changed.
         windows: token ids, (windows, length).
+        formula: how a window is merged.
         batch_size: windows per forward.
     """
 
     def __init__(
-        self,
-        options: SlidingLayerMerging,
-        lm: CausalLM,
-        windows: Tensor,
-        batch_size: int | None = None,
+        self, lm: CausalLM, windows: Tensor, formula: Formula, batch_size: int | None = None
     ) -> None:
-        self.options = options
         self.lm = lm
+        self.formula: Formula = formula
         self.stream = Stream(lm, windows, batch_size)
         self._tried: dict[tuple[tuple[Window, ...], Window], Trial] = {}
         with torch.no_grad():
             batches = self.stream.batches
-            #: What enters each block of the dense model, per batch. A window only ever lies below
-            #: those merged before it, so this is also what enters it in the merged model.
+            #: The state that enters each block of the dense model, per batch. A window is always
+            #: below those merged before it, so it is the same in the merged model.
             self._entering = [[batch.entering] for batch in batches]
             self._reference = []
             for batch, states in zip(batches, self._entering, strict=True):
                 hidden = batch.entering
                 for block in range(len(lm.blocks)):
                     hidden = self.stream.run(batch, hidden, [block])
-                    # All of them are more than a GPU may have room for; main memory is larger.
+                    # All of them may not fit on a GPU; main memory is larger.
                     states.append(hidden.cpu())
                 self._reference.append(batch.final(lm, hidden).double().flatten(1))
 
@@ -216,7 +164,7 @@ class Sliding:
         """Mean cosine to the dense model's final state; float64 sums of the model's own states.
 
         Raises:
-            SearchError: if it is no number.
+            SearchError: if it is not finite.
         """
         low, high = window
         upper = [*self._upper(merges, high)]
@@ -252,13 +200,13 @@ class Sliding:
     def _block(self, window: Window) -> nn.Module:
         low, high = window
         blocks = list(self.lm.blocks[low : high + 1])
-        return blocks[0] if low == high else merged(blocks, self.options.formula)
+        return blocks[0] if low == high else merged(blocks, self.formula)
 
     def _noise(self) -> float:
-        """How far a similarity moves when nothing but the batching changes; at least a rounding."""
+        """How far a similarity moves when only the batching changes; at least a rounding."""
         last = len(self.lm.blocks) - 2
         if last < 1:
             return 2.0**-23
-        other = Sliding(self.options, self.lm, self.stream.windows.flip(0), batch_size=1)
+        other = Sliding(self.lm, self.stream.windows.flip(0), self.formula, batch_size=1)
         moved = other._similarity((), (last - 1, last)) - self._similarity((), (last - 1, last))
         return max(2.0**-23, abs(moved))

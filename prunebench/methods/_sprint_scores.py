@@ -1,11 +1,11 @@
-"""A model that loses one half of a block after another, with every score that still holds."""
+"""SPRINT's scores: without a fit, with a fit, and which of them still hold after a removal."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from msgspec import UNSET
@@ -14,13 +14,25 @@ from torch import Tensor
 from ..errors import SearchError
 from ..models.causal_lm import CausalLM
 from ..models.modeling import replace
-from ..models.stream import Batch, Stream, search_budget
-from ..plan import Step, Sublayer, name
-from ._choosing import NO_SCORE, finite, lowest
+from ..plan import Step, name
+from ..progress import say
+from ..search import NO_SCORE, finite, lowest
 from ._least_squares import fitted
+from ._sublayers import Sublayers, Walk, sublayer
 
-if TYPE_CHECKING:
-    from .sprint import Sprint
+
+class Settings(NamedTuple):
+    """How candidates are scored and fitted; ``Sprint`` explains each."""
+
+    candidates: int
+    refit: bool
+    refit_dtype: Literal["float64", "float32"]
+    latency_aware: bool
+    norm: Literal["l1", "l2"]
+    reference: Literal["as_released", "current"]
+    damping: float
+    ratio: float
+    checkpoints: int
 
 
 class Fit(NamedTuple):
@@ -32,23 +44,18 @@ class Fit(NamedTuple):
 
 
 class Removal(NamedTuple):
-    """A sublayer that went, and what was written into which module for it."""
+    """A removed sublayer, and the weight that was written into *module* for it, if any."""
 
     sublayer: int
     module: str
     weight: Tensor | None
 
 
-def sublayer(index: int) -> Sublayer:
-    """Number 2b is the attention of block b, 2b + 1 its MLP."""
-    return index // 2, "mlp" if index % 2 else "attn"
-
-
-class Search:
-    """A shrinking model on its calibration windows, with every score that still holds.
+class Search(Sublayers):
+    """A shrinking model with every score that still holds.
 
     Args:
-        options: the method.
+        settings: how candidates are scored and fitted.
         lm: the dense model; it is not changed.
         windows: token ids, (windows, length).
         costs: milliseconds of an attention and of an MLP.
@@ -57,33 +64,26 @@ class Search:
 
     def __init__(
         self,
-        options: Sprint,
+        settings: Settings,
         lm: CausalLM,
         windows: Tensor,
         costs: tuple[float, float],
         batch_size: int | None = None,
     ) -> None:
-        self.options = options
-        self.lm = lm.share()  # its tensors are replaced as fits are taken; lm keeps its own
+        super().__init__(lm, windows, settings.checkpoints, batch_size)
+        self.settings = settings
         self.costs = costs
-        self.stream = Stream(self.lm, windows, batch_size)
-        depth = len(lm.blocks)
-        self.count = 2 * depth
-        self.alive = [True] * self.count
         self.ends = [0] * self.count
         self.pseudo = [math.inf] * self.count
-        self.fits: dict[int, Fit] = {}
-        self.removed: list[Removal] = []
-        steps = options.checkpoints
-        #: Where a round may start. More states are kept than these where there is room for all.
-        self.places = sorted({0} | {2 * (k * depth // (steps + 1)) for k in range(1, steps + 1)})
-        room = sum(b.entering.numel() * b.entering.element_size() for b in self.stream.batches)
-        self.keep_all = room * self.count <= search_budget(lm.device)
-        self.saved = [{0: batch.entering} for batch in self.stream.batches]
-        self.start = 0
         #: Whether a sublayer's score is what a new computation would give.
         self.holds = [False] * self.count
-        names = [f"{lm.family.blocks}.{b}.{lm.family.mlp_out}" for b in range(depth)]
+        self.fits: dict[int, Fit] = {}
+        self.removed: list[Removal] = []
+        #: How each removal was chosen, and the noise of a score, relative to it.
+        self.trace: list[Step] = []
+        self.noise = 0.0
+        self._round_began = 0
+        names = [f"{lm.family.blocks}.{b}.{lm.family.mlp_out}" for b in range(len(lm.blocks))]
         self.position = {module: 2 * b + 1 for b, module in enumerate(names)}
         self.modules = {at: module for module, at in self.position.items()}
 
@@ -95,6 +95,7 @@ class Search:
         Where nothing changed up to its end a sublayer would get the same score again. As released,
         one below the restart point keeps its score even where something did.
         """
+        self._round_began = self.stream.forwards
         later = range(self.start, self.count)
         wanted = [s for s in later if self.alive[s] and not self.holds[s]]
         for s in wanted:
@@ -106,8 +107,9 @@ class Search:
 
     def second_stage(self) -> None:
         """Fit the candidates that have no fit yet, and score them with it."""
+        say(f"removal {len(self.removed) + 1}, fitting candidates")
         ranked = sorted((self.rank(s, self.pseudo[s]), s) for s in self.removable())
-        names = [s for rank, s in ranked if math.isfinite(rank)][: self.options.candidates]
+        names = [s for rank, s in ranked if math.isfinite(rank)][: self.settings.candidates]
         wanted = sorted(s for s in names if s not in self.fits and self.tunable(s))
         if wanted:
             self.fits |= self.fit(wanted)
@@ -127,12 +129,23 @@ class Search:
 
     def scores(self) -> dict[int, float]:
         """What decides, before latencies: of fits where there are any, else without."""
-        if self.options.refit:
+        if self.settings.refit:
             return {s: fit.score for s, fit in sorted(self.fits.items())}
         return {s: self.pseudo[s] for s in self.removable()}
 
+    def remove_lowest(self) -> None:
+        """Remove the sublayer of the lowest score per millisecond, and add the step to the trace.
+
+        Raises:
+            SearchError: if none has a finite score.
+        """
+        spent = self.stream.forwards - self._round_began
+        if not self.trace:
+            self.noise = relative_noise(self)
+        self.trace.append(self.remove(self.noise, spent))
+
     def remove(self, noise: float, spent: int) -> Step:
-        """Take out the sublayer of the lowest score per millisecond, and write its fit in place.
+        """Remove the sublayer of the lowest score per millisecond, and write its fit in place.
 
         Args:
             noise: of a score, relative.
@@ -160,10 +173,10 @@ class Search:
             block_forwards=spent,
             runner_up=None if second is None else self._name(second),
             ranking={self._name(s): r for s, r in ranks.items() if math.isfinite(r)}
-            if self.options.latency_aware
+            if self.settings.latency_aware
             else UNSET,
             first_stage={self._name(s): finite(self.pseudo[s]) for s in self.removable()}
-            if self.options.refit
+            if self.settings.refit
             else UNSET,
         )
         self._take_out(chosen)
@@ -182,7 +195,7 @@ class Search:
         fit = self.fits.pop(chosen, None)
         for s in self.removable():
             self.holds[s] &= self.end_of(s) < chosen
-        self.alive[chosen] = False
+        self.lose(chosen)
         self.pseudo[chosen] = math.inf
         module = self.modules[fit.at] if fit else ""
         if fit:
@@ -192,39 +205,27 @@ class Search:
         # As released, also where the end that a removed sublayer last had is out of date.
         unchanged = max((s for s, end in enumerate(self.ends) if end < chosen), default=0)
         self.start = max(p for p in self.places if p <= unchanged)
-        for saved in self.saved:
-            for place in [p for p in saved if p > chosen]:
-                del saved[place]
-
-    def removable(self) -> list[int]:
-        """The sublayers that are still there."""
-        return [s for s in range(self.count) if self.alive[s]]
 
     def rank(self, s: int, score: float) -> float:
-        """What candidates are compared by: the score, per millisecond if latencies count."""
-        return score / self.costs[s % 2] if self.options.latency_aware else score
+        """The value that decides: the score, per millisecond if latencies count."""
+        return score / self.costs[s % 2] if self.settings.latency_aware else score
 
     def _name(self, s: int) -> str:
         return name(sublayer(s))
-
-    def end_of(self, s: int) -> int:
-        """The first surviving MLP after *s*, whose output a candidate is judged at."""
-        after = (k for k in range(s + 1, self.count) if k % 2 and self.alive[k])
-        return next(after, min(s + 1, self.count - 1))
 
     # ---------------------------------------------------------------- forwards
 
     def outputs(
         self, wanted: list[int], weights: dict[int, Tensor]
     ) -> Iterator[tuple[int, Tensor, Tensor]]:
-        """For each batch and sublayer: the output to keep, and the output without the sublayer.
+        """For each batch and sublayer: the output to preserve, and the output without the sublayer.
 
         Args:
             wanted: sublayers, ascending.
-            weights: what the MLP at a sublayer's end uses in the output without it.
+            weights: fitted weights that the MLP at a sublayer's end uses in the output without it.
         """
         for batch, saved in zip(self.stream.batches, self.saved, strict=True):
-            walk = _Walk(self, batch, saved, wanted)
+            walk = Walk(self, batch, saved, wanted)
             for s in wanted:
                 with torch.no_grad():
                     y = self._reference(walk, s)
@@ -237,7 +238,7 @@ class Search:
                 yield s, y, y_hat
                 walk.forget(s)
 
-    def _reference(self, walk: _Walk, s: int) -> Tensor:
+    def _reference(self, walk: Walk, s: int) -> Tensor:
         """The output at the end of *s* with it; as released, removed sublayers run again there.
 
         Where none was removed, that is the running stream, and costs nothing more; else it is that
@@ -245,7 +246,7 @@ class Search:
         """
         end = self.ends[s]
         first = next((k for k in range(s, end + 1) if not self.alive[k]), None)
-        if first is None or self.options.reference == "current":
+        if first is None or self.settings.reference == "current":
             return walk.at(end + 1)
         if (first, end) not in walk.again:
             hidden = walk.at(first)
@@ -254,7 +255,7 @@ class Search:
             walk.again = {(first, end): hidden}
         return walk.again[first, end]
 
-    def _shortened(self, walk: _Walk, s: int) -> Tensor:
+    def _shortened(self, walk: Walk, s: int) -> Tensor:
         """What enters the end of *s* without it."""
         hidden = walk.at(s)
         for k in range(s + 1, self.ends[s]):
@@ -262,31 +263,25 @@ class Search:
                 hidden = self.half(walk.batch, k, hidden)
         return hidden
 
-    def half(self, batch: Batch, s: int, hidden: Tensor) -> Tensor:
-        """Run one sublayer, residual added: (windows, length, hidden) to the same."""
-        self.stream.halves += len(hidden)
-        half = self.lm.family.halves[s % 2]
-        return hidden + batch.branch(self.lm.blocks[s // 2], s // 2, half, hidden)
-
     def distance(self, y: Tensor, y_hat: Tensor) -> float:
         """Summed over windows: the distance of the outputs relative to the size of the first."""
         far, size = (y.float() - y_hat.float()), y.float()
-        if self.options.norm == "l1":
+        if self.settings.norm == "l1":
             far, size = far.abs(), size.abs()
         else:
             far, size = far.square(), size.square()
         ratio = far.sum((1, 2), dtype=torch.float64) / size.sum((1, 2), dtype=torch.float64)
-        return float((ratio if self.options.norm == "l1" else ratio.sqrt()).sum())
+        return float((ratio if self.settings.norm == "l1" else ratio.sqrt()).sum())
 
     # -------------------------------------------------------------------- fits
 
     def _solve(self, wanted: list[int]) -> dict[int, Tensor]:
-        """The weight of each sublayer's end that best gives the output with it, from without it."""
-        dtype = torch.float64 if self.options.refit_dtype == "float64" else torch.float32
+        """For each sublayer the weight of its end that best restores the output with it."""
+        dtype = getattr(torch, self.settings.refit_dtype)
         grams: dict[int, Tensor | float] = dict.fromkeys(wanted, 0.0)
         targets: dict[int, Tensor | float] = dict.fromkeys(wanted, 0.0)
         for batch, saved in zip(self.stream.batches, self.saved, strict=True):
-            walk = _Walk(self, batch, saved, wanted)
+            walk = Walk(self, batch, saved, wanted)
             for s in wanted:
                 linear = self._linear(self.ends[s])
                 with torch.no_grad():
@@ -301,10 +296,9 @@ class Search:
                     grams[s] = grams[s] + x.T @ x
                     targets[s] = targets[s] + x.T @ missing.flatten(0, -2)
                 walk.forget(s)
-        return {
-            s: fitted(grams[s], targets[s], self._linear(self.ends[s]).weight, self.options)  # type: ignore[arg-type]
-            for s in wanted
-        }
+        damping, ratio = self.settings.damping, self.settings.ratio
+        weights = {s: self._linear(self.ends[s]).weight for s in wanted}
+        return {s: fitted(grams[s], targets[s], weights[s], damping, ratio) for s in wanted}  # type: ignore[arg-type]
 
     def _linear(self, s: int) -> Any:
         return self.lm.hf.get_submodule(self.modules[s])
@@ -323,37 +317,22 @@ class Search:
             linear.weight = before
 
 
-class _Walk:
-    """The running stream of one batch: the input of every sublayer, computed when asked for."""
-
-    def __init__(
-        self, search: Search, batch: Batch, saved: dict[int, Tensor], wanted: list[int]
-    ) -> None:
-        start = max((p for p in saved if not wanted or p <= wanted[0]), default=0)
-        self.search = search
-        self.batch = batch
-        self.saved = saved
-        self.states = {start: saved[start]}
-        self.reached = start
-        #: The last reference that had to be run apart: from where to where, and what came of it.
-        self.again: dict[tuple[int, int], Tensor] = {}
-
-    def at(self, place: int) -> Tensor:
-        """What enters the sublayer numbered *place*."""
-        while self.reached < place:
-            hidden = self.states[self.reached]
-            if self.search.alive[self.reached]:
-                hidden = self.search.half(self.batch, self.reached, hidden)
-            self.reached += 1
-            self.states[self.reached] = hidden
-            if self.search.keep_all or self.reached in self.search.places:
-                self.saved[self.reached] = hidden
-        return self.states[place]
-
-    def forget(self, below: int) -> None:
-        """No sublayer up to *below* will be asked for again."""
-        for place in [p for p in self.states if p <= below and p != self.reached]:
-            del self.states[place]
+def relative_noise(search: Search) -> float:
+    """How far the best first score moves when only the batching changes, relative to it."""
+    scores = search.scores()
+    finite_scores = {s: score for s, score in scores.items() if math.isfinite(score)}
+    rounding = torch.finfo(torch.float32).eps
+    if not finite_scores:
+        return rounding
+    best = min(finite_scores, key=lambda s: search.rank(s, finite_scores[s]))
+    windows = search.stream.windows.flip(0)
+    again = Search(search.settings, search.lm, windows, search.costs, batch_size=1)
+    again.ends[best] = again.end_of(best)
+    if search.settings.refit:
+        other = again.fit([best])[best].score
+    else:
+        other = sum(again.distance(y, y_hat) for _, y, y_hat in again.outputs([best], {}))
+    return max(rounding, abs(other - scores[best]) / max(scores[best], 1e-300))
 
 
 @contextmanager

@@ -1,8 +1,8 @@
-"""Where SPRINT's search stands between two removals: kept, and taken up again."""
+"""The rounds of SPRINT's search, saved after each removal and restored in a resumed run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import torch
@@ -11,32 +11,44 @@ from msgspec import Struct
 from .. import resume
 from ..models.modeling import replace
 from ..plan import Step
+from ..progress import say
+from ._sprint_amount import Amount
 from ._sprint_scores import Fit, Removal, Search
 
 
-class _Standing(Struct, frozen=True):
-    """What a search knows besides tensors."""
+class _State(Struct, frozen=True):
+    """The state of a search between two removals, except tensors."""
 
     trace: list[Step]
     noise: float
-    #: What went, and the module that was fitted for it, or an empty text.
+    #: Removed sublayers, and the module that was fitted for each, or an empty text.
     removed: list[tuple[int, str]]
-    #: Module and score of the fit of each candidate that has one.
+    #: Candidate, module and score of each fit.
     fits: list[tuple[int, int, float]]
     pseudo: list[float]
     ends: list[int]
     holds: list[bool]
     start: int
     halves: int
-    #: Where hidden states are known; they are run again.
+    #: The sublayers whose entering hidden states are known; they are computed again.
     places: list[int]
 
 
-def save(search: Search, trace: Sequence[Step], noise: float, count: int) -> None:
-    """Keep where *search* stands, of *count* removals if that is known."""
-    standing = _Standing(
-        list(trace),
-        noise,
+def rounds(search: Search, amount: Amount) -> Iterator[None]:
+    """One item per removal that is still to be made; what a round removed is saved after it."""
+    _restore(search)
+    while not amount.reached(search):
+        of = f" of {amount.sublayers}" if amount.sublayers is not None else ""
+        say(f"removal {len(search.removed) + 1}{of}")
+        yield
+        _save(search, amount.sublayers or 0)
+
+
+def _save(search: Search, count: int) -> None:
+    """Save the state of *search*; *count* is the number of removals in all, 0 if unknown."""
+    state = _State(
+        search.trace,
+        search.noise,
         [(r.sublayer, r.module) for r in search.removed],
         [(s, fit.at, fit.score) for s, fit in search.fits.items()],
         search.pseudo,
@@ -47,35 +59,32 @@ def save(search: Search, trace: Sequence[Step], noise: float, count: int) -> Non
         sorted(search.saved[0]),
     )
     tensors = {f"fit {s}": fit.weight for s, fit in search.fits.items()}
-    went = {f"removal {i}": r.weight for i, r in enumerate(search.removed)}
-    tensors |= {name: weight for name, weight in went.items() if weight is not None}
-    resume.save_state(msgspec.to_builtins(standing), tensors, len(trace), count)
+    fitted = {f"removal {i}": r.weight for i, r in enumerate(search.removed)}
+    tensors |= {name: weight for name, weight in fitted.items() if weight is not None}
+    resume.save_state(msgspec.to_builtins(state), tensors, len(search.trace), count)
 
 
-def restore(search: Search) -> tuple[list[Step], float]:
-    """Put a new *search* where an earlier run left it; the removals so far, and the noise."""
-    if (before := resume.state()) is None:
-        return [], 0.0
-    data, tensors = before
-    standing = msgspec.convert(data, _Standing)
+def _restore(search: Search) -> None:
+    """Put a new *search* into the state that an earlier run saved, if one did."""
+    if (saved := resume.state()) is None:
+        return
+    data, tensors = saved
+    state = msgspec.convert(data, _State)
     device = search.lm.device
-    search.pseudo, search.ends, search.holds = standing.pseudo, standing.ends, standing.holds
-    search.start = standing.start
-    for i, (s, module) in enumerate(standing.removed):
+    search.trace, search.noise, search.start = state.trace, state.noise, state.start
+    search.pseudo, search.ends, search.holds = state.pseudo, state.ends, state.holds
+    for i, (s, module) in enumerate(state.removed):
         weight = tensors[f"removal {i}"].to(device) if module else None
         search.alive[s] = False
         search.removed.append(Removal(s, module, weight))
         if weight is not None:
             replace(search.lm.hf.get_submodule(module), "weight", weight)
-    search.fits = {
-        s: Fit(at, tensors[f"fit {s}"].to(device), score) for s, at, score in standing.fits
-    }
-    _run_again(search, standing.places)
-    search.stream.halves = standing.halves
-    return standing.trace, standing.noise
+    search.fits = {s: Fit(at, tensors[f"fit {s}"].to(device), score) for s, at, score in state.fits}
+    _recompute(search, state.places)
+    search.stream.halves = state.halves
 
 
-def _run_again(search: Search, places: Sequence[int]) -> None:
+def _recompute(search: Search, places: Sequence[int]) -> None:
     """The hidden states that enter the sublayers numbered *places*."""
     with torch.no_grad():
         for batch, saved in zip(search.stream.batches, search.saved, strict=True):

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
-from .. import resume
 from ..api import Method, Target
 from ..plan import Plan
+from ..search import one_shot, removable, scored_twice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -27,19 +27,16 @@ class BlockInfluence(Method, frozen=True, tag="block_influence"):
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
         """Measure every block of the dense model, then take the lowest."""
         from ..models.stream import Stream
-        from ._choosing import one_shot, removable
 
         count = target.block_count(lm)
-        candidates = removable(lm, count, 0, 0)
+        candidates = removable(len(lm.blocks), count, 0, 0)
         if not count:
             return Plan()
+
+        def influence(windows: Tensor, batch_size: int | None) -> list[float]:
+            return [*Stream(lm, windows, batch_size).influence().values()]
+
         windows = calibration.windows()
-
-        def influence(windows: Tensor, batch_size: int | None = None) -> tuple[list[float], int]:
-            stream = Stream(lm, windows, batch_size)
-            return list(stream.influence().values()), stream.forwards
-
-        scores, forwards = resume.part("round 1", lambda: influence(windows), of=2)
-        again, _ = resume.part("round 2", lambda: influence(windows.flip(0), batch_size=1), of=2)
-        noise = max(2.0**-23, *(abs(scores[b] - again[b]) for b in candidates))
-        return one_shot(dict(enumerate(scores)), candidates, count, noise, forwards)
+        scores, moved = scored_twice(influence, windows)
+        noise = max(2.0**-23, moved)
+        return one_shot(scores, candidates, count, noise, len(lm.blocks) * len(windows))

@@ -1,8 +1,8 @@
-"""Somebody else's result: a checkpoint that is already pruned, or a plan made elsewhere.
+"""A result from elsewhere: a checkpoint that is already pruned, or a plan.
 
-It is measured as every other case is and stands in the same tables, under this name. A checkpoint
+It is measured like every other case and appears in the same tables, under this name. A checkpoint
 is any folder or hub id that plain transformers opens, and need not be of a family that can be
-pruned here; its scores are set beside those of the case's own dense model, whose tokenizer is used,
+pruned here; its scores are compared with those of the case's dense model, whose tokenizer is used,
 so the vocabularies must be the same. A plan is a file that ``prunebench import-plan`` or
 ``prunebench prune --json`` wrote.
 """
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class External(Method, frozen=True, tag="external"):
-    """Take what is given: exactly one of *checkpoint* and *plan*."""
+    """Load a pruned checkpoint or a plan: exactly one of *checkpoint* and *plan* is given."""
 
     unit: ClassVar[str] = "given"
     calibrated: ClassVar[bool] = False
@@ -36,7 +36,7 @@ class External(Method, frozen=True, tag="external"):
             raise ValueError("external: give exactly one of 'checkpoint' and 'plan'")
 
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:  # noqa: ARG002
-        """The plan that is in the file, or the one that loads the checkpoint."""
+        """The plan in the file, or one that loads the checkpoint."""
         if self.plan is not None:
             from ..models.plan_files import read
 
@@ -47,7 +47,7 @@ class External(Method, frozen=True, tag="external"):
 
         name = str(self.checkpoint)
         if (sha256 := model_hash(ModelSpec(name))) is None:
-            load_model(name, known=False)  # fetches it from the hub, or says what is wrong
+            load_model(name, known=False)  # fetches it from the hub, or raises
             sha256 = model_hash(ModelSpec(name)) or ""
         return Plan((LoadCheckpoint(_shortest(name), sha256),))
 

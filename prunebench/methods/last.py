@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from ..api import Method, Target
-from ..edits.drop_blocks import DropBlocks
 from ..plan import Plan
+from ..search import drop, removable
 
 if TYPE_CHECKING:
     from ..models.calibration import Calibration
@@ -21,7 +21,6 @@ class Last(Method, frozen=True, tag="last"):
 
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:  # noqa: ARG002
         """The last block, the one before it, ..."""
-        from ._choosing import removable
-
-        blocks = removable(lm, count := target.block_count(lm), 0, 0)
-        return Plan((DropBlocks(tuple(reversed(blocks))[:count]),) if count else ())
+        count = target.block_count(lm)
+        blocks = removable(len(lm.blocks), count, 0, 0)
+        return drop(blocks[::-1][:count])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, ClassVar
 
 from ..api import Method, Target
-from ..edits.drop_blocks import DropBlocks
 from ..plan import Plan
+from ..search import drop, removable
 
 if TYPE_CHECKING:
     from ..models.calibration import Calibration
@@ -20,8 +20,7 @@ class Middle(Method, frozen=True, tag="middle"):
 
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:  # noqa: ARG002
         """Blocks (n - count) // 2 and the following."""
-        from ._choosing import removable
-
-        blocks = removable(lm, count := target.block_count(lm), 0, 0)
+        count = target.block_count(lm)
+        blocks = removable(len(lm.blocks), count, 0, 0)
         start = (len(blocks) - count) // 2
-        return Plan((DropBlocks(tuple(blocks[start : start + count])),) if count else ())
+        return drop(blocks[start : start + count])

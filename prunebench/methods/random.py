@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from msgspec import Meta
 
 from ..api import Method, Target
-from ..edits.drop_blocks import DropBlocks
 from ..plan import Plan
+from ..search import drop, removable
 
 if TYPE_CHECKING:
     from ..models.calibration import Calibration
@@ -27,8 +27,7 @@ class Random(Method, frozen=True, tag="random"):
         """A prefix of one seeded shuffle."""
         from random import Random as Generator
 
-        from ._choosing import removable
-
-        order = list(removable(lm, count := target.block_count(lm), 0, 0))
+        count = target.block_count(lm)
+        order = [*removable(len(lm.blocks), count, 0, 0)]
         Generator(self.seed).shuffle(order)
-        return Plan((DropBlocks(tuple(order[:count])),) if count else ())
+        return drop(order[:count])

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from .. import resume
 from ..api import Method, Target
 from ..plan import Plan
+from ..search import noise_of, one_shot, removable, scored_twice
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -37,11 +38,9 @@ class ShortenedLlama(Method, frozen=True, tag="shortened_llama"):
     norm: Literal[1, 2] = 1
 
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
-        """Score every block of the dense model, then take the lowest that may go."""
-        from ._choosing import one_shot, removable
-
+        """Score every block of the dense model, then remove the lowest that may be removed."""
         count = target.block_count(lm)
-        candidates = removable(lm, count, self.keep_first, self.keep_last)
+        candidates = removable(len(lm.blocks), count, self.keep_first, self.keep_last)
         if not count:
             return Plan()
         if self.criterion != "ppl" and any(p.is_meta for p in lm.hf.parameters()):
@@ -58,20 +57,16 @@ class ShortenedLlama(Method, frozen=True, tag="shortened_llama"):
             stream = Stream(lm, calibration.windows())
             losses = Thinning(stream, budget=0).losses(range(len(lm.blocks)), keep=True)
             scores = {block: perplexity_of(loss) for block, loss in losses.items()}
-            noise = float(resume.part("noise", stream.noise))
-            return scores, noise * perplexity_of(stream.dense_nll), stream.forwards
+            return scores, noise_of(stream) * perplexity_of(stream.dense_nll), stream.forwards
         if self.criterion == "magnitude":
             scores = {i: self._sum(weights) for i, weights in enumerate(_weights(lm))}
             return scores, _rounding(scores), 0
+        # The sums behind a score are as large as the model, so only whole rounds are saved.
         windows = calibration.windows()
-        # The sums behind a score are as large as the model, so only whole rounds are kept.
-        found = resume.part("round 1", lambda: self._taylor(lm, windows), of=2)
-        again = resume.part("round 2", lambda: self._taylor(lm, windows.flip(0), 1), of=2)
-        scores = dict(enumerate(found))
-        moved = max(abs(a - b) for a, b in zip(found, again, strict=True))
+        scores, moved = scored_twice(partial(self._taylor, lm), windows)
         return scores, max(moved, _rounding(scores)), 2 * len(lm.blocks) * len(windows)
 
-    def _taylor(self, lm: CausalLM, windows: Tensor, batch_size: int | None = None) -> list[float]:
+    def _taylor(self, lm: CausalLM, windows: Tensor, batch_size: int | None) -> list[float]:
         with _gradients(lm, windows, batch_size) as groups:
             return [
                 self._sum([w * w.grad for w in weights])  # type: ignore[operator]
@@ -94,7 +89,7 @@ def _gradients(
 ) -> Iterator[list[list[Tensor]]]:
     """The scored tensors with ``grad`` of the mean loss over all windows, summed before any abs.
 
-    Nothing else gets a gradient, and afterwards nothing has one.
+    No other tensor gets a gradient, and afterwards none has one.
     """
     import torch
 

@@ -3,8 +3,8 @@
 Take out every block in turn, measure the calibration loss of what is left, drop the block whose
 absence hurts least, and look again (the paper's Metric 3). As in the released code, the first and
 the last block stay, ties go to the lower block, and *lines* draws the calibration text by lines;
-*windows* draws the 128 windows that the paper speaks of. Hidden states are shared between
-candidates and kept from one removal to the next, which changes the cost and no decision.
+*windows* draws the 128 windows of the paper's text. Hidden states are shared between candidates and
+reused after a removal, which changes the cost and no decision.
 """
 
 from __future__ import annotations
@@ -13,11 +13,9 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from msgspec import Meta
 
-from .. import resume
 from ..api import Method, Target
-from ..edits.drop_blocks import DropBlocks
-from ..plan import Plan, Step
-from ..progress import say
+from ..plan import Plan
+from ..search import greedy, removable
 
 if TYPE_CHECKING:
     from ..models.calibration import Calibration
@@ -35,34 +33,13 @@ class Sleb(Method, frozen=True, tag="sleb"):
     calibration_unit: Literal["lines", "windows"] = "lines"
 
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
-        """Search greedily, one removal after the other."""
+        """Remove the block whose absence hurts least, and look again."""
         from ..models.stream import Stream, Thinning
-        from ._choosing import choice, removable
 
         count = target.block_count(lm)
-        candidates = list(removable(lm, count, self.keep_first, self.keep_last))
+        candidates = removable(len(lm.blocks), count, self.keep_first, self.keep_last)
         if not count:
             return Plan()
         stream = Stream(lm, calibration.windows(self.calibration_unit))
-        noise = float(resume.part("noise", stream.noise))
-        thinning = Thinning(stream)
-        removed: list[int] = []
-        trace: list[Step] = []
-        kept = resume.steps()[:count]
-        for step in range(count):
-            say(f"removal {step + 1} of {count}")
-            if step < len(kept):
-                made, chosen = kept[step], int(kept[step].chosen)
-                if step == len(kept) - 1:
-                    # Run once more for its hidden states, from which the next step goes on.
-                    thinning.losses(candidates)
-            else:
-                before = stream.forwards
-                scores = thinning.losses(candidates)
-                chosen, made = choice(step, scores, noise, stream.forwards - before)
-                resume.save_step(made, count)
-            trace.append(made)
-            removed.append(chosen)
-            thinning.remove(chosen)
-            candidates.remove(chosen)
-        return Plan((DropBlocks(tuple(removed)),), tuple(trace))
+        model = Thinning(stream)
+        return greedy(stream, candidates, count, score=model.losses, remove=model.remove)

@@ -1,10 +1,10 @@
 """One rotation for the whole model: width pruning whose result is a plain checkpoint.
 
 Not SliceGPT, though made of its parts: with the same axes before every norm no shortcut matrices
-are needed, every sliced parameter is really gone, and plain classes express the result, a narrower
-model of the same family. The axes are the principal ones of all that enters any norm of the dense
-model, each token's state scaled to length one, as the norms do; raw states would leave the choice
-to a few tokens of enormous size. Where a family's config wants the hidden size to be a multiple of
+are needed, every sliced parameter is removed, and plain classes express the result, a narrower
+model of the same family. The axes are the principal ones of all states that enter a norm of the
+dense model, each token's state scaled to length one, as the norms do; with raw states a few tokens
+of very large norm would decide. Where a family's config wants the hidden size to be a multiple of
 the number of heads, so are the widths.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class SliceGlobal(Method, frozen=True, tag="slice_global"):
-    """Width pruning with a single rotation; the trace's only step tells its eigenvalues."""
+    """Width pruning with a single rotation; the only step of the trace has its eigenvalues."""
 
     unit: ClassVar[str] = "width"
 

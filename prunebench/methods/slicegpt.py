@@ -7,10 +7,11 @@ before it left it. Axes are those of the stream that enters a norm, uncentred, a
 paper's equation speaks of what leaves the norm); what leaves the last block, and the head, are not
 cut. The eigendecomposition is in float64.
 
-*exact* keeps the function when nothing is cut. *as_released* also does what the released code does
-beside the paper: it subtracts the mean of every embedding row in models whose norms subtract none,
-and gives every norm the constant 1e-5. Two things it does are left out for they change nothing: it
-damps the covariance, which leaves the axes alone, and turns the kept axes at random.
+*exact* keeps the function when nothing is cut. *as_released* also does what the released code adds
+to the paper: it subtracts the mean of every embedding row in models whose norms subtract none,
+and gives every norm the constant 1e-5. Two things it does are left out because they change
+nothing: it damps the covariance, which leaves the axes unchanged, and rotates the kept axes at
+random.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class SliceGPT(Method, frozen=True, tag="slicegpt"):
-    """Width pruning with a rotation per norm; a trace step per stage tells its eigenvalues."""
+    """Width pruning with a rotation per norm; a trace step per stage has its eigenvalues."""
 
     unit: ClassVar[str] = "width"
 

@@ -3,27 +3,29 @@
 From the top but one downwards a window of blocks grows as long as the model with the window merged
 into one block stays similar to the dense one: cosine of the final hidden state of each calibration
 window, flattened, mean over the windows, above *threshold*. When it no longer does, the window so
-far is merged for good and the next one starts there. The last block is never merged, and a window
-still open at the bottom is dropped, both as released.
+far is merged for good and the next one starts there. As released, the last block is never merged,
+and a window still open at the bottom is dropped.
 
 *as_released* is what the released code computes: its loop subtracts the copy it is adding to, so
 the merged block has the projections of the highest block of the window and everything else of the
 lowest. *as_published* is the paper's equation, W_low + sum over k of (W_k - W_low), on the
 projections.
 
-There is no amount in the paper: the threshold alone decides. Given an amount instead, every
-threshold is tried that makes a difference, and of those that remove exactly so many blocks the one
-with the highest final similarity is taken.
+The paper has no amount: the threshold decides. Given an amount instead, every threshold that makes
+a difference is tried, and of those that remove exactly so many blocks the one with the highest
+final similarity is taken.
 """
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from msgspec import Meta
 
 from ..api import Method, Target
-from ..edits.merge_blocks import Formula
+from ..edits.merge_blocks import Formula, MergeBlocks
+from ..errors import PrunebenchError, PrunebenchWarning
 from ..plan import Plan
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
 
 class SlidingLayerMerging(Method, frozen=True, tag="sliding_layer_merging"):
-    """Merging by similarity; in the trace every window tried competes with the threshold."""
+    """Merging by similarity; in the trace every trial is a choice between window and threshold."""
 
     sizing: ClassVar[str] = "threshold"
 
@@ -40,7 +42,38 @@ class SlidingLayerMerging(Method, frozen=True, tag="sliding_layer_merging"):
     formula: Formula = "as_released"
 
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
-        """Slide at the threshold, or at the best of all that remove the amount."""
-        from ._sliding import choose
+        """Merge at the threshold, or at the best of all that remove the amount."""
+        from ._sliding import Sliding
 
-        return choose(self, lm, calibration, target)
+        lm.require_one_device("merging blocks")
+        asked = self.threshold is None or target != Target()
+        count = self._count(lm, target) if asked else None
+        sliding = Sliding(lm, calibration.windows(), self.formula)
+        if self.threshold is None:
+            run = sliding.run_removing(count or 0)
+        else:
+            run = sliding.run(self.threshold)
+            if count not in (None, run.removed):
+                warnings.warn(
+                    f"threshold {self.threshold:g} removes {run.removed} blocks, not the {count} "
+                    f"asked for; the threshold decides",
+                    PrunebenchWarning,
+                    stacklevel=2,
+                )
+        edits = (MergeBlocks(run.windows, self.formula),) if run.windows else ()
+        return Plan(edits, tuple(sliding.trace(run)))
+
+    def _count(self, lm: CausalLM, target: Target) -> int:
+        """How many blocks *target* removes.
+
+        Raises:
+            PrunebenchError: if more than can merge.
+        """
+        count = target.block_count(lm)
+        most = max(0, len(lm.blocks) - 2)
+        if count > most:
+            raise PrunebenchError(
+                f"{count} of {len(lm.blocks)} blocks are to go, but at most {most} may: "
+                f"the last stays, and the others merge into at least one"
+            )
+        return count

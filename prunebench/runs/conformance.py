@@ -1,9 +1,12 @@
-"""What a method or a metric promises, as checks that say which promise was not kept."""
+"""What a method or a metric promises, as checks that name each broken promise.
+
+Every case of a run checks the cheap ones, at the end of this file; ``prunebench.testing`` runs all.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import msgspec
@@ -21,20 +24,13 @@ from ..errors import PrunebenchError
 from ..models.calibration import Calibration, Unit
 from ..models.causal_lm import CausalLM
 from ..models.surgery import apply
-from ..plan import (
-    Plan,
-    Step,
-    bare,
-    name,
-    read_edits,
-    units,
-)
+from ..plan import Plan, Step, bare, name, read_edits, units
 from ..record import VARYING, Measurement
 from ..specs import CalibrationSpec
 from ..system.files import is_name
 
-#: Amounts that are asked for, smaller ones first.
-ASKED = {
+#: Amounts to check, by unit, smaller ones first.
+TARGETS = {
     "none": (Target(),),
     "given": (Target(),),
     "blocks": (Target(blocks=1), Target(blocks=2), Target(blocks=4), Target(sparsity=0.3)),
@@ -51,13 +47,13 @@ class State:
         self.parts = _parts(lm)
 
     def changed(self, lm: CausalLM) -> Iterator[str]:
-        """What is otherwise in *lm*, in words."""
+        """The first tensor and the first module that differ in *lm*, in words."""
         now = dict(_tensors(lm))
         for key in dict.fromkeys([*self.tensors, *now]):
-            was, own = self.tensors.get(key), now.get(key)
-            if was is None or own is None or was.dtype != own.dtype or not torch.equal(was, own):
+            was, new = self.tensors.get(key), now.get(key)
+            if was is None or new is None or was.dtype != new.dtype or not torch.equal(was, new):
                 yield f"changes the tensor {key!r}"
-                return  # one says it
+                return  # one is enough
         parts = _parts(lm)
         for key in dict.fromkeys([*self.parts, *parts]):
             if (was_part := self.parts.get(key)) != (part := parts.get(key)):
@@ -71,23 +67,23 @@ def _tensors(lm: CausalLM) -> Iterator[tuple[str, Tensor]]:
 
 
 def _parts(lm: CausalLM) -> dict[str, str]:
-    """In words, what each module is and how it is switched."""
+    """By name, the type, mode, hooks and gradients of each module, in words."""
     found = {"its config": str(lm.hf.config.to_dict())}
     for key, module in lm.hf.named_modules():
         hooks = len(module._forward_hooks) + len(module._forward_pre_hooks)
-        own = dict(module.named_parameters(recurse=False))
-        trained = [n for n, p in own.items() if p.requires_grad]
-        graded = [n for n, p in own.items() if p.grad is not None]
+        parameters = dict(module.named_parameters(recurse=False))
+        trained = [n for n, p in parameters.items() if p.requires_grad]
+        graded = [n for n, p in parameters.items() if p.grad is not None]
         words = [type(module).__name__, "in training" if module.training else "in evaluation"]
         words += [f"{hooks} hooks"] * bool(hooks)
-        words += [f"gradients asked for {', '.join(trained)}"] * bool(trained)
+        words += [f"gradients enabled for {', '.join(trained)}"] * bool(trained)
         words += [f"gradients left in {', '.join(graded)}"] * bool(graded)
         found[key] = ", ".join(words)
     return found
 
 
 class Watched(Calibration):
-    """Calibration windows, (windows, length), that notice that they are read."""
+    """Calibration windows, (windows, length), that record whether they are read."""
 
     def __init__(self, ids: Tensor, lm: CausalLM) -> None:
         super().__init__(CalibrationSpec("ids", len(ids), ids.shape[1]), lm)
@@ -95,7 +91,7 @@ class Watched(Calibration):
         self.read = False
 
     def windows(self, unit: Unit = "windows") -> Tensor:
-        """As those of its class."""
+        """See ``Calibration.windows``."""
         self.read = True
         return super().windows(unit)
 
@@ -107,14 +103,14 @@ def _some_ids(lm: CausalLM) -> Tensor:
 
 def _words(target: Target) -> str:
     given = {key: getattr(target, key) for key in target.__struct_fields__}
-    told = [f"{key}={value}" for key, value in given.items() if value is not None]
-    return ", ".join(told) or "no amount"
+    amounts = [f"{key}={value}" for key, value in given.items() if value is not None]
+    return ", ".join(amounts) or "no amount"
 
 
 def of_plugin(plugin: Method | Metric, find: Callable[[str], Any]) -> Iterator[str]:
-    """What is wrong with its name and its options."""
+    """Problems of its name and its options."""
     if not is_name(tag(plugin)) or "/" in tag(plugin):
-        yield f"the tag {tag(plugin)!r} cannot stand in the name of a file"
+        yield f"the tag {tag(plugin)!r} cannot be part of a file name"
     try:
         found = find(tag(plugin))
         if found is not type(plugin):
@@ -138,15 +134,15 @@ class MethodCheck:
     def problems(self) -> Iterator[str]:
         """Every problem."""
         refused = ""
-        asked = (Target(),) if self.method.sized else ASKED[self.method.unit]
-        for target in asked:
+        targets = (Target(),) if self.method.sized else TARGETS[self.method.unit]
+        for target in targets:
             before = State(self.lm)
             plans: list[Plan] = []
             try:
                 plans = [self._choose(target) for _ in range(2)]
             except PrunebenchError as error:
                 refused = f"{_words(target)}: {error}"
-            except Exception as error:  # whatever an author's code raises is what is to be told
+            except Exception as error:  # an author's code may raise anything
                 yield f"choose({_words(target)}) raised {type(error).__name__}: {error}"
             yield from (f"choose() {change}" for change in before.changed(self.lm))
             if plans:
@@ -170,9 +166,9 @@ class MethodCheck:
             yield f"choose() returned {type(plan).__name__}, expected a Plan"
             return
         asked = _words(target)
-        # One that times the model may find another order each time.
+        # A method that times the model may choose another order each time.
         if not self.method.times and (plan.edits, plan.trace) != (again.edits, again.trace):
-            yield f"choose({asked}) said two things: {plan.edits} and {again.edits}"
+            yield f"choose({asked}) gave two different plans: {plan.edits} and {again.edits}"
         try:
             written = msgspec.json.encode((plan.edits, plan.trace))
             edits, trace = msgspec.json.decode(written, type=tuple[list[Any], tuple[Step, ...]])
@@ -185,7 +181,7 @@ class MethodCheck:
         self.plans.append((target, plan))
 
     def _of_applied(self, target: Target, plan: Plan) -> Iterator[str]:
-        """What is wrong with the model that a plan makes."""
+        """Problems of the model that a plan makes."""
         asked = _words(target)
         before = State(self.lm)
         try:
@@ -204,13 +200,13 @@ class MethodCheck:
         if wanted is not None and plan.size != wanted:
             yield f"{asked} means {wanted} {self.method.unit}, but the plan removes {plan.size}"
         if self.method.unit == "none" and plan.size:
-            yield f"it says that it removes nothing, and its plan removes {plan.size}"
+            yield f"its unit says that it removes nothing, but its plan removes {plan.size}"
         narrowed = self.method.unit == "width" and target.sparsity is not None
         if narrowed and one.num_parameters >= self.lm.num_parameters:
             yield f"the plan of {asked} removes no parameters"
 
     def _of_trace(self, asked: str, plan: Plan) -> Iterator[str]:
-        """Steps that cannot have led to the plan; a plan without any is fine."""
+        """Steps that cannot have led to the plan; a plan without steps is fine."""
         removed = [name(unit) for edit in plan.edits for unit in units(edit)]
         for step in plan.trace:
             if removed and step.scores and step.chosen not in step.scores:
@@ -236,12 +232,12 @@ class MethodCheck:
                 return
             if tuple(map(bare, cut.edits)) != tuple(map(bare, plan.edits)):
                 yield (
-                    f"it says nested = True, but {_words(target)} gives {plan.edits}, which is no "
-                    f"prefix of {longest.edits}"
+                    f"it says nested = True, but {_words(target)} gives {plan.edits}, which is "
+                    f"not a prefix of {longest.edits}"
                 )
 
     def _of_too_much(self) -> Iterator[str]:
-        """Whether more than there is is refused."""
+        """Whether an amount of more than the model has is refused."""
         count = 2 * len(self.lm.blocks) + 1
         target = Target(**{self.method.unit: count})
         try:
@@ -251,12 +247,12 @@ class MethodCheck:
         except Exception as error:  # as above
             yield f"{_words(target)} raised {type(error).__name__}, expected a PrunebenchError"
             return
-        said = f"gave {plan.edits}, expected a PrunebenchError"
-        yield f"{_words(target)} of {len(self.lm.blocks)} blocks {said}"
+        gave = f"gave {plan.edits}, expected a PrunebenchError"
+        yield f"{_words(target)} of {len(self.lm.blocks)} blocks {gave}"
 
 
 def of_metric(metric: Metric, dense: CausalLM) -> Iterator[str]:
-    """What is wrong with the measurements of a dense model and of one without a middle block."""
+    """Problems of the measurements of a dense model and of one without a middle block."""
     middle = len(dense.blocks) // 2
     pruned = apply(dense.share(), Plan((DropBlocks((middle,)),)))
     counts = []
@@ -272,17 +268,18 @@ def of_metric(metric: Metric, dense: CausalLM) -> Iterator[str]:
         if rounds:
             yield from _of_measurements(metric, what, *rounds)
             counts.append({m.metric: len(m.samples) for m in rounds[0] if m.paired})
-    for told in (counts[0].keys() & counts[1].keys()) if len(counts) == 2 else ():
-        if counts[0][told] != counts[1][told]:
-            both = f"{counts[0][told]} samples of the dense model, {counts[1][told]} of the pruned"
-            yield f"{told} is paired, with {both}"
+    for metric_name in (counts[0].keys() & counts[1].keys()) if len(counts) == 2 else ():
+        if counts[0][metric_name] != counts[1][metric_name]:
+            first, second = (count[metric_name] for count in counts)
+            both = f"{first} samples of the dense model, {second} of the pruned"
+            yield f"{metric_name} is paired, with {both}"
 
 
 def _of_measurements(
     metric: Metric, what: str, one: list[Measurement], two: list[Measurement]
 ) -> Iterator[str]:
     names = [m.metric for m in one]
-    if not names and what == "pruned":  # beside itself a model may have nothing to be measured
+    if not names and what == "pruned":  # a metric may measure nothing of the dense model
         yield "measure() of the pruned model gave nothing"
     for repeated in {n for n in names if names.count(n) > 1}:
         yield f"two measurements are called {repeated!r}"
@@ -301,3 +298,49 @@ def _of_measurements(
                 f"{m.metric} of the {what} model is not the same when measured again; one that "
                 f"varies has one of these words in its name: {', '.join(VARYING)}"
             )
+
+
+# ------------------------------------------------------------- checks of every case
+
+
+def structure(lm: CausalLM) -> object:
+    """What changes when a method takes the dense model apart: its modules and their size."""
+    return lm.num_parameters, [(name, type(m)) for name, m in lm.hf.named_modules()]
+
+
+def checked_plan(given: object, method: str) -> Plan:
+    """What *method* chose, checked to be a plan.
+
+    Raises:
+        PrunebenchError: if it is not a plan, or one of its edits is not an edit.
+    """
+    if not isinstance(given, Plan):
+        raise PrunebenchError(f"{method}: choose() returned {_kind(given)}, expected a Plan")
+    for edit in given.edits:
+        if not isinstance(edit, Edit):
+            raise PrunebenchError(f"{method}: the plan has {_kind(edit)} among its edits")
+    return given
+
+
+def checked_measurements(
+    given: Iterable[object] | None, metric: str, *, dense: bool
+) -> list[Measurement]:
+    """What *metric* measured, checked to be measurements, at least one of a pruned model.
+
+    Raises:
+        PrunebenchError: if one is not a measurement, or there is none.
+    """
+    found = []
+    for item in () if given is None else given:
+        if not isinstance(item, Measurement):
+            message = f"{metric}: measure() gave {_kind(item)}, expected a Measurement"
+            raise PrunebenchError(message)
+        found.append(item)
+    if not found and not dense:
+        raise PrunebenchError(f"{metric}: measure() gave no measurement")
+    return found
+
+
+def _kind(value: object) -> str:
+    """*value* where it is short, else its type."""
+    return f"{value!r:.40}" if isinstance(value, str | int | float | None) else type(value).__name__

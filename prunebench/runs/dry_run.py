@@ -175,7 +175,7 @@ def _begun(
         kept = ""
         if case.id in begun and outlook.status == "run":
             journal = partials.journal(case.id, answer_key.key(case, device), case.families)
-            kept = "" if journal.empty else str(journal.kept)
+            kept = "" if journal.empty else str(journal.progress)
         told.append(replace(outlook, kept=kept))
     return told
 

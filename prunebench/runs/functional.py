@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..api import Method, Target
-from ..cases.keys import amount_problem, build_method, check_keys
+from ..api import Method
+from ..cases.keys import build_method, check_keys
 from ..errors import PrunebenchError
 from ..models import surgery
 from ..models.calibration import Calibration, check_ids
@@ -53,10 +53,12 @@ def choose(
     given = {"sparsity": sparsity, "blocks": blocks, "sublayers": sublayers, "slicing": slicing}
     amounts = {key: value for key, value in given.items() if value is not None}
     problems = [f"{where[-1]}: {message}" for where, message in check_keys(amounts, ())]
-    problems += [p for p in [amount_problem(chosen, list(amounts))] if p]
+    try:
+        target = chosen.amount(amounts)
+    except PrunebenchError as error:
+        problems.append(str(error))
     if problems:
         raise PrunebenchError("\n".join(problems))
-    target = Target(**amounts)  # type: ignore[arg-type]  # checked above
     return chosen.choose(lm, _calibration(calibration, lm), target)
 
 
@@ -73,7 +75,7 @@ def perplexity(lm: CausalLM, ids: Ids) -> float:
 
 
 def lm_eval_model(lm: CausalLM, batch_size: int = 64, **options: Any) -> Any:
-    """*lm* as an ordinary lm-eval ``LM``, for anybody's own ``simple_evaluate`` call.
+    """*lm* as an ordinary lm-eval ``LM``, for any ``simple_evaluate`` call.
 
     It answers as lm-eval's ``HFLM`` does, several times faster on multiple choice: the context of a
     question is run once for all its choices.
@@ -95,7 +97,7 @@ def tensor(ids: Ids) -> Tensor:
     """Token windows as a tensor of int64, (windows, length).
 
     Raises:
-        PrunebenchError: if they are no whole numbers, not equally long, or fewer than two tokens.
+        PrunebenchError: if they are not integers, not equally long, or shorter than two tokens.
     """
     if not isinstance(ids, Tensor):
         ids = _read(ids)
@@ -118,7 +120,7 @@ def _read(ids: Sequence[Sequence[int]]) -> Tensor:
                 f"token windows must be equally long; found lengths {sorted(lengths)}"
             )
         return torch.tensor(ids)
-    except (TypeError, ValueError, RuntimeError):  # as many as there are things that are no ids
+    except (TypeError, ValueError, RuntimeError):  # depends on the wrong type
         message = f"token windows: found {type(ids).__name__}, expected lists of token ids"
         raise PrunebenchError(message) from None
 

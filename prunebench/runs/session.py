@@ -28,7 +28,7 @@ from ..results.baselines import published
 from ..results.baselines.files import Baselines
 from ..results.baselines.published import Row
 from ..results.gpu_time import Clock
-from ..results.resume.entries import Kept
+from ..results.resume.entries import SavedProgress
 from ..results.resume.folders import Partials
 from ..results.store import Store
 from ..system import console
@@ -355,7 +355,7 @@ class Session:
         with watched(partial(self.progress, case)):  # a large model is hashed, once
             return answer_key.key(case, device)
 
-    def going_on(self) -> list[tuple[Case, Kept]]:
+    def going_on(self) -> list[tuple[Case, SavedProgress]]:
         """The cases that an earlier run left unfinished, and how far each came.
 
         With *fresh* there are none: what is kept of these cases is thrown away.
@@ -374,7 +374,7 @@ class Session:
                 continue
             journal = self.partials.journal(case.id, key, case.families)
             if not journal.empty:
-                found.append((case, journal.kept))
+                found.append((case, journal.progress))
         return found
 
 

@@ -51,7 +51,7 @@ from ..specs import CalibrationSpec, ModelSpec
 from ..system import machine
 from ..system.machine import PeakMemory
 from ..system.nvml import Gpu
-from . import promises
+from . import conformance
 
 #: What a plan depends on.
 Question = tuple[ModelSpec, Method, CalibrationSpec, Target]
@@ -150,9 +150,9 @@ class Worker:
         shared = partial(self._dense_journal, case, metric)
         with watched(partial(self._tell, case, name)), measuring(journal, number, named, shared):
             given = metric.measure(pruned, dense)
-            found = promises.checked_measurements(given, name, dense=pruned is dense)
+            found = conformance.checked_measurements(given, name, dense=pruned is dense)
         seconds = time.perf_counter() - start + journal.saved_seconds - saved
-        journal.keep_metric(number, found, seconds)
+        journal.save_metric(number, found, seconds)
         return found
 
     def _journal(self, case: Case, key: str | None) -> Journal:
@@ -318,20 +318,20 @@ class Worker:
     def _chosen(
         self, method: Method, dense: CausalLM, calibration: Calibration, target: Target
     ) -> Plan:
-        before = promises.structure(dense)
+        before = conformance.structure(dense)
         plan, refused = None, ""
         try:
             plan = method.choose(dense, calibration, target)
         except PrunebenchError as error:
-            if promises.structure(dense) == before:
+            if conformance.structure(dense) == before:
                 raise
             refused = f" and then refused: {error}"
         finally:
-            if changed := promises.structure(dense) != before:
+            if changed := conformance.structure(dense) != before:
                 self._model = None  # no other case is to be measured on what is left of it
         if changed:
             raise PrunebenchError(f"{tag(method)}: choose() changed the dense model{refused}")
-        return promises.checked_plan(plan, tag(method))
+        return conformance.checked_plan(plan, tag(method))
 
 
 def _question(case: Case) -> Question:
@@ -388,7 +388,7 @@ class _Search:
 
     def keep(self, journal: Journal) -> None:
         """Write it where a later run of the case finds it."""
-        journal.keep_search(self.plan, self.seconds, self.tokens, self.memory)
+        journal.save_search(self.plan, self.seconds, self.tokens, self.memory)
 
 
 def environment(device: str) -> Environment:

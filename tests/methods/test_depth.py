@@ -246,7 +246,7 @@ def test_when_no_score_is_finite_nothing_is_chosen(tiny, ids) -> None:
 
 def test_equal_scores_go_to_the_lower_block() -> None:
     """The tie rule, and a NaN that never wins."""
-    from prunebench.methods._choosing import lowest
+    from prunebench.search import lowest
 
     assert lowest({4: 1.0, 2: 1.0, 3: float("nan"), 1: 2.0}) == (2, 0.0, 4)
     assert lowest({4: 1.0}) == (4, None, None)

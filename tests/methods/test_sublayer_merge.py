@@ -15,7 +15,6 @@ from prunebench.edits.drop_sublayers import DropSublayers
 from prunebench.edits.merge_blocks import MergeBlocks
 from prunebench.errors import PrunebenchWarning, SearchError
 from prunebench.methods._sliding import Sliding
-from prunebench.methods.sliding_layer_merging import SlidingLayerMerging
 from prunebench.models.timing import Round, Timer
 from prunebench.plan import name
 from prunebench.runs.functional import tensor
@@ -140,7 +139,8 @@ def test_scores_that_still_hold_are_not_computed_again(
             super().first_stage()
 
     options = Sprint(refit=refit, checkpoints=checkpoints, attn_latency=2.0, mlp_latency=1.0)
-    runs = [kind(options, tiny(family, 10), ids, (2.0, 1.0)) for kind in (Search, Forgetful)]
+    settings = options.settings()
+    runs = [kind(settings, tiny(family, 10), ids, (2.0, 1.0)) for kind in (Search, Forgetful)]
     for _ in range(16):
         for run in runs:
             run.first_stage()
@@ -215,7 +215,7 @@ def test_a_fit_is_the_least_squares_solution(family: str, tiny, ids) -> None:
     from prunebench.methods.sprint import Sprint
 
     lm = tiny(family)
-    state = Search(Sprint(), lm, ids, (1.0, 1.0))
+    state = Search(Sprint().settings(), lm, ids, (1.0, 1.0))
     state.first_stage()
     fit = state.fit([4])[4]
     (batch,), end = state.stream.batches, 5
@@ -309,10 +309,10 @@ def test_sprint_takes_the_nearest_sparsity(asked: float, tiny, ids) -> None:
 
 def test_sprint_measures_latencies_that_are_not_given(tiny, ids, monkeypatch) -> None:
     """They are measured once, stand in the plan, and comparing plans passes over them."""
-    from prunebench.methods import _sprint
+    from prunebench.methods import _latency
     from prunebench.plan import bare
 
-    monkeypatch.setattr(_sprint, "measure", lambda _: (3.0, 1.5))
+    monkeypatch.setattr(_latency, "measure", lambda _: (3.0, 1.5))
     lm = tiny("llama")
     few = {"refit": False, "mlp_latency": 2.0, "sublayers": 2, "calibration": ids}
     plan = prunebench.choose(lm, "sprint", **few)
@@ -422,7 +422,7 @@ def test_sliding_by_the_published_formula(run: str, oracle) -> None:
 
 @pytest.fixture(scope="module")
 def sliding(oracle) -> Sliding:
-    return Sliding(SlidingLayerMerging(), oracle["lm"], tensor(oracle["ids"]["calib"]))
+    return Sliding(oracle["lm"], tensor(oracle["ids"]["calib"]), "as_released")
 
 
 @pytest.mark.slow
@@ -441,8 +441,7 @@ def test_every_threshold_that_makes_a_difference_is_found(sliding, oracle) -> No
 @pytest.mark.slow
 def test_every_threshold_is_found_by_the_published_formula_too(oracle) -> None:
     """The same against the recomputation with the paper's equation."""
-    released = SlidingLayerMerging(formula="as_published")
-    runs = Sliding(released, oracle["lm"], tensor(oracle["ids"]["calib"])).runs()
+    runs = Sliding(oracle["lm"], tensor(oracle["ids"]["calib"]), "as_published").runs()
     theirs = oracle["sliding"]["threshold_table_paper_projections_only"]
 
     assert [[list(w) for w in run.windows] for run in runs] == [row["windows"] for row in theirs]

@@ -148,7 +148,7 @@ class Unit(Good, frozen=True, tag="conform_unit"):
         (Grades, "gradients left in weight after"),
         (Hooks, "changes model.layers.0: LlamaDecoderLayer, in evaluation before, "),
         (Removes, "choose() changes the tensor 'model.layers."),
-        (Dice, ") said two things: (DropBlocks("),
+        (Dice, ") gave two different plans: (DropBlocks("),
         (Miscounts, "blocks=2 means 2 blocks, but the plan removes 3"),
         (Layers, "sparsity=0.3 means 4 blocks, but the plan removes 2"),
         (Unnested, "it says nested = True, but blocks=1 gives (DropBlocks(blocks=(1,)),), "),
@@ -203,7 +203,7 @@ def test_the_name_must_lead_to_the_class() -> None:
         """Another of that name."""
 
     with pytest.raises(
-        AssertionError, match=r"the name 'conform_good' belongs to test_testing\.Good"
+        AssertionError, match=r"the name 'conform_good' belongs to test_conformance\.Good"
     ):
         check_method(Other())
 

@@ -8,7 +8,6 @@ import torch
 
 import prunebench
 from prunebench import Method, PrunebenchError
-from prunebench.cases.keys import amount_problem
 
 WINDOWS = [[5, 6, 7, 8], [9, 10, 11, 12]]
 
@@ -91,9 +90,9 @@ def test_a_unit_that_is_none_is_told() -> None:
     class Heads(Method, frozen=True, tag="heads_of_mine"):
         unit: ClassVar[str] = "block"
 
-    said = amount_problem(Heads(), ["blocks"])
-    assert said is not None
-    assert said.startswith("heads_of_mine: its class says unit 'block'; did you mean 'blocks'?")
+    says = "^heads_of_mine: its class says unit 'block'; did you mean 'blocks'?"
+    with pytest.raises(PrunebenchError, match=says):
+        Heads().amount({"blocks": 1})
 
 
 @pytest.mark.parametrize(

@@ -82,12 +82,12 @@ def test_a_stored_answer_is_reused_until_something_changes(project: Path, cli) -
 def test_a_broken_method_fails_the_run(project: Path, cli, monkeypatch: pytest.MonkeyPatch) -> None:
     """The worst block instead of the best: exit 1, the plan and the perplexity are named."""
     cli("run", "cases", *ACCEPT, "-q")
-    from prunebench.methods import _choosing
+    from prunebench import search
 
     def highest(scores):
         return max(scores, key=scores.__getitem__), 0.1, None
 
-    monkeypatch.setattr(_choosing, "lowest", highest)
+    monkeypatch.setattr(search, "lowest", highest)
     code, out, _ = cli("run", "cases", "--fresh", "--json", "b.json", "-q")
     found = findings(project / "b.json")
 
@@ -187,9 +187,9 @@ def test_bugs_in_a_plugin_are_told_in_one_line(
     project: Path, cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An exception nobody foresaw names its type and place, without a traceback."""
-    from prunebench.methods import _choosing
+    from prunebench import search
 
-    monkeypatch.setattr(_choosing, "lowest", lambda _: 1 / 0)
+    monkeypatch.setattr(search, "lowest", lambda _: 1 / 0)
     code, out, err = cli("run", "cases", "-q")
 
     assert code == 3

@@ -15,10 +15,9 @@ from ... import registry
 from ...api import Method
 from ...case import AMOUNTS
 from ...cases import validation
-from ...cases.keys import amount_problem
 from ...cases.validation import Problem
 from ...data.yaml_source import Source, Where
-from ...errors import CaseError, did_you_mean
+from ...errors import CaseError, PrunebenchError, did_you_mean
 from ...record import Record, Tolerance
 from ...specs import CalibrationSpec
 from ...system import files
@@ -344,9 +343,11 @@ def _line_problems(line: Line, columns: int, where: Where) -> Iterator[Problem]:
     wrong = list(_method_problems(_named(line), (*where, "method")))
     yield from wrong
     if not wrong and line.amount and _named(line)["name"] in registry.names("methods"):
-        problem = amount_problem(_built(_named(line)), list(line.amount))
-        if problem and set(line.amount) <= set(AMOUNTS):
-            yield (*where, "amount"), problem
+        try:
+            if set(line.amount) <= set(AMOUNTS):
+                _built(_named(line)).amount(line.amount)
+        except PrunebenchError as error:
+            yield (*where, "amount"), str(error)
 
 
 def _method_problems(data: dict[str, Any], where: Where) -> Iterator[Problem]:

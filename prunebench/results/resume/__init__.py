@@ -1,5 +1,5 @@
-"""Resume: journals on disk that let a killed run continue where it was.
+"""Resume: per-case journals on disk that let a killed run continue.
 
-What methods and models call does not belong here (``prunebench.resume``). May import ``system``
-and the data modules at the top; no torch, no cases.
+The functions that methods and models call do not belong here (``prunebench.resume``). May import
+``system`` and the data modules at the top; no torch, no cases.
 """

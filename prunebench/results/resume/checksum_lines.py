@@ -1,8 +1,8 @@
-"""Lines with a checksum each, in files that a kill may cut off at any point.
+"""Append-only files of JSON lines with a checksum each, which a kill may cut off at any point.
 
-A line is a hash, a space and an object in JSON. A last line without its end is what a kill leaves
-and is dropped without a word; any other that is not what its hash says is told, and nothing after
-it is used.
+A line is a hash, a space and a JSON object. An unterminated last line is what a kill leaves and is
+dropped silently. Any other line that does not match its hash causes a warning, and neither it nor
+anything after it is used.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ...system.console import warn
 
 def write(handle: int, entry: dict[str, Any]) -> None:
     """Append *entry*, plain JSON data, numbers that are not finite included, to an open file."""
-    # Python's own JSON has words for what is not finite, and floats keep every bit.
+    # Python's own JSON has words for NaN and infinity, and preserves every bit of a float.
     body = json.dumps(entry, separators=(",", ":")).encode()
     line = _sum(body) + b" " + body + b"\n"
     while line:
@@ -27,7 +27,7 @@ def write(handle: int, entry: dict[str, Any]) -> None:
 
 
 def first(file: Path) -> dict[str, Any] | None:
-    """The first line of *file*, if it is sound."""
+    """The first line of *file*, None if it is damaged or cannot be read."""
     try:
         with file.open("rb") as stream:
             return _parsed(stream.readline().removesuffix(b"\n"))
@@ -36,15 +36,15 @@ def first(file: Path) -> dict[str, Any] | None:
 
 
 def entries(file: Path, head: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The lines of *file* after the first, which is *head*, up to the first that is damaged."""
+    """The lines of *file* after the first, up to a damaged one; none if the first is not *head*."""
     try:
-        lines = file.read_bytes().split(b"\n")[:-1]  # a line without its end was cut off
+        lines = file.read_bytes().split(b"\n")[:-1]  # the last one was cut off
     except OSError as error:
-        warn(f"{file}: cannot be read: {error.strerror}; what it holds is computed again")
+        warn(f"{file}: cannot be read: {error.strerror}; its content is computed again")
         return
     for number, line in enumerate(lines):
         if (entry := _parsed(line)) is None:
-            warn(f"{file}:{number + 1}: damaged; what it holds from there on is computed again")
+            warn(f"{file}:{number + 1}: damaged; its content from there on is computed again")
             return
         if number:
             yield entry

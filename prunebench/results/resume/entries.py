@@ -1,4 +1,4 @@
-"""What a journal has of a case: each kind of item, and how far they show it came."""
+"""The entries of a journal, and the progress that they show."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Found(Struct, frozen=True):
-    """A search as it is kept: the plan, what it cost, and what it took."""
+class FinishedSearch(Struct, frozen=True):
+    """A plan, the seconds of its search, the calibration tokens read and the memory added."""
 
     edits: tuple[AnyEdit, ...]
     trace: tuple[Step, ...]
@@ -27,15 +27,18 @@ class Found(Struct, frozen=True):
         decode_edits(self, "edits")
 
 
-class Done(Struct, frozen=True):
-    """A finished metric."""
+class FinishedMetric(Struct, frozen=True):
+    """The measurements of a finished metric, and its seconds."""
 
     measurements: tuple[Measurement, ...]
     seconds: float
 
 
-class State(Struct, frozen=True):
-    """Where a search stands: plain data, and the file and layout of each tensor."""
+class SavedState(Struct, frozen=True):
+    """The saved state of a search: plain data, and the file and memory layout of each tensor.
+
+    *done* of *of* steps led to it; *of* is 0 where it is unknown.
+    """
 
     data: Any
     tensors: dict[str, File]
@@ -43,8 +46,8 @@ class State(Struct, frozen=True):
     of: int
 
 
-class Offer(NamedTuple):
-    """Where a search stands, for the time being in memory; *seconds* led there."""
+class PendingState(NamedTuple):
+    """The latest state of a search, in memory until it is saved; *seconds* led to it."""
 
     data: Any
     tensors: dict[str, Tensor]
@@ -53,10 +56,10 @@ class Offer(NamedTuple):
     seconds: float
 
 
-class Kept(NamedTuple):
-    """How far an interrupted case came: what it was at, and how many parts of that are kept.
+class SavedProgress(NamedTuple):
+    """How far an interrupted case came: the task it was at, and how many parts of that are saved.
 
-    *of* is how many parts there are, 0 where that is not known.
+    *of* is the number of parts, 0 where it is unknown.
     """
 
     at: str
@@ -67,6 +70,6 @@ class Kept(NamedTuple):
     def __str__(self) -> str:
         if not self.parts:
             return f"at {self.at}"
-        one, many = self.unit
+        singular, plural = self.unit
         parts = f"{self.parts} of {self.of}" if self.of else f"{self.parts}"
-        return f"at {self.at}, {parts} {one if parts == '1' else many} kept"
+        return f"at {self.at}, {parts} {singular if parts == '1' else plural} saved"

@@ -1,6 +1,6 @@
-"""The tensors of a search under way: files beside its journal, written when it is worth it.
+"""The tensors of an unfinished search: files next to its journal.
 
-Or when the search is stopped, as far as there is time for that.
+They are written when the time since the last write is worth it, and when the search is stopped.
 """
 
 from __future__ import annotations
@@ -19,75 +19,80 @@ from ...errors import PrunebenchError
 if TYPE_CHECKING:
     from torch import Tensor
 
-#: At most this part of a search's time goes into keeping its tensors.
+#: At most this fraction of a search's time is spent on writing its tensors.
 SHARE = 0.01
 
-#: Bytes a second that a disk is thought to take until it was written to.
+#: Bytes per second that a disk is assumed to write, until it was measured.
 SPEED = 5e8
 
-#: Seconds of writing after which the speed of this disk counts, not what was known before.
+#: Seconds of writing after which the speed of this disk is measured.
 TRUST = 1.0
 
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
-#: The hash that a tensor's file is named by, and the order of its axes in memory.
+#: The hash that names a tensor's file, and the order of its axes in memory.
 File = tuple[str, tuple[int, ...]]
 
 
 class TooSlowError(PrunebenchError):
-    """Not all can be written in the time that is left."""
+    """The tensors cannot be written in the time that is left."""
 
 
-class Standing:
-    """The tensors that a search had when it was last kept, and where they lie.
+class StateFiles:
+    """The tensor files of the last saved state of a search.
+
+    *write* writes those of a new state; *commit* then deletes the superseded files, *roll_back* the
+    new ones.
 
     Args:
-        folder: where the files go, None where nothing is kept.
+        folder: the journal's; None saves nothing.
     """
 
     def __init__(self, folder: Path | None) -> None:
         self.folder = folder
-        self._filed: dict[str, tuple[weakref.ref[Tensor], File]] = {}
-        self._next = self._filed
+        self._committed: dict[str, tuple[weakref.ref[Tensor], File]] = {}
+        self._written = self._committed
         self._speed = SPEED
         self.restart()
 
     def restart(self) -> None:
-        """A search goes on from here."""
+        """Count the time of a search from now on."""
         self._start = self._end = time.perf_counter()
-        self._took = 0.0
+        self._write_seconds = 0.0
 
     def worth(self, tensors: Mapping[str, Tensor]) -> bool:
-        """Whether so much time has passed that writing these is at most ``SHARE`` of it."""
+        """Whether writing these takes at most ``SHARE`` of the time since the last write."""
         least = self.size(tensors) / SPEED
-        return (time.perf_counter() - self._end) * SHARE >= max(self._took, least)
+        return (time.perf_counter() - self._end) * SHARE >= max(self._write_seconds, least)
 
     def size(self, tensors: Mapping[str, Tensor]) -> int:
-        """How many bytes of these are not written yet."""
+        """Bytes of those that are not written yet."""
         return sum(tensors[name].nbytes for name in self._new(tensors))
 
     def seconds(self, tensors: Mapping[str, Tensor]) -> float:
-        """How long writing these will take, as far as that is known."""
+        """The estimated seconds of writing these."""
         return self.size(tensors) / self._speed
 
     def write(self, tensors: Mapping[str, Tensor], limit: float = math.inf) -> dict[str, File]:
-        """Write those that are not the very tensors of the last time; *settle* makes them the last.
+        """Write the tensors that are not the same objects as in the last state.
 
         Args:
             tensors: by name.
-            limit: seconds after which writing must have ended.
+            limit: seconds that it may take.
 
         Raises:
-            PrunebenchError: if one cannot be written, or, as soon as that shows, not all of them
-                in time; then none of the new ones is left.
+            PrunebenchError: if one cannot be written; then none of the new files is left.
+            TooSlowError: as soon as it shows that *limit* is too short; none is left then either.
         """
         from ...models.tensors import keep
 
-        assert self.folder is not None  # noqa: S101  # the journal's, which asks first
+        assert self.folder is not None  # noqa: S101  # the journal checks it
         self._start = time.perf_counter()
-        # The largest first: it is they that tell how fast the disk is.
+        # The largest first: they measure the disk's speed best.
         new = sorted(self._new(tensors), key=lambda name: -tensors[name].nbytes)
-        self._next = {n: filed for n, filed in self._filed.items() if n in tensors and n not in new}
+        self._written = {
+            n: file for n, file in self._committed.items() if n in tensors and n not in new
+        }
         left, done = sum(tensors[name].nbytes for name in new), 0
         try:
             for name in new:
@@ -95,32 +100,32 @@ class Standing:
                 if done and spent > TRUST:
                     self._speed = done / spent
                 if spent + left / self._speed > limit:
-                    raise TooSlowError("there is not the time to write it")
+                    raise TooSlowError("too little time to write it")
                 file = keep(self.folder, tensors[name])
-                self._next[name] = (weakref.ref(tensors[name]), file)
+                self._written[name] = (weakref.ref(tensors[name]), file)
                 done, left = done + tensors[name].nbytes, left - tensors[name].nbytes
         except Exception:
-            self.undo()
+            self.roll_back()
             raise
-        return {name: self._next[name][1] for name in tensors}
+        return {name: self._written[name][1] for name in tensors}
 
-    def settle(self) -> None:
-        """What was written is told in the journal: the files that only the last time needed go."""
-        remove(self.folder, _hashes(self._filed) - _hashes(self._next))
-        self._filed = self._next
+    def commit(self) -> None:
+        """The journal now references the new files: delete the superseded ones."""
+        remove(self.folder, _hashes(self._committed) - _hashes(self._written))
+        self._committed = self._written
         self._end = time.perf_counter()
-        self._took = self._end - self._start
+        self._write_seconds = self._end - self._start
 
-    def undo(self) -> None:
-        """What was written is not told in the journal: the files that only it needed go."""
-        remove(self.folder, _hashes(self._next) - _hashes(self._filed))
-        self._next = self._filed
-        self._end = time.perf_counter()  # nor is it tried again at once
+    def roll_back(self) -> None:
+        """Delete the files written since the last commit."""
+        remove(self.folder, _hashes(self._written) - _hashes(self._committed))
+        self._written = self._committed
+        self._end = time.perf_counter()  # not tried again at once
 
     def end(self) -> None:
-        """The search is finished, and kept as a whole."""
-        remove(self.folder, _hashes(self._filed))
-        self._filed = {}
+        """The search is finished and saved: delete the files of its state."""
+        remove(self.folder, _hashes(self._committed))
+        self._committed = {}
 
     def read(self, files: Mapping[str, File]) -> dict[str, Tensor]:
         """The tensors of an earlier run, on the CPU.
@@ -131,17 +136,17 @@ class Standing:
         from ...models.tensors import kept
 
         assert self.folder is not None  # noqa: S101
-        found = {name: kept(self.folder, *file) for name, file in files.items()}
-        self._filed = {name: (weakref.ref(found[name]), file) for name, file in files.items()}
-        return found
+        tensors = {name: kept(self.folder, *file) for name, file in files.items()}
+        self._committed = {n: (weakref.ref(tensors[n]), file) for n, file in files.items()}
+        return tensors
 
     def _new(self, tensors: Mapping[str, Tensor]) -> list[str]:
-        kept = {name: tensor() for name, (tensor, _) in self._filed.items()}
-        return [name for name, tensor in tensors.items() if kept.get(name) is not tensor]
+        last = {name: tensor() for name, (tensor, _) in self._committed.items()}
+        return [name for name, tensor in tensors.items() if last.get(name) is not tensor]
 
 
 def remove(folder: Path | None, hashes: Iterable[str]) -> None:
-    """Remove the files of these hashes, as far as they are there."""
+    """Remove the files of these hashes that exist."""
     for sha256 in hashes:
         if is_hash(sha256) and folder is not None:
             with contextlib.suppress(OSError):
@@ -154,12 +159,12 @@ def is_hash(text: str) -> bool:
 
 
 def is_shortage(error: BaseException) -> bool:
-    """Whether memory ran out, here or on a GPU."""
-    # The processor's allocator has no class of its own.
+    """Whether *error* is an out-of-memory error, on CPU or GPU."""
+    # The CPU allocator has no exception class of its own.
     words = ("can't allocate memory", "out of memory")
     short = isinstance(error, RuntimeError) and any(word in str(error) for word in words)
     return short or isinstance(error, MemoryError)
 
 
-def _hashes(filed: Mapping[str, tuple[weakref.ref[Tensor], File]]) -> set[str]:
-    return {sha256 for _, (sha256, _) in filed.values()}
+def _hashes(files: Mapping[str, tuple[weakref.ref[Tensor], File]]) -> set[str]:
+    return {sha256 for _, (sha256, _) in files.values()}

@@ -216,10 +216,10 @@ def test_killed_in_every_part_and_resumed_the_numbers_are_equal(
     assert numbers(runs.folder / "killed.json") == expected
     assert [x for x in due if x != "journal "] == [x for x in lines if x != "journal "]
     label = "going on: sleb-windows-3blocks at"
-    assert told[0] == f"{label} its search, 1 of 3 steps kept"
-    assert told[1] == f"{label} perplexity, 2 of 4 batches kept"
+    assert told[0] == f"{label} its search, 1 of 3 steps saved"
+    assert told[1] == f"{label} perplexity, 2 of 4 batches saved"
     assert told[2].startswith(f"{label} accuracy, 3 of ")
-    assert told[3:] == [f"{label} generation, 1 batch kept"]
+    assert told[3:] == [f"{label} generation, 1 batch saved"]
     assert not (runs.folder / "killed" / "partial").exists()
 
 
@@ -255,7 +255,7 @@ def test_a_stopped_search_writes_its_tensors_and_goes_on(runs: Runs) -> None:
         assert "0 cases" not in err
         code, _, told = runs("--store", "turn", "--dry-run", cases="turned")
         assert code == 0
-        assert f"goes on at its search, {kept} of 12 steps kept" in told
+        assert f"goes on at its search, {kept} of 12 steps saved" in told
     code, _, err = runs("--store", "turn", "--json", "turn.json", cases="turned")
     assert code == 0, err
     assert not list((runs.folder / "turn").rglob("*.safetensors"))
@@ -301,8 +301,8 @@ def test_a_journal_gives_back_what_was_kept_and_only_to_the_same_content(tmp_pat
     journal = partials.journal("a/b", "k" * 64, ["perplexity", "accuracy"])
     with searching(journal):
         resume.save_step(step)
-    journal.keep_search(plan, 1.5, 64, None)
-    journal.keep_metric(0, [first], 3.0)
+    journal.save_search(plan, 1.5, 64, None)
+    journal.save_metric(0, [first], 3.0)
     model, other = object(), object()
     odd = [float("nan"), float("-inf"), -0.0, 5e-324, 0.1 + 0.2]
     with measuring(journal, 1, {"pruned": model}):
@@ -318,7 +318,7 @@ def test_a_journal_gives_back_what_was_kept_and_only_to_the_same_content(tmp_pat
     assert again.steps == [step]
     assert again.finished(0) == (first,)
     assert again.finished(1) is None
-    assert str(again.kept) == "at accuracy, 1 of 7 batches kept"
+    assert str(again.progress) == "at accuracy, 1 of 7 batches saved"
     with measuring(again, 1, {"pruned": model}):
         kept = resume.once([model], lambda: [1, 2], list, 7)
         assert json.dumps(kept) == json.dumps(odd)
@@ -356,7 +356,7 @@ def test_a_clock_that_is_set_back_costs_no_step(tmp_path: Path) -> None:
     again = Partials(tmp_path).journal("a", "k" * 64)
 
     assert again.steps == made
-    assert str(again.kept) == "at its search, 4 of 5 steps kept"
+    assert str(again.progress) == "at its search, 4 of 5 steps saved"
 
 
 def test_what_the_dense_model_answers_is_kept_for_all_cases(tmp_path: Path) -> None:
@@ -396,7 +396,7 @@ def test_outside_of_a_run_nothing_is_kept(tmp_path: Path) -> None:
 def test_a_torn_last_line_is_dropped_without_a_word(tmp_path: Path, tail: bytes) -> None:
     """Wherever a kill cut it."""
     journal = Partials(tmp_path).journal("a", "k" * 64)
-    journal.keep_metric(0, [], 1.0)
+    journal.save_metric(0, [], 1.0)
     journal.close()
     (file,) = tmp_path.rglob("*.jsonl")
     file.write_bytes(file.read_bytes() + tail)
@@ -424,7 +424,7 @@ def test_a_damaged_line_is_told_and_what_follows_is_computed_again(
     at = lines[2].index(part) + len(part) - 1
     lines[2] = lines[2][:at] + bytes([lines[2][at] ^ 1]) + lines[2][at + 1 :]
     file.write_bytes(b"\n".join(lines))
-    with pytest.warns(PrunebenchWarning, match=f"{file}:3: damaged; what it holds from there on"):
+    with pytest.warns(PrunebenchWarning, match=f"{file}:3: damaged; its content from there on"):
         again = Partials(tmp_path).journal("a", "k" * 64)
     with measuring(again, 0, {"pruned": model}):
         found = [
@@ -441,7 +441,7 @@ def test_tensors_that_are_damaged_have_the_search_made_again(tmp_path: Path) -> 
     tensors = Tensors()
     edit = RefitWeights(("m",), tensors.add({"m": torch.ones(2)}))
     journal = Partials(tmp_path).journal("a", "k" * 64)
-    journal.keep_search(Plan((edit,), (), tensors), 1.0, 2, None)
+    journal.save_search(Plan((edit,), (), tensors), 1.0, 2, None)
     journal.close()
     again = Partials(tmp_path).journal("a", "k" * 64).search()
     assert again is not None
@@ -449,7 +449,7 @@ def test_tensors_that_are_damaged_have_the_search_made_again(tmp_path: Path) -> 
 
     (file,) = tmp_path.rglob("*.safetensors")
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.warns(PrunebenchWarning, match="damaged: .*; the search is made again"):
+    with pytest.warns(PrunebenchWarning, match="damaged: .*; the search starts over"):
         assert Partials(tmp_path).journal("a", "k" * 64).search() is None
 
 
@@ -545,7 +545,7 @@ def test_memory_that_runs_out_in_a_batch_changes_no_kept_score(
 
     assert torch.allclose(found, plain, atol=1e-5)
     assert torch.equal(kept, found)
-    assert str(again.kept) == "at perplexity, 2 of 2 batches kept"
+    assert str(again.progress) == "at perplexity, 2 of 2 batches saved"
 
 
 @pytest.mark.slow
@@ -700,6 +700,7 @@ DEEP_SEARCH = """\
 import hashlib, sys
 from pathlib import Path
 import torch
+from prunebench import resume
 from prunebench.results.resume import folders as partial
 from prunebench.system import signals
 from prunebench.results.resume import search_state as standing
@@ -733,6 +734,7 @@ import sys, threading, time
 from contextlib import closing
 from pathlib import Path
 import torch
+from prunebench import resume
 from prunebench.results.resume import folders as partial
 from prunebench.system import signals
 from prunebench.results.resume import search_state as standing

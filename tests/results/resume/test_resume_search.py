@@ -21,9 +21,9 @@ import prunebench
 from prunebench import resume
 from prunebench.errors import PrunebenchError, PrunebenchWarning
 from prunebench.methods import (
+    _latency,
     _slicing,
     _sliding,
-    _sprint,
     _sprint_scores,
     shortened_llama,
 )
@@ -75,7 +75,7 @@ def _always_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(search_state, "SHARE", 1e9)
     cut = causal_lm.batches
     monkeypatch.setattr(stream, "batches", lambda windows, size=None: cut(windows, size or 2))
-    monkeypatch.setattr(_sprint, "measure", lambda _: (Work.count("latency") and 2.0, 3.0))
+    monkeypatch.setattr(_latency, "measure", lambda _: (Work.count("latency") and 2.0, 3.0))
 
 
 class Work:
@@ -99,7 +99,7 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> None:
     Work.taken()
     for place, name in [
         (_sprint_scores, "fitted"),
-        (_sprint, "_relative_noise"),
+        (_sprint_scores, "relative_noise"),
         (_sprint_scores.Search, "second_stage"),
         (_sliding.Sliding, "_similarity"),
         (_slicing, "gram_of"),
@@ -138,7 +138,7 @@ def search(tiny: Callable[..., Any], ids: Any, request: pytest.FixtureRequest) -
 
 
 #: What is never done twice. (A loss of SLEB's last step is, and whatever runs a block.)
-COSTLY = ("fitted", "_relative_noise", "second_stage", "_similarity", "gram_of", "principal")
+COSTLY = ("fitted", "relative_noise", "second_stage", "_similarity", "gram_of", "principal")
 COSTLY += ("_taylor", "influence", "noise", "latency")
 
 
@@ -299,7 +299,7 @@ def test_how_far_it_came_is_told(search: Any, label: str, tmp_path: Path) -> Non
     with cut_off(2), pytest.raises(KeyboardInterrupt):
         search(kept)
 
-    assert str(opened(tmp_path).kept) == f"at its search, {label} kept"
+    assert str(opened(tmp_path).progress) == f"at its search, {label} saved"
 
 
 @pytest.mark.slow
@@ -318,10 +318,10 @@ def test_a_run_says_where_its_search_goes_on(
     with cut_off(2):
         assert cli("run", "cases", "-q")[0] == 130
     _, out, _ = cli("run", "cases", "--dry-run")
-    assert f"  goes on at its search, 2 of {of} steps kept\n" in out
+    assert f"  goes on at its search, 2 of {of} steps saved\n" in out
     code, _, err = cli("run", "cases", "-q", "--json", "resumed.json")
     assert code == 0
-    assert f" at its search, 2 of {of} steps kept\n" in err
+    assert f" at its search, 2 of {of} steps saved\n" in err
     assert cli("run", "cases", "-q", "--store", "other", "--json", "whole.json")[0] == 0
     assert not list(project.rglob("partial"))
     found, expected = (
@@ -358,7 +358,7 @@ def test_a_tensor_that_is_damaged_is_told_and_the_search_made_again(
     found, third = search(opened(tmp_path))
 
     assert len(seen) == 1
-    assert "; the search is made again" in str(seen[0].message)
+    assert "; the search starts over" in str(seen[0].message)
     assert found == expected
     saved = [name for name in ("gram_of", "fitted") if whole[name]]
     assert saved
@@ -410,7 +410,7 @@ def test_files_of_a_state_go_when_they_are_not_needed(tmp_path: Path) -> None:
     assert before[0] == [2]
     assert torch.equal(before[1]["a"], one)
     assert torch.equal(before[1]["b"], three)
-    kept.keep_search(Plan(), 1.0, 2, None)
+    kept.save_search(Plan(), 1.0, 2, None)
     assert list(tmp_path.rglob("*.safetensors")) == []
     kept.close()
 
@@ -520,7 +520,7 @@ def test_a_journal_from_before_states_still_reads(tmp_path: Path) -> None:
     kept.close()
     again = opened(tmp_path)
 
-    assert str(again.kept) == "at its search, 1 step kept"
+    assert str(again.progress) == "at its search, 1 step saved"
     assert [s.chosen for s in again.steps] == ["1"]
     assert again.search_seconds == 2.0
     (file,) = tmp_path.rglob("*.jsonl")
@@ -545,7 +545,7 @@ def stopped(name: str, at: int, by: BaseException | None = None) -> Iterator[lis
     """Stop a search at its *at*-th piece of work; gives how many steps were done by then."""
     place, work, _ = STATES[name]
     calls, steps = 0, [0]
-    keep = Journal.keep_state
+    keep = Journal.save_state
 
     def counted(self: Journal, data: Any, tensors: Any, done: int, of: int = 0) -> None:
         steps[0] = done
@@ -561,7 +561,7 @@ def stopped(name: str, at: int, by: BaseException | None = None) -> Iterator[lis
         return doing(*given)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Journal, "keep_state", counted)
+        patch.setattr(Journal, "save_state", counted)
         patch.setattr(place, work, stopping)
         yield steps
 
@@ -582,7 +582,7 @@ def test_a_stopped_search_loses_the_step_at_hand_at_most(
         again = opened(tmp_path / str(at))
         state = again.state()
         assert (state is None) == (steps[0] == 0)
-        assert again.kept.parts == steps[0]
+        assert again.progress.parts == steps[0]
         found, _ = search(again)
         again.close()
 
@@ -607,7 +607,7 @@ def test_stopped_again_and_again_a_search_ends_the_same(
                 found, _ = search(kept)
             break
         except (KeyboardInterrupt, SystemExit):
-            done.append(opened(tmp_path).kept.parts)
+            done.append(opened(tmp_path).progress.parts)
         finally:
             kept.close()
     assert done == [1, 2, 3, 4, 5]
@@ -629,7 +629,7 @@ def test_a_search_that_fails_or_ends_holds_and_writes_nothing(
         raise ValueError("a bug")
     with searching(kept):
         resume.save_state(1, {"x": tensor}, 1)
-    kept.keep_last(60.0)
+    kept.save_pending(60.0)
     del tensor
 
     assert held() is None
@@ -684,7 +684,7 @@ def test_no_search_changes_a_tensor_that_it_gave(
     def seen(self: Journal, data: Any, tensors: Any, done: int, of: int = 0) -> None:
         given.extend((tensor, tensor.clone()) for tensor in tensors.values())
 
-    monkeypatch.setattr(Journal, "keep_state", seen)
+    monkeypatch.setattr(Journal, "save_state", seen)
     search(opened(tmp_path))
 
     assert given or "refit" in name
@@ -711,14 +711,14 @@ def test_a_search_that_ends_waits_for_what_another_thread_writes_of_it(
     """What is kept then is the search, and no state that would be older."""
     monkeypatch.setattr(search_state, "SHARE", 0.0)
     kept, (begun, go) = opened(tmp_path), held_back(monkeypatch)
-    writer = threading.Thread(target=kept.keep_last, args=(60.0,))
+    writer = threading.Thread(target=kept.save_pending, args=(60.0,))
     with searching(kept):
         resume.save_state(1, {"x": torch.ones(2)}, 1)
         writer.start()
         assert begun.wait(60)
         threading.Timer(0.3, go.set).start()
     waited = go.is_set()
-    kept.keep_search(Plan(), 1.0, 2, None)
+    kept.save_search(Plan(), 1.0, 2, None)
     kept.close()
     writer.join()
 
@@ -734,12 +734,12 @@ def test_a_search_that_did_not_wait_leaves_no_state(
     monkeypatch.setattr(search_state, "SHARE", 0.0)
     monkeypatch.setattr(signals, "LAST_WORDS", 0.01)
     kept, (begun, go) = opened(tmp_path), held_back(monkeypatch)
-    writer = threading.Thread(target=kept.keep_last, args=(60.0,))
+    writer = threading.Thread(target=kept.save_pending, args=(60.0,))
     with searching(kept):
         resume.save_state(1, {"x": torch.ones(2)}, 1)
         writer.start()
         assert begun.wait(60)
-    kept.keep_search(Plan(), 1.0, 2, None)
+    kept.save_search(Plan(), 1.0, 2, None)
     go.set()
     writer.join()
     kept.close()
@@ -748,23 +748,35 @@ def test_a_search_that_did_not_wait_leaves_no_state(
     assert opened(tmp_path)._state is None
 
 
-SHORT = "a/b: too little memory to keep where its search stands"
+SHORT = "a/b: too little memory to save the state of its search"
 
 
 @pytest.mark.parametrize(
     ("place", "name", "error", "says", "files"),
     [
-        ("journal", "msgspec.to_builtins", MemoryError(), SHORT, 2),
-        ("tensors", "_bytes", MemoryError(), SHORT, 2),
+        ("results.resume.journal", "msgspec.to_builtins", MemoryError(), SHORT, 2),
+        ("models.tensors", "_bytes", MemoryError(), SHORT, 2),
         (
-            "tensors",
+            "models.tensors",
             "_bytes",
             RuntimeError("CUDA out of memory. Tried to allocate 2 GiB"),
             SHORT,
             2,
         ),
-        ("tensors", "_bytes", RuntimeError("DefaultCPUAllocator: can't allocate memory"), SHORT, 2),
-        ("loglines", "json.dumps", MemoryError(), "too little memory to write it; a killed run", 4),
+        (
+            "models.tensors",
+            "_bytes",
+            RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+            SHORT,
+            2,
+        ),
+        (
+            "results.resume.checksum_lines",
+            "json.dumps",
+            MemoryError(),
+            "too little memory to write it; a killed run",
+            4,
+        ),
     ],
 )
 def test_too_little_memory_to_keep_a_state_costs_no_search(
@@ -787,7 +799,7 @@ def test_too_little_memory_to_keep_a_state_costs_no_search(
     def short(*given: Any, **more: Any) -> Any:
         nonlocal count
         count += 1
-        if count == (1 if place != "tensors" else 2):  # the second tensor
+        if count == (1 if place != "models.tensors" else 2):  # the second tensor
             raise error
         return work(*given, **more)
 
@@ -814,8 +826,10 @@ def test_a_search_that_cannot_be_kept_for_want_of_memory_is_told(
 
     monkeypatch.setattr(tensors.Tensors, "save", short)
     kept = opened(tmp_path)
-    with pytest.warns(PrunebenchWarning, match="a/b: too little memory to keep what its search f"):
-        kept.keep_search(Plan((), (), tensors.Tensors()), 1.0, 2, None)
+    with pytest.warns(
+        PrunebenchWarning, match="too little memory to save the result of its search"
+    ):
+        kept.save_search(Plan((), (), tensors.Tensors()), 1.0, 2, None)
     kept.close()
 
     assert opened(tmp_path).search() is None
@@ -851,7 +865,7 @@ def test_a_stop_stays_a_stop_though_the_search_cannot_be_kept(
     """Any other error would be the case's failure, and the run would go on with the next."""
     monkeypatch.setattr(search_state, "SHARE", 0.0)
     for error, says in (
-        (RuntimeError("CUDA error: unspecified launch failure"), "cannot be kept: RuntimeError: "),
+        (RuntimeError("CUDA error: unspecified launch failure"), "cannot be saved: RuntimeError: "),
         (MemoryError(), SHORT),
     ):
 
@@ -907,7 +921,7 @@ def test_a_stopped_search_is_kept_as_far_as_there_is_time(
     with warnings.catch_warnings(record=True) as seen, searching(kept):
         warnings.simplefilter("always")
         resume.save_state([1], given, 7)
-        kept.keep_last(limit)
+        kept.save_pending(limit)
     kept.close()
     found = opened(tmp_path).state()
     files = sorted(tmp_path.rglob("*.safetensors"))
@@ -922,7 +936,7 @@ def test_a_stopped_search_is_kept_as_far_as_there_is_time(
         assert files == []
         (one,) = seen
         assert str(one.message) == (
-            "a/b: its search goes on from its beginning, not from step 7: "
+            "a/b: its search resumes from its beginning, not from step 7: "
             f"4 MB cannot be written in {max(limit, 0):.0f} s"
         )
 
@@ -932,7 +946,7 @@ def test_saving_that_takes_a_while_is_told(
 ) -> None:
     """Whoever pressed Ctrl-C knows why the run has not ended yet."""
     monkeypatch.setattr(search_state, "SHARE", 0.0)
-    for speed, said in [(5e8, ""), (1e6, "saving where the search stands, 4 MB\n")]:
+    for speed, said in [(5e8, ""), (1e6, "saving the state of the search, 4 MB\n")]:
         monkeypatch.setattr(search_state, "SPEED", speed)
         kept = opened(tmp_path / str(speed))
         with pytest.raises(KeyboardInterrupt), searching(kept):  # noqa: PT012
