@@ -80,6 +80,12 @@ class Case(Struct, frozen=True):
         return tuple(map(tag, self.metrics))
 
     @property
+    def datasets(self) -> list[str]:
+        """The texts that it reads, by name or path: for calibration, then those of its metrics."""
+        names = [self.calibration.dataset] if self.method.calibrated else []
+        return names + [d for m in self.metrics if (d := getattr(m, "dataset", None))]
+
+    @property
     def reproduce(self) -> str:
         """The command that runs this case alone."""
         settings = "".join(f" --set {shlex.quote(text)}" for text in self.settings)

@@ -723,7 +723,7 @@ def test_a_damaged_tokenizer_is_a_warning(name: str, content: bytes, tmp_path: P
 def test_a_size_that_is_none_is_one_line() -> None:
     """Also where only the shape is asked for."""
     config = hub.config(reference.MODEL_ID) or {}
-    with pytest.raises(PrunebenchError, match="a size that is none"):
+    with pytest.raises(PrunebenchError, match="a missing or invalid size"):
         shape_of({**config, "num_attention_heads": 0, "head_dim": None})
 
 

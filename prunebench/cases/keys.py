@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 from .. import registry
 from ..api import Method
 from ..data import datasets, task_trust
+from ..data.paths import is_path
 from ..errors import PrunebenchError, did_you_mean
 from ..record import Tolerance
 from ..specs import (
@@ -176,11 +177,6 @@ def _check_plugin(data: Any, kind: str, where: Where) -> Iterator[tuple[Where, s
         yield (*where, "name"), str(error)
         return
     yield from validation.problems(data, cls, where)
-
-
-def is_path(text: object) -> bool:
-    """Whether *text* names a file or folder rather than something known by name."""
-    return isinstance(text, str) and text.startswith((".", "/"))
 
 
 def texts_in(value: Any) -> Iterator[tuple[Where, str]]:

@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from ..case import AMOUNTS
 from ..data import yaml_source
+from ..data.paths import is_path
 from ..errors import CaseError, PrunebenchError
 from ..system.files import slug
-from .keys import SHAPING, Data, is_path
+from .keys import SHAPING, Data
 
 
 def merge(lower: Data, upper: Data) -> Data:

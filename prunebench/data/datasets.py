@@ -13,6 +13,8 @@ from typing import Any, Literal, NamedTuple
 from .. import reference
 from ..errors import PrunebenchError, did_you_mean
 from ..system import hash_cache
+from . import hub
+from .paths import is_path
 
 Purpose = Literal["calibration", "evaluation"]
 PURPOSES: tuple[Purpose, ...] = ("calibration", "evaluation")
@@ -115,7 +117,7 @@ def documents(dataset: str, purpose: Purpose, pick: Pick | None = None) -> tuple
     Raises:
         PrunebenchError: if the text is unknown, missing or empty.
     """
-    if dataset.startswith(("/", ".")):
+    if is_path(dataset):
         texts = _picked(_file(Path(dataset)), pick)
     elif dataset == "tinyworld":
         texts = _picked(_tinyworld(purpose), pick)
@@ -153,14 +155,19 @@ def joint(dataset: str) -> str:
 
 def label(dataset: str) -> str:
     """The name of a text in metric names."""
-    return Path(dataset).stem if dataset.startswith(("/", ".")) else dataset
+    return Path(dataset).stem if is_path(dataset) else dataset
 
 
 def fingerprint(dataset: str) -> str:
     """What the cache knows a text by: a file's content, or a name whose content is fixed."""
-    if dataset.startswith(("/", ".")) and Path(dataset).is_file():
+    if is_path(dataset) and Path(dataset).is_file():
         return hash_cache.sha256(Path(dataset))
     return _tinyworld_hash() if dataset == "tinyworld" else dataset
+
+
+def commits(dataset: str) -> list[str]:
+    """The commits of a text of ``HUB`` in the hub's cache; a later download adds another."""
+    return hub.commits(HUB[dataset].repo, "datasets") if dataset in HUB else []
 
 
 def task_folder(folder: str | None, tasks: Iterable[str]) -> str | None:

@@ -10,6 +10,7 @@ from typing import Any, Literal, NamedTuple
 from .. import reference
 from ..errors import PrunebenchError
 from ..system import files
+from .paths import is_path
 
 WEIGHTS = "model.safetensors"
 ADAPTER = "adapter_config.json"
@@ -51,7 +52,7 @@ def folder_of(model_id: str) -> Path | None:
     if model_id == reference.MODEL_ID:
         return reference.MODEL
     path = Path(model_id)
-    return path if model_id.startswith((".", "/")) or path.is_dir() else None
+    return path if is_path(model_id) or path.is_dir() else None
 
 
 def place(model_id: str, revision: str | None = None) -> Place:

@@ -1,4 +1,4 @@
-"""Runs lm-eval tasks on the model in memory: what accuracy and generation share."""
+"""lm-eval tasks on the model in memory: the options and answers of accuracy and generation."""
 
 from __future__ import annotations
 
@@ -10,77 +10,102 @@ import warnings
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Meta, Struct
 
 from ..data import task_trust
 from ..data.datasets import task_folder
 from ..errors import PrunebenchError, PrunebenchWarning, did_you_mean
-from ..models.causal_lm import CausalLM
+from ..specs import Count
 
 if TYPE_CHECKING:
-    from .accuracy import Accuracy
-    from .generation import Generation
+    from ..models.causal_lm import CausalLM
 
 
-def answers(
-    lm: CausalLM, metric: Accuracy | Generation, filter_name: str | None = None
-) -> dict[str, list[dict[str, Any]]]:
-    """Task to its per-question samples, in question order, as lm-eval logs them.
+class TaskOptions(Struct, frozen=True, kw_only=True):
+    """Which lm-eval tasks a metric runs, and how; a base of metrics next to ``Metric``.
 
-    Args:
-        lm: the model.
-        metric: which tasks of which folder; a group gives those in it.
-        filter_name: which of a task's filters reads the answers; by default its first.
-
-    Raises:
-        PrunebenchError: if a task is unknown, its data cannot be had, or it has no such filter.
+    Not a ``Metric`` itself, or it would be listed as one.
     """
-    tasks = metric.tasks
-    lm.require_tokenizer()
-    folder = task_folder(metric.tasks_folder, tasks)
-    if metric.tasks_folder is not None:
-        task_trust.check(Path(metric.tasks_folder))
-    _quieten()
-    import lm_eval
 
-    from ..models.scoring import Scorer
+    tasks: Annotated[tuple[str, ...], Meta(min_length=1)]
+    tasks_folder: str | None = None
+    limit: Count | None = None
+    num_fewshot: Annotated[int, Meta(ge=0)] | None = None
+    chat_template: bool = False
+    batch_size: Count = 64
 
-    scorer = Scorer(lm, metric.batch_size)
-    manager = _manager(folder)
-    unknown = [task for task in tasks if task not in manager.all_tasks]
-    if unknown:
-        hint = did_you_mean(unknown[0], manager.all_tasks) if folder else "see 'lm-eval ls tasks'"
-        raise PrunebenchError(f"unknown lm-eval task {unknown[0]!r}; {hint}"[:400])
+    def samples(
+        self, lm: CausalLM, filter_name: str | None = None
+    ) -> dict[str, list[dict[str, Any]]]:
+        """Task to its per-question samples, in question order, as lm-eval logs them.
+
+        A group of tasks gives those in it.
+
+        Args:
+            lm: the model.
+            filter_name: which of a task's filters reads the answers; by default its first.
+
+        Raises:
+            PrunebenchError: if a task is unknown, its data cannot be loaded, or it has no such
+                filter.
+        """
+        lm.require_tokenizer()
+        folder = task_folder(self.tasks_folder, self.tasks)
+        if self.tasks_folder is not None:
+            task_trust.check(Path(self.tasks_folder))
+        _quieten()
+        manager = _manager(folder)
+        unknown = [task for task in self.tasks if task not in manager.all_tasks]
+        if unknown:
+            near = did_you_mean(unknown[0], manager.all_tasks)
+            hint = near if folder else "see 'lm-eval ls tasks'"
+            raise PrunebenchError(f"unknown lm-eval task {unknown[0]!r}; {hint}"[:400])
+        with _silenced(), _templates(self.tasks_folder):
+            loaded = _load(manager, self.tasks)
+            logged = self._evaluate(lm, loaded)
+        return {
+            name: _samples(logged[name], name, task, filter_name)
+            for name, task in loaded["tasks"].items()
+        }
+
+    def _evaluate(self, lm: CausalLM, loaded: Any) -> Any:
+        import lm_eval
+
+        from ..models.scoring import Scorer
+
+        if self.num_fewshot is not None:
+            for task in loaded["tasks"].values():
+                task.set_config(key="num_fewshot", value=self.num_fewshot)
+        results = lm_eval.evaluate(
+            Scorer(lm, self.batch_size),
+            loaded,
+            limit=self.limit,
+            bootstrap_iters=0,
+            apply_chat_template=self.chat_template,
+        )
+        return results["samples"]
+
+
+@contextlib.contextmanager
+def _silenced() -> Iterator[None]:
+    """Within the block, lm-eval's progress bars and warnings are dropped; ours come after it."""
     # lm-eval draws a bar per request type whatever one asks; errors still come as exceptions.
     with (
         warnings.catch_warnings(record=True) as caught,
         contextlib.redirect_stderr(io.StringIO()),
-        _templates(metric.tasks_folder),
     ):
         warnings.simplefilter("always")
-        loaded = _load(manager, tasks)
-        if metric.num_fewshot is not None:
-            for task in loaded["tasks"].values():
-                task.set_config(key="num_fewshot", value=metric.num_fewshot)
-        results = lm_eval.evaluate(
-            scorer,
-            loaded,
-            limit=metric.limit,
-            bootstrap_iters=0,
-            apply_chat_template=metric.chat_template,
-        )
+        yield
     # Other people's warnings are about lm-eval's own internals.
     for text in dict.fromkeys(str(w.message) for w in caught if w.category is PrunebenchWarning):
-        warnings.warn(text, PrunebenchWarning, stacklevel=2)
-    return {
-        name: _samples(results["samples"][name], name, task, filter_name)
-        for name, task in loaded["tasks"].items()
-    }
+        warnings.warn(text, PrunebenchWarning, stacklevel=3)
 
 
 @contextlib.contextmanager
 def _templates(tasks_folder: str | None) -> Iterator[None]:
-    """Within the block, templates of a folder that is not trusted reach nothing but their data."""
+    """Within the block, templates of an untrusted folder can read their own data only."""
     from lm_eval import utils
 
     plain = utils.env
@@ -95,7 +120,7 @@ def _templates(tasks_folder: str | None) -> Iterator[None]:
 def _samples(
     logged: list[dict[str, Any]], name: str, task: Any, filter_name: str | None
 ) -> list[dict[str, Any]]:
-    """One sample per question, with its right choices and what stands before each choice."""
+    """One sample per question, with its right choices and the delimiter before each choice."""
     # A task with several filters logs every question once for each.
     filters = list(dict.fromkeys(sample["filter"] for sample in logged))
     if filter_name is not None and filter_name not in filters:
@@ -112,7 +137,7 @@ def _samples(
 
 
 def _gold(task: Any, doc: dict[str, Any]) -> list[int]:
-    """Which choices are right, by lm-eval's rule; none where a task keeps that to itself."""
+    """Which choices are right, by lm-eval's rule; none where a task does not give them."""
     if task.OUTPUT_TYPE != "multiple_choice" or not hasattr(task, "doc_to_choice"):
         return []
     choices = task.doc_to_choice(doc)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
-from msgspec import Meta
 from msgspec.structs import replace
 
 from ..api import Metric
 from ..errors import PrunebenchError, did_you_mean
 from ..record import Direction, Measurement, Tolerance
-from ..specs import Count
+from ._tasks import TaskOptions
 
 if TYPE_CHECKING:
     from ..models.causal_lm import CausalLM
@@ -20,9 +19,9 @@ if TYPE_CHECKING:
 class Answers(NamedTuple):
     """Of one task's questions, in order: 1 where right, and which choice was taken.
 
-    *margins* are by how much the right choice's score led the best wrong one's, in nats (per
-    character if normalised); none where the task does not say which is right. *clusters* number
-    what belongs together, if anything does, and *chance* is what guessing gives.
+    *margins* are the right choice's score minus the best wrong one's, in nats (per character if
+    normalised); empty where the task does not say which is right. *clusters* are the cluster
+    numbers of the questions, if there are any, and *chance* is the accuracy of guessing.
     """
 
     right: list[float]
@@ -32,16 +31,16 @@ class Answers(NamedTuple):
     chance: float | None
 
 
-class Accuracy(Metric, frozen=True, tag="accuracy"):
+class Accuracy(TaskOptions, Metric, frozen=True, tag="accuracy"):
     """Fraction of questions answered right, per task and as the plain mean of the tasks.
 
     *acc_norm* names the tasks scored by lm-eval's length-normalised variant. *tasks_folder* holds
-    task YAML files; without it, lm-eval's own tasks are meant. Samples are 1 for right, 0 else; the
-    mean's are those of all tasks. It alone is judged: one test over all questions, in which no task
-    drowns the others; those of single tasks tell where a loss comes from.
+    task YAML files; without it, *tasks* are lm-eval's own. Samples are 1 for right, 0 else; the
+    mean's are those of all tasks. Only the mean is judged: one test over all questions, in which
+    every task weighs the same; the single tasks show where a loss comes from.
 
     *clusters* maps a task to the key of its questions that says which belong together, such as
-    ``{race: article}``: they are no independent evidence.
+    ``{race: article}``: questions of one cluster are not independent evidence.
 
     Against the dense model: *recovery* is the mean over the dense model's, and *flips* the fraction
     of questions on which the two choose differently, which accuracy hides where losses and gains
@@ -52,21 +51,15 @@ class Accuracy(Metric, frozen=True, tag="accuracy"):
     better: ClassVar[Direction] = "higher"
     tolerance: ClassVar[Tolerance] = Tolerance(abs=0.01)
 
-    tasks: Annotated[tuple[str, ...], Meta(min_length=1)]
     acc_norm: tuple[str, ...] = ()
-    tasks_folder: str | None = None
-    limit: Count | None = None
-    num_fewshot: Annotated[int, Meta(ge=0)] | None = None
-    chat_template: bool = False
     clusters: dict[str, str] = {}  # noqa: RUF012  # msgspec copies it
-    batch_size: Count = 64
 
     def __hash__(self) -> int:
         # Equal metrics hash alike; a mapping has no hash itself.
         return hash((self.tasks, self.acc_norm, self.tasks_folder, self.limit, self.num_fewshot))
 
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:
-        """``accuracy/<task>`` for each task, ``accuracy/mean``, and what is against *dense*."""
+        """``accuracy/<task>`` for each task, ``accuracy/mean``, and recovery and flips."""
         answers = self._answers(lm)
         (only, *more) = answers
         judged = "accuracy/mean" if more else f"accuracy/{only}"
@@ -99,9 +92,7 @@ class Accuracy(Metric, frozen=True, tag="accuracy"):
 
     def _answers(self, lm: CausalLM) -> dict[str, Answers]:
         if self not in lm.memo:
-            from ._tasks import answers
-
-            results = answers(lm, self)
+            results = self.samples(lm)
             lm.memo[self] = {task: self._read(task, found) for task, found in results.items()}
         return lm.memo[self]  # type: ignore[no-any-return]
 
@@ -127,15 +118,15 @@ def _scores(sample: dict[str, Any], *, normalised: bool) -> list[float]:
     scores = [float(score) for (score, _), *_ in sample["resps"]]
     if not normalised:
         return scores
-    # A choice goes to the model behind a delimiter, and without it into its length.
+    # The model reads a choice after a delimiter, which does not count in its length.
     texts = [text.removeprefix(sample["delimiter"]) for _, text in sample["arguments"]]
     return [s / max(1, len(text)) for s, text in zip(scores, texts, strict=True)]
 
 
 def _choice(sample: dict[str, Any], scores: list[float]) -> int:
-    """The choice taken, which lm-eval does not log: of the highest score.
+    """The choice with the highest score, which lm-eval does not log.
 
-    Where there is one text to score, it is whether the model would have written it.
+    Where there is one text to score, whether it is the model's greedy continuation.
     """
     if len(scores) == 1:
         return int(sample["resps"][0][0][1])
@@ -143,7 +134,7 @@ def _choice(sample: dict[str, Any], scores: list[float]) -> int:
 
 
 def _margins(right: list[float], scores: list[list[float]], golds: list[list[int]]) -> list[float]:
-    """By how much the best right choice leads the best wrong one; none where that is not known."""
+    """The best right choice's score minus the best wrong one's; empty where that is unknown."""
     margins = []
     for mark, own, gold in zip(right, scores, golds, strict=True):
         wrong = [s for i, s in enumerate(own) if i not in gold]

@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from ..data.families import Family, family_named
 from ..errors import PrunebenchError
 from ..progress import say
 from ..resume import once
 from . import modeling
-from .families import Family, family_of, ignored_features
+from .config_features import ignored_features
 
 #: Evaluation batches hold about this many tokens: enough to fill a core, little enough for logits.
 BATCH_TOKENS = 8192
@@ -58,7 +59,7 @@ class CausalLM:
     @property
     def family(self) -> Family:
         """Where the parts of this architecture are."""
-        return family_of(self.hf.config)
+        return family_named(self.hf.config.model_type)
 
     @property
     def blocks(self) -> nn.ModuleList:
@@ -199,7 +200,7 @@ class CausalLM:
         """
         parts = dict(zip(("attn", "mlp"), self.family.halves, strict=True))
         for index, part in sublayers:
-            modeling.adopt(self.blocks[index], self.family.model_type)
+            modeling.adopt(self.blocks[index], self.family.halves)
             modeling.lose(self.blocks[index], parts[part])
         self.keep([i for i, block in enumerate(self.blocks) if any(self.halves(block))])
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from ..data import hub
+from ..data import families, hub
 from ..errors import PrunebenchError, PrunebenchWarning, did_you_mean
 from . import modeling
 from .causal_lm import CausalLM
@@ -23,7 +23,7 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
 }
 
-#: A model folder with one of these means to have a tokenizer.
+#: A model folder with one of these is expected to have a tokenizer.
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "merges.txt")
 
 
@@ -44,31 +44,25 @@ def load_model(
         revision: the hub revision to pin.
         dtype: ``auto`` (the checkpoint's), ``float32``, ``float16`` or ``bfloat16``.
         device: a torch device.
-        known: False for a model that is only to be scored, of whatever family.
-        weights: ``random`` reads the config alone and draws the weights from a fixed seed.
-        device_map: where the parts go, for a model that is larger than one device: a word or a
-            mapping as accelerate takes it. On the device ``cpu`` a word means the CPU. What takes
-            several GPUs has been written after accelerate's code and never been run on them.
+        known: False for a model of any family that is only scored.
+        weights: ``random`` reads the config alone and draws the weights with a fixed seed.
+        device_map: the device of each part, for a model that is larger than one device: a word or a
+            mapping as accelerate takes it. On the device ``cpu`` a word means the CPU. The path
+            over several GPUs follows accelerate's code and has not been run on such a machine.
 
     Raises:
-        PrunebenchError: if it is not there, not safetensors, or of an unknown family; if a word is
-            none of these.
+        PrunebenchError: if it is not there, not in safetensors, or of an unsupported family; if an
+            argument has no such value.
     """
-    import transformers
-
     if dtype not in DTYPES:
         raise PrunebenchError(f"dtype {dtype!r}: {did_you_mean(str(dtype), DTYPES)}")
     if weights not in (None, "random"):
         raise PrunebenchError(f"weights {weights!r}: allowed: random, or None for the checkpoint's")
-
-    device = available(device)
-    transformers.utils.logging.disable_progress_bar()
-    transformers.utils.logging.set_verbosity_error()
-    logging.getLogger("accelerate").setLevel(logging.ERROR)  # of parts on disk, as was asked for
-    name = str(model_id)
-    drawn = weights == "random"
+    name, drawn = str(model_id), weights == "random"
     if drawn and device_map is not None:
         raise PrunebenchError(f"model {name!r}: random weights are made on one device only")
+    device = available(device)
+    _silence()
     hub.require(name, revision, weights=not drawn)
     folder = hub.folder_of(name)
     source = str(folder or name)
@@ -76,11 +70,7 @@ def load_model(
     if folder is None:
         options["revision"] = revision
     try:
-        # What hub.require could not see yet, where the config is downloaded only now.
-        told, _ = transformers.PreTrainedConfig.get_config_dict(source, **options)
-        hub.check_config(hub.named(name, revision), told)
-        # A checkpoint of our own needs our classes; they are these, not those in its folder.
-        modeling.register(source, options)
+        _check_config(name, revision, source, options)
         if drawn:
             hf = _drawn(source, options, dtype, device)
         else:
@@ -94,17 +84,42 @@ def load_model(
     hf.requires_grad_(False)
     if device_map is None:
         hf.to(device)
-    _tell_of_code(name, hf)
+    _warn_of_code(name, hf)
     tokenizer = None if drawn else _tokenizer(name, source, options)
     return CausalLM(hf.eval(), tokenizer, known=known, drawn=drawn)
+
+
+def _silence() -> None:
+    """Keep progress bars and the libraries' own warnings off the terminal."""
+    import transformers
+
+    transformers.utils.logging.disable_progress_bar()
+    transformers.utils.logging.set_verbosity_error()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)  # it warns of parts on disk
+
+
+def _check_config(name: str, revision: str | None, source: str, options: dict[str, Any]) -> None:
+    """Refuse a config that ``hub.require`` could not read yet, being downloaded only now.
+
+    A checkpoint of ours is loaded with our own classes, not with the code in its folder: they are
+    registered with transformers here.
+    """
+    import transformers
+
+    config, _ = transformers.PreTrainedConfig.get_config_dict(source, **options)
+    hub.check_config(hub.named(name, revision), config)
+    kind, (architecture, *_) = str(config.get("model_type")), config.get("architectures") or [""]
+    if kind.startswith(families.OWN) and architecture.startswith("Pruned"):
+        family = families.family_named(kind)
+        modeling.register(architecture, family.blocks, family.halves)
 
 
 def _read(name: str, source: str, options: dict[str, Any], dtype: str, device_map: Any) -> Any:
     """The model with the checkpoint's weights, all of them and nothing else."""
     import transformers
 
-    # Where a repository has pickled weights only, transformers would have a bot convert them and
-    # take the result from a pull request: weights of another revision than the one asked for.
+    # Where a repository has pickled weights only, transformers would ask a bot to convert them and
+    # load the result from a pull request: weights of another revision than the requested one.
     os.environ["DISABLE_SAFETENSORS_CONVERSION"] = "1"
     more: dict[str, Any] = {} if device_map is None else {"device_map": device_map}
     # Pickled weights can run code when opened, so only safetensors are.
@@ -116,7 +131,7 @@ def _read(name: str, source: str, options: dict[str, Any], dtype: str, device_ma
         **options,
         **more,
     )
-    # transformers would draw what is missing at random, and drop what has no place, without a word.
+    # transformers would initialise missing tensors at random and drop unknown ones silently.
     if missing := sorted(info["missing_keys"]):
         raise PrunebenchError(
             f"model {name!r} cannot be loaded: its weights lack {len(missing)} tensors that "
@@ -137,7 +152,7 @@ def _some(names: list[str]) -> str:
 
 
 def _drawn(source: str, options: dict[str, Any], dtype: str, device: str) -> Any:
-    """The model of a config with the weights that its class starts training from, by seed 0."""
+    """The model of a config with the initial weights of its class, drawn with seed 0."""
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(source, **options)
@@ -158,12 +173,12 @@ def _spread(device_map: str | Mapping[str, str | int] | None, device: str) -> An
 
 
 def _is_shortage(error: Exception) -> bool:
-    """Whether memory ran out, which is no fault of the model."""
+    """Whether memory ran out, which is not the model's fault."""
     return isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
-def _tell_of_code(name: str, hf: Any) -> None:
-    """Say that a repository's own code was left aside for transformers' own class."""
+def _warn_of_code(name: str, hf: Any) -> None:
+    """Warn that transformers' own class was used instead of code in the repository."""
     if getattr(hf.config, "auto_map", None) and not hasattr(hf.config, modeling.SPEC):
         warnings.warn(
             f"model {name!r} brings code of its own (auto_map), which is not run: it is loaded as "
@@ -179,7 +194,7 @@ def _tokenizer(name: str, source: str, options: dict[str, Any]) -> Any:
 
     try:
         return transformers.AutoTokenizer.from_pretrained(source, **options)
-    except Exception as error:  # tokenizers raises bare exceptions, and damage has many forms
+    except Exception as error:  # tokenizers raises bare exceptions; files are damaged in many ways
         folder = hub.place(name, options.get("revision")).folder
         if folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES):
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -200,7 +215,7 @@ def available(device: str | None) -> str:
     if device is None:
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
-        torch.ones(1, device=device).item()  # meta has tensors and no numbers
+        torch.ones(1, device=device).item()  # tensors on meta have no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]
         raise PrunebenchError(f"--device {device}: {reason}") from None

@@ -1,8 +1,9 @@
 """Blocks that lost a half or had their stream narrowed, and classes that rebuild them.
 
-This file stands alone: it is also saved beside the weights of a checkpoint that plain classes
-cannot express, where ``AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`` finds
-it. It needs torch and transformers only.
+This file imports torch and transformers only, for a copy of it is saved with the weights of a
+checkpoint that plain classes cannot express, where
+``AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)`` finds it. It knows no model
+family: the names of modules come from the caller, or from the checkpoint's ``config.json``.
 """
 
 from __future__ import annotations
@@ -15,27 +16,18 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-#: The key of ``config.json`` that tells how the model differs from the plain one.
+#: The key of ``config.json`` under which the differences from the plain model are.
 SPEC = "prunebench"
 
-#: What runs in a block, by model type: norm and attention; norm and the modules of the MLP.
-HALVES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
-    "opt": (
-        ("self_attn_layer_norm", "self_attn"),
-        ("final_layer_norm", "fc1", "activation_fn", "fc2"),
-    ),
-}
-USUAL = (("input_layernorm", "self_attn"), ("post_attention_layernorm", "mlp"))
-
-#: Where the blocks are, by model type.
-STACKS = {"opt": "model.decoder.layers"}
+#: The names of the modules that run in a block's attention half and in its MLP half, norm first.
+Halves = tuple[tuple[str, ...], tuple[str, ...]]
 
 
 class Normalize(nn.Module):
     """Root mean square normalisation without weights: x / sqrt(sum(x^2) / width + eps).
 
-    *width* is the dense model's, also where the stream is narrower: what was sliced off counts as
-    zeros. Computed in float32 at least.
+    *width* is the dense model's, also where the stream is narrower: coordinates that were sliced
+    off count as zeros. Computed in float32 at least.
     """
 
     def __init__(self, width: int, eps: float) -> None:
@@ -54,12 +46,12 @@ class Normalize(nn.Module):
 
 
 class PrunedBlock(nn.Module):
-    """The forward of a pre-norm block whose halves may be missing and whose shortcuts may turn.
+    """The forward of a pre-norm block that may lack a half or rotate the stream in its shortcuts.
 
-    A mixin over the family's own block: names, hooks and recorded outputs stay what they are.
+    A mixin over the family's own block class: names, hooks and recorded outputs do not change.
     """
 
-    halves: Any
+    halves: Halves
     attn_shortcut: Any
     mlp_shortcut: Any
 
@@ -79,29 +71,36 @@ class PrunedBlock(nn.Module):
 def run_half(
     block: nn.Module, half: tuple[str, ...], hidden: Tensor, *args: Any, **kwargs: Any
 ) -> Tensor:
-    """What one half of a block adds to the stream that enters it."""
-    hidden = getattr(block, half[0])(hidden)
-    if len(half) == 2 and half[1].endswith("attn"):
-        result: Tensor = getattr(block, half[1])(hidden, *args, **kwargs)[0]
-        return result
-    for name in half[1:]:
-        hidden = getattr(block, name)(hidden)
+    """What one half of a block adds to the stream that enters it.
+
+    Args:
+        block: a decoder block.
+        half: the names of the modules of the half, in order.
+        hidden: (batch, length, stream).
+        args: the block's other arguments, which its attention takes too.
+        kwargs: likewise.
+
+    Returns:
+        (batch, length, stream).
+    """
+    for name in half:
+        module = getattr(block, name)
+        # Attentions alone have a place in the key/value cache.
+        if hasattr(module, "layer_idx"):
+            hidden = module(hidden, *args, **kwargs)[0]
+        else:
+            hidden = module(hidden)
     return hidden
 
 
-def halves_of(model_type: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The modules of the attention half and of the MLP half of a family's blocks."""
-    return HALVES.get(model_type.removeprefix(f"{SPEC}_"), USUAL)
-
-
-def adopt(block: Any, model_type: str) -> None:
-    """Give *block* the forward above; what it computes does not change until it is edited."""
+def adopt(block: Any, halves: Halves) -> None:
+    """Give *block* the forward above; its results do not change until it is edited."""
     if not isinstance(block, PrunedBlock):
         kind: Any = type(block)
         block.__class__ = _pruned_class(kind)
-        if "_old_forward" in vars(block):  # what accelerate calls where it has spread a model
+        if "_old_forward" in vars(block):  # accelerate calls it in a model on several devices
             block._old_forward = MethodType(type(block).forward, block)
-        block.halves = halves_of(model_type)
+        block.halves = halves
         block.register_parameter("attn_shortcut", None)
         block.register_parameter("mlp_shortcut", None)
 
@@ -112,19 +111,19 @@ def is_turned(block: Any) -> bool:
 
 
 def lose(block: nn.Module, half: tuple[str, ...]) -> None:
-    """Take one half out of an adopted block, its norm included."""
+    """Remove one half of an adopted block, its norm included."""
     for name in half:
         setattr(block, name, None)
 
 
 def number(blocks: Any, config: Any) -> None:
-    """Give every attention its place in the key/value cache.
+    """Give every attention its index in the key/value cache.
 
-    The cache's length and the masks are read from its first place, or from the first of each layer
-    type, so these places must be in use: where the first block has no attention, the first
-    attention there is moves to place 0, and blocks without attention take that one's type.
+    transformers reads the cache's length and the masks from index 0, or from the first index of
+    each layer type, so these must be in use: where the first block has no attention, the first
+    attention of the model takes index 0, and blocks without attention take its layer type.
     """
-    has = [getattr(b, halves_of(config.model_type)[0][-1], None) is not None for b in blocks]
+    has = [_has_attention(block) for block in blocks]
     first = next((i for i, attention in enumerate(has) if attention), None)
     for index, block in enumerate(blocks):
         for module in block.modules():
@@ -135,34 +134,43 @@ def number(blocks: Any, config: Any) -> None:
         config.layer_types = [t if has[i] else types[first] for i, t in enumerate(types)]
 
 
+def _has_attention(block: Any) -> bool:
+    return not isinstance(block, PrunedBlock) or getattr(block, block.halves[0][-1]) is not None
+
+
 def restructure(model: Any, spec: dict[str, Any]) -> None:
-    """Turn a freshly built plain model into the shape that *spec* tells; the weights come after.
+    """Rebuild the structure of a pruned model from a plain one; the weights are loaded later.
 
     Args:
-        model: a causal language model of the plain class.
-        spec: ``without``, block to the halves it lost ("attn", "mlp"); ``norms``, module name to
+        model: a freshly built causal language model of the plain class.
+        spec: ``blocks``, the name of the list of blocks, empty if all are plain; ``halves``, the
+            modules of a block's halves; ``without``, block to the halves it lost ("attn", "mlp");
+            ``turned``, the blocks with shortcut matrices; ``norms``, module name to
             ``[width, eps]``; ``tensors``, parameter name to its shape where that is not the plain
-            one; ``turned``, the blocks with shortcuts.
+            one.
     """
-    kind = model.config.model_type.removeprefix(f"{SPEC}_")
-    blocks = model.get_submodule(STACKS.get(kind, "model.layers"))
-    halves = dict(zip(("attn", "mlp"), halves_of(kind), strict=True))
-    touched = {int(i) for i in spec.get("without", {})} | {int(i) for i in spec.get("turned", ())}
-    for index in touched:
-        adopt(blocks[index], kind)
-    for index, lost in spec.get("without", {}).items():
-        for part in lost:
-            lose(blocks[int(index)], halves[part])
-    for name, (width, eps) in spec.get("norms", {}).items():
+    if spec["blocks"]:
+        _restructure_blocks(model.get_submodule(spec["blocks"]), spec, model.config)
+    for name, (width, eps) in spec["norms"].items():
         model.set_submodule(name, Normalize(width, eps))
-    for name, shape in spec.get("tensors", {}).items():
+    for name, shape in spec["tensors"].items():
         place, _, own = name.rpartition(".")
         replace(model.get_submodule(place), own, torch.empty(shape, dtype=model.dtype))
-    number(blocks, model.config)
+
+
+def _restructure_blocks(blocks: Any, spec: dict[str, Any], config: Any) -> None:
+    attn, mlp = (tuple(half) for half in spec["halves"])
+    without = {int(index): lost for index, lost in spec["without"].items()}
+    for index in {*without, *spec["turned"]}:
+        adopt(blocks[index], (attn, mlp))
+    for index, lost in without.items():
+        for part in lost:
+            lose(blocks[index], attn if part == "attn" else mlp)
+    number(blocks, config)
 
 
 def replace(module: Any, name: str, tensor: Tensor) -> None:
-    """Put *tensor* in the place of a parameter; the sizes that a module prints follow."""
+    """Replace a parameter by *tensor*, and update the sizes that the module prints."""
     old = getattr(module, name, None)
     grad = bool(old is not None and old.requires_grad)
     device = tensor.device if old is None else old.device
@@ -179,7 +187,7 @@ def _pruned_class(base: Any) -> Any:
 
 
 def spec_of(model: Any) -> dict[str, Any]:
-    """What ``restructure`` needs to make *model*'s shape out of the plain one; empty if it is that.
+    """The spec from which ``restructure`` rebuilds *model*; empty for a plain model.
 
     Args:
         model: a causal language model, its structure as edited.
@@ -189,17 +197,20 @@ def spec_of(model: Any) -> dict[str, Any]:
         skeleton = plain(plain.config_class.from_dict(_plain_config(model.config)))
     usual = {n: tuple(p.shape) for n, p in skeleton.named_parameters(remove_duplicate=False)}
     own = {n: tuple(p.shape) for n, p in model.named_parameters(remove_duplicate=False)}
-    kind = model.config.model_type.removeprefix(f"{SPEC}_")
-    blocks = model.get_submodule(STACKS.get(kind, "model.layers"))
+    blocks: str = ""
+    halves: Any = ()
     without: dict[str, list[str]] = {}
     turned = []
-    for index, block in enumerate(blocks):
-        for part, half in zip(("attn", "mlp"), halves_of(kind), strict=True):
-            if getattr(block, half[-1], None) is None:
-                without.setdefault(str(index), []).append(part)
-        if is_turned(block):
-            turned.append(index)
-    spec = {
+    for path, block in model.named_modules():
+        if isinstance(block, PrunedBlock):
+            blocks, _, index = path.rpartition(".")
+            halves = block.halves
+            for part, half in zip(("attn", "mlp"), halves, strict=True):
+                if getattr(block, half[-1]) is None:
+                    without.setdefault(index, []).append(part)
+            if is_turned(block):
+                turned.append(int(index))
+    differences = {
         "without": without,
         "turned": turned,
         "norms": {
@@ -207,7 +218,9 @@ def spec_of(model: Any) -> dict[str, Any]:
         },
         "tensors": {n: list(shape) for n, shape in own.items() if usual.get(n) != shape},
     }
-    return spec if any(spec.values()) else {}
+    if not any(differences.values()):
+        return {}
+    return {"blocks": blocks, "halves": halves, **differences}
 
 
 def plain_class(model: Any) -> Any:
@@ -221,42 +234,42 @@ def _plain_config(config: Any) -> dict[str, Any]:
 
 @cache
 def classes(family: str) -> tuple[Any, Any]:
-    """Config and model class of a family, under a model type that no plain class answers to.
+    """Config and model class of a pruned model, with a model type that no plain class has.
 
     Args:
-        family: as transformers names its classes: ``Llama``, ``OPT``.
+        family: the prefix of the names of transformers' classes: ``Llama``, ``OPT``.
     """
     plain_config = getattr(transformers, f"{family}Config")
     plain = getattr(transformers, f"{family}ForCausalLM")
 
     def init(self: Any, config: Any) -> None:
         plain.__init__(self, config)
-        restructure(self, getattr(config, SPEC))
+        restructure(self, {**self.layout, **getattr(config, SPEC)})
 
     kind = {"model_type": f"{SPEC}_{plain_config.model_type}", "__module__": __name__}
     config = type(f"Pruned{family}Config", (plain_config,), kind)
     body = {"__init__": init, "config_class": config, "__module__": __name__}
+    # Specs of before 0.2 leave out where the blocks and their halves are.
+    body["layout"] = {}
     return config, type(f"Pruned{family}ForCausalLM", (plain,), body)
 
 
-def register(source: str, options: dict[str, Any]) -> None:
-    """Make transformers know the class of a checkpoint of ours, if *source* is one.
+def register(architecture: str, blocks: str, halves: Halves) -> None:
+    """Register the classes of a checkpoint that needs this file with transformers.
 
     Args:
-        source: a folder or hub id.
-        options: for ``PreTrainedConfig.get_config_dict``.
+        architecture: as its config names it: ``PrunedLlamaForCausalLM``.
+        blocks: the name of the list of blocks, for a spec that does not give it.
+        halves: the modules of a block's halves, likewise.
     """
-    config, _ = transformers.PreTrainedConfig.get_config_dict(source, **options)
-    name = (config.get("architectures") or [""])[0]
-    if str(config.get("model_type")).startswith(f"{SPEC}_") and name.startswith("Pruned"):
-        family = name.removeprefix("Pruned").removesuffix("ForCausalLM")
-        own_config, own = classes(family)
-        transformers.AutoConfig.register(own_config.model_type, own_config, exist_ok=True)
-        transformers.AutoModelForCausalLM.register(own_config, own, exist_ok=True)
+    config, model = classes(architecture.removeprefix("Pruned").removesuffix("ForCausalLM"))
+    model.layout = {"blocks": blocks, "halves": halves}
+    transformers.AutoConfig.register(config.model_type, config, exist_ok=True)
+    transformers.AutoModelForCausalLM.register(config, model, exist_ok=True)
 
 
 def __getattr__(name: str) -> Any:
-    # The classes are made when asked for: each needs its family's code, which takes time to import.
+    # Classes are created on first use: each imports its family's code, which takes time.
     if name.startswith("Pruned"):
         for place, ending in enumerate(("Config", "ForCausalLM")):
             family = name.removeprefix("Pruned").removesuffix(ending)

@@ -86,7 +86,7 @@ def turn_block(
         leaving: the same after the block.
     """
     family = lm.family
-    modeling.adopt(block, family.model_type)
+    modeling.adopt(block, family.halves)
     stages = ((entering, middle), (middle, leaving))
     ends = ((family.attn_in, family.attn_out), (family.mlp_in, family.mlp_out))
     shortcuts = ("attn_shortcut", "mlp_shortcut")

@@ -14,8 +14,9 @@ from typing import Any
 
 from ..api import Method, Metric
 from ..case import Case, question
-from ..data import datasets, hub
+from ..data import datasets
 from ..data.fingerprints import folder_hash, model_hash
+from ..data.paths import is_path
 from ..specs import ModelSpec
 from ..system import hash_cache
 from ..system.machine import device_name
@@ -58,7 +59,7 @@ def key(case: Case, device: str) -> str | None:
         versions["accelerate"] = _version("accelerate") or ""
     parts = {
         "inputs": read,
-        "commits": {n: c for n in _datasets(case) if (c := _commits(n))},
+        "commits": {n: c for n in case.datasets if (c := datasets.commits(n))},
         "protocol": _protocol_hash(case.asked.get("protocol")),
         "code": code_hash(case.method, *case.metrics),
         "packages": versions,
@@ -87,7 +88,7 @@ def inputs(case: Case) -> dict[str, Any] | None:
     asked["model"] = {**asked["model"], "id": weights, "revision": None}
     return {
         "asked": _with_content(asked),
-        "texts": {name: datasets.fingerprint(name) for name in _datasets(case) if not _path(name)},
+        "texts": {name: datasets.fingerprint(name) for name in case.datasets if not is_path(name)},
         "tasks": sorted(map(folder_hash, set(task_folders(case)))),
         "checkpoint": _checkpoint(case.method),
     }
@@ -127,17 +128,13 @@ def _with_content(value: Any, name: str = "", *, measured: bool = False) -> Any:
         return {k: _with_content(v, k, measured=inside[k]) for k, v in value.items()}
     if isinstance(value, list):
         return [_with_content(item, name, measured=measured) for item in value]
-    if not _path(value) or name == "checkpoint":
+    if not is_path(value) or name == "checkpoint":
         return value
     path = Path(value)
     if path.is_dir():
         return folder_hash(value)
     label = datasets.label(value) if measured and name == "dataset" else ""
     return f"{label}:{hash_cache.sha256(path)}" if path.is_file() else value
-
-
-def _path(value: object) -> bool:
-    return isinstance(value, str) and value.startswith((".", "/"))
 
 
 def _protocol_hash(name: str | None) -> str | None:
@@ -159,18 +156,6 @@ def _checkpoint(method: Method) -> str | None:
     """The content of the checkpoint that an external result is."""
     checkpoint = getattr(method, "checkpoint", None)
     return model_hash(ModelSpec(checkpoint)) if checkpoint else None
-
-
-def _commits(dataset: str) -> list[str]:
-    """The commits of a text on the hub that are in its cache; a later download adds another."""
-    if dataset not in datasets.HUB:
-        return []
-    return hub.commits(datasets.HUB[dataset].repo, "datasets")
-
-
-def _datasets(case: Case) -> list[str]:
-    names = [case.calibration.dataset] if case.method.calibrated else []
-    return names + [d for m in case.metrics if (d := getattr(m, "dataset", None))]
 
 
 @cache

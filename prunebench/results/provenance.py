@@ -142,16 +142,14 @@ def _seeds(case: Case) -> dict[str, int]:
 
 
 def _data(case: Case) -> dict[str, str]:
-    names = [case.calibration.dataset] if case.method.calibrated else []
-    names += [d for m in case.metrics if (d := getattr(m, "dataset", None))]
-    found = {datasets.label(name): _text(name) for name in names}
+    found = {datasets.label(name): _text(name) for name in case.datasets}
     return found | {f"tasks {Path(f).name}": folder_hash(f) for f in task_folders(case)}
 
 
 def _text(name: str) -> str:
     if name not in datasets.HUB:
         return datasets.fingerprint(name)
-    return " ".join(hub.commits(datasets.HUB[name].repo, "datasets")) or "of an unknown commit"
+    return " ".join(datasets.commits(name)) or "of an unknown commit"
 
 
 def _checkpoint(case: Case) -> str:

@@ -120,8 +120,6 @@ def totals(cases: Sequence[Case], outlooks: Sequence[Outlook]) -> Totals:
 
 
 def _look(case: Case, store: Store, device: str, fresh: bool) -> Outlook:
-    data = [case.calibration.dataset] if case.method.calibrated else []
-    data += [d for m in case.metrics if (d := getattr(m, "dataset", None))]
     tasks = [t for m in case.metrics for t in getattr(m, "tasks", ())]
     outlook = Outlook(
         case_id=case.id,
@@ -129,7 +127,7 @@ def _look(case: Case, store: Store, device: str, fresh: bool) -> Outlook:
         revision=case.model.revision,
         source="",
         folder=None,
-        datasets=tuple(dict.fromkeys(data)),
+        datasets=tuple(dict.fromkeys(case.datasets)),
         tasks=tuple(dict.fromkeys(tasks)),
         status="run",
     )

@@ -19,7 +19,8 @@ from prunebench import (
     choose,
     load_model,
 )
-from prunebench.data.model_config import DEFAULTS, shape_of
+from prunebench.data import families
+from prunebench.data.model_config import shape_of
 from prunebench.metrics.compute import Compute, flops
 
 SHAPES = ROOT / "cases" / "latency" / "shapes"
@@ -60,7 +61,7 @@ def test_what_a_config_leaves_out_is_what_the_class_says(family: str) -> None:
     plain = getattr(transformers, f"{NAMES[family]}Config")()
     bare = {"model_type": family}
 
-    assert set(DEFAULTS) == set(FAMILIES)
+    assert set(families.FAMILIES) == set(FAMILIES)
     assert shape_of(bare).parameters() == on_meta(plain).num_parameters
     assert shape_of({**bare, "num_key_value_heads": None, "head_dim": None}) == shape_of(bare)
     assert shape_of(bare).positions == plain.max_position_embeddings

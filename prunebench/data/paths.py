@@ -1,0 +1,8 @@
+"""How a file or folder is told from a name where a case may give either."""
+
+from __future__ import annotations
+
+
+def is_path(text: object) -> bool:
+    """Whether *text* is a path: it starts with ``.`` or ``/``. All other texts are names."""
+    return isinstance(text, str) and text.startswith((".", "/"))
