@@ -329,7 +329,7 @@ def _tree(node: ast.expr, comparisons: Sequence[Comparison]) -> Expression:
             same = isinstance(part, Combination) and part.word == word
             parts += part.parts if isinstance(part, Combination) and same else [part]
         return Combination(word, tuple(parts))
-    return comparisons[ast.literal_eval(node)]
+    return comparisons[int(ast.unparse(node))]
 
 
 def _canonical(text: str) -> str | None:

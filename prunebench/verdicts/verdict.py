@@ -13,14 +13,14 @@ from msgspec.structs import replace
 
 from ..plan import Step, bare, describe
 from ..record import Measurement, Record, Tolerance
-from . import tests as stats
+from . import significance
 from .evidence import evidence, tasks_of, unpairable
 from .outcomes import ALPHA as ALPHA
 from .outcomes import FAILING as FAILING
 from .outcomes import NIGHTLY_ALPHA as NIGHTLY_ALPHA
 from .outcomes import Outcome as Outcome
 from .outcomes import Rules as Rules
-from .tests import RANKS, Evidence
+from .significance import RANKS, Evidence
 
 
 class Finding(Struct, frozen=True):
@@ -113,7 +113,7 @@ def settle(judged: Sequence[tuple[Verdict, tuple[Outcome, ...]]]) -> list[Verdic
         for j, finding in enumerate(verdict.findings)
         if finding.evidence is not None and not finding.diagnostic
     ]
-    adjusted = stats.holm([seen.p for *_, seen in tests])
+    adjusted = significance.holm([seen.p for *_, seen in tests])
     findings = [list(verdict.findings) for verdict, _ in judged]
     for (i, j, seen), p in zip(tests, adjusted, strict=True):
         findings[i][j] = _among(findings[i][j], seen, len(tests), p)

@@ -213,7 +213,7 @@ def _named_dense(case_id: str) -> bool:
 
 
 def _is_dense(record: Record) -> bool:
-    return record.asked.get("method", {}).get("name") == "dense"
+    return bool(record.asked.get("method", {}).get("name") == "dense")
 
 
 def _asked_alike(one: Record, other: Record) -> set[str]:
