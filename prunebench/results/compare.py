@@ -221,16 +221,9 @@ def _unpaired(one: Unpaired, tolerance: Tolerance) -> Finding:
         return replace(found, diagnostic=one.diagnostic, note="no standard error")
     allowed = tolerance.allowed(one.was.value)
     values = one.now.value, one.was.value
-    if verdict.exceeds(seen.loss, allowed, *values):
-        outcome = Outcome.WORSE if seen.p < rules.alpha else Outcome.UNSURE
-    elif verdict.exceeds(-seen.loss, allowed, *values) and seen.p_better < rules.alpha:
-        outcome = Outcome.BETTER
-    else:
-        sure = not verdict.exceeds(seen.high, allowed, *values)
-        outcome = Outcome.SAME if sure else Outcome.UNSURE
     return Finding(
         one.metric,
-        outcome,
+        verdict.decide(seen.loss, allowed, values, seen, rules),
         one.now.value,
         one.was.value,
         allowed,

@@ -56,13 +56,18 @@ def unpairable(now: Measurement, was: Measurement) -> str:
     return f"{mine:,} questions or windows, the baseline has {theirs:,}"
 
 
-def tasks_of(mean: Measurement, now: Record, was: Record) -> list[tuple[Measurement, Measurement]]:
-    """The tasks whose mean this is, where both records have all of them with their samples."""
-    tasks = [
-        (task, was.find(task.metric))
-        for task in now.measurements
+def averaged(mean: Measurement, record: Record) -> list[Measurement]:
+    """The measurements of tasks whose mean this is, as far as they have samples."""
+    return [
+        task
+        for task in record.measurements
         if task.instead == mean.metric and task.unit == mean.unit and task.samples
     ]
+
+
+def tasks_of(mean: Measurement, now: Record, was: Record) -> list[tuple[Measurement, Measurement]]:
+    """The tasks whose mean this is, where both records have all of them with their samples."""
+    tasks = [(task, was.find(task.metric)) for task in averaged(mean, now)]
     both = [(task, old) for task, old in tasks if old and len(task.samples) == len(old.samples)]
     whole = sum(len(task.samples) for task, _ in both) == len(mean.samples)
     return both if whole and len(both) == len(tasks) else []
