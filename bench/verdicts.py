@@ -2,7 +2,7 @@
 
     python bench/verdicts.py [--draws 2000] [--write docs/verdicts.md]
 
-Every row calls the code that judges a run (`prunebench.verdicts.tests` and
+Every row calls the code that judges a run (`prunebench.verdicts.significance` and
 `prunebench.verdicts.verdict`) on drawn answers and timings, from fixed seeds. `--write` puts the
 tables into the page between its markers.
 `python bench/planted.py` does the same end to end, on the shipped model.
@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunebench.record import Measurement, Tolerance
-from prunebench.verdicts.tests import (
+from prunebench.verdicts.significance import (
     Stratum,
     answers,
     detectable,

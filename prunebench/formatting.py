@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from .record import Measurement
-from .verdicts.tests import NEVER
+from .verdicts.significance import NEVER
 
 #: Units of parts of a whole, whose differences are percentage points.
 FRACTIONS = ("acc", "match", "of dense", "of answers", "of n-grams")

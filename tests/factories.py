@@ -236,13 +236,15 @@ def result(case: Case, outcome: str, gone: int = 20, **changes: Any) -> Result:
     return Result(case, Verdict(case.id, ok, findings), now)
 
 
+#: Questions of each task that ``answers`` makes.
+ANSWERED = 400
+
+
 def answers(task: str, right: float, chance: float | None = 0.25) -> Measurement:
-    count = round(right * QUESTIONS)
-    samples = tuple(float(i < count) for i in range(QUESTIONS))
+    count = round(right * ANSWERED)
+    samples = tuple(float(i < count) for i in range(ANSWERED))
     name = f"accuracy/{task}"
-    return Measurement(
-        name, count / QUESTIONS, "acc", "higher", samples, paired=True, chance=chance
-    )
+    return Measurement(name, count / ANSWERED, "acc", "higher", samples, paired=True, chance=chance)
 
 
 def perplexity(value: float | None, windows: int = 50) -> Measurement:

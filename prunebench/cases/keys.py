@@ -29,7 +29,7 @@ from ..specs import (
 )
 from ..verdicts import fail_on as gating
 from . import validation
-from .validation import Where, found
+from .validation import Problem, Where, found
 
 Seed = Annotated[int, Meta(ge=0)]
 
@@ -79,7 +79,7 @@ class CaseFile(Struct, frozen=True, forbid_unknown_fields=True):
     exclude: list[dict[str, Any]] | None = None
 
 
-def check_keys(data: Data, where: Where) -> Iterator[tuple[Where, str]]:
+def check_keys(data: Data, where: Where) -> Iterator[Problem]:
     """Every problem of the keys of a case file, or of a part of one."""
     plain = {k: v for k, v in data.items() if k not in ("method", "metrics", "fail_on", "_label")}
     yield from validation.problems(plain, CaseFile, where)
@@ -97,49 +97,58 @@ def check_keys(data: Data, where: Where) -> Iterator[tuple[Where, str]]:
     yield from _check_parts(data, where)
 
 
-def _check_parts(data: Data, where: Where) -> Iterator[tuple[Where, str]]:
+def _check_parts(data: Data, where: Where) -> Iterator[Problem]:
     """The keys inside matrix, include, exclude and defaults are case keys again."""
-    matrix = data.get("matrix")
-    for key, values in matrix.items() if isinstance(matrix, dict) else ():
-        spot = (*where, "matrix", key)
-        if key in SHAPING:
-            yield spot, f"{key!r} cannot vary; a matrix takes keys of a single case"
-        elif key not in CaseFile.__struct_fields__:
-            known = set(CaseFile.__struct_fields__) - set(SHAPING)
-            yield spot, f"unknown key {key!r}; {did_you_mean(key, known)}"
-        elif isinstance(values, list):
-            if not values:
-                yield spot, "found an empty list, expected at least one value"
-            for i, value in enumerate(values):
-                for inner, message in check_keys({key: value}, ()):
-                    yield (*spot, i, *inner[1:]), message
+    axes = data["matrix"] if isinstance(data.get("matrix"), dict) else {}
+    for key, values in axes.items():
+        yield from _check_axis(key, values, (*where, "matrix", key))
     for part in ("include", "exclude"):
         items = data.get(part)
         for i, item in enumerate(items if isinstance(items, list) else ()):
             if not isinstance(item, dict):
                 continue
             spot = (*where, part, i)
-            for key in SHAPING:
-                if key in item:
-                    yield (*spot, key), f"{key!r} cannot stand inside {part!r}"
-            axes = matrix if isinstance(matrix, dict) else {}
-            for key in item if part == "exclude" else ():
-                if key not in axes:
-                    hint = did_you_mean(str(key), axes)
-                    yield (*spot, key), f"{key!r} is no axis of the matrix; {hint}"
-            for inner, number in numbers_in(item) if part == "exclude" else ():
-                if not math.isfinite(number):
-                    yield (*spot, *inner), f"found {number}, expected a finite number"
+            yield from _forbidden(item, SHAPING, part, spot)
             if part == "include":
                 yield from check_keys({k: v for k, v in item.items() if k not in SHAPING}, spot)
-    if isinstance(data.get("defaults"), dict):
-        for key in ("extends", "defaults"):
-            if key in data["defaults"]:
-                yield (*where, "defaults", key), f"{key!r} cannot stand inside 'defaults'"
-        yield from check_keys(data["defaults"], (*where, "defaults"))
+            else:
+                yield from _check_excluded(item, axes, spot)
+    if isinstance(defaults := data.get("defaults"), dict):
+        spot = (*where, "defaults")
+        yield from _forbidden(defaults, ("extends", "defaults"), "defaults", spot)
+        yield from check_keys(defaults, spot)
 
 
-def _check_fail_on(items: Any, where: Where) -> Iterator[tuple[Where, str]]:
+def _check_axis(key: str, values: object, where: Where) -> Iterator[Problem]:
+    if key in SHAPING:
+        yield where, f"{key!r} cannot vary; a matrix takes keys of a single case"
+    elif key not in CaseFile.__struct_fields__:
+        known = set(CaseFile.__struct_fields__) - set(SHAPING)
+        yield where, f"unknown key {key!r}; {did_you_mean(key, known)}"
+    elif isinstance(values, list):
+        if not values:
+            yield where, "found an empty list, expected at least one value"
+        for i, value in enumerate(values):
+            for inner, message in check_keys({key: value}, ()):
+                yield (*where, i, *inner[1:]), message
+
+
+def _check_excluded(item: Data, axes: Data, where: Where) -> Iterator[Problem]:
+    for key in item:
+        if key not in axes:
+            yield (*where, key), f"{key!r} is no axis of the matrix; {did_you_mean(str(key), axes)}"
+    for inner, leaf in _leaves(item, ()):
+        if isinstance(leaf, float) and not math.isfinite(leaf):
+            yield (*where, *inner), f"found {leaf}, expected a finite number"
+
+
+def _forbidden(data: Data, keys: Sequence[str], part: str, where: Where) -> Iterator[Problem]:
+    for key in keys:
+        if key in data:
+            yield (*where, key), f"{key!r} cannot stand inside {part!r}"
+
+
+def _check_fail_on(items: Any, where: Where) -> Iterator[Problem]:
     if items is None:
         return
     if not isinstance(items, list):
@@ -158,7 +167,7 @@ def _check_fail_on(items: Any, where: Where) -> Iterator[tuple[Where, str]]:
                 yield (*where, i), str(error)
 
 
-def _check_plugin(data: Any, kind: str, where: Where) -> Iterator[tuple[Where, str]]:
+def _check_plugin(data: Any, kind: str, where: Where) -> Iterator[Problem]:
     if not isinstance(data, dict):
         yield where, f"found {found(data)}, expected a mapping with 'name'"
         return
@@ -179,16 +188,6 @@ def _check_plugin(data: Any, kind: str, where: Where) -> Iterator[tuple[Where, s
     yield from validation.problems(data, cls, where)
 
 
-def texts_in(value: Any) -> Iterator[tuple[Where, str]]:
-    """Every text in *value* with its place."""
-    return ((where, leaf) for where, leaf in _leaves(value, ()) if isinstance(leaf, str))
-
-
-def numbers_in(value: Any) -> Iterator[tuple[Where, float]]:
-    """Every number with a point in *value*, with its place."""
-    return ((where, leaf) for where, leaf in _leaves(value, ()) if isinstance(leaf, float))
-
-
 def _leaves(value: Any, where: Where) -> Iterator[tuple[Where, Any]]:
     if isinstance(value, dict | list):
         items = value.items() if isinstance(value, dict) else enumerate(value)
@@ -198,41 +197,67 @@ def _leaves(value: Any, where: Where) -> Iterator[tuple[Where, Any]]:
         yield where, value
 
 
-def check_names(data: Data, folder: Path) -> Iterator[tuple[Where, str]]:
-    """Every folder, text and data set that is named but not there; paths relative to *folder*."""
-    for where, text in texts_in(data):
-        if where[-2:] == ("model", "id") and not text.strip():
-            yield where, "found an empty text, expected a model's folder or hub id"
-        elif where[-2:] == ("model", "id") and is_path(text):
-            yield from _check_model(where, text, folder)
-        elif where[-1] == "dataset" and is_path(text):
-            if not _is(Path.is_file, folder / text):
-                yield where, f"no such text file: {text!r}"
-        elif where[-2:] == ("method", "checkpoint") and is_path(text):
-            yield from _check_model(where, text, folder)
-        elif where[-2:] == ("method", "plan") and not _is(Path.is_file, folder / text):
-            yield where, f"no such plan file: {text!r}"
-        elif where[-1] == "dataset" and text == datasets.RANDOM and "calibration" not in where:
-            yield where, f"found {text!r}, which is for calibration: nothing can be scored on it"
-        elif where[-1] == "dataset" and text not in datasets.NAMES:
-            hint = did_you_mean(text, datasets.NAMES)
-            yield where, f"unknown dataset {text!r}; {hint}, or a path that starts with . or /"
-        elif where[-1] == "tasks_folder" and not _is(Path.is_dir, folder / text):
-            yield where, f"no such task folder: {text!r}"
-        elif where[-1] == "tasks_folder":
-            for problem in islice(task_trust.problems(folder / text), 3):
-                yield where, problem
+def check_names(data: Data, folder: Path) -> Iterator[Problem]:
+    """Every folder, text and data set that is named but missing; paths relative to *folder*."""
+    for where, text in _leaves(data, ()):
+        check = _NAMED.get(where[-2:]) or _NAMED.get(where[-1:])
+        if check and isinstance(text, str):
+            yield from ((where, message) for message in check(text, folder, where))
 
 
-def _check_model(where: Where, text: str, folder: Path) -> Iterator[tuple[Where, str]]:
-    if not _is(Path.is_dir, folder / text):
-        yield where, f"no such model folder: {text!r}"
-    elif not _is(Path.is_file, folder / text / "config.json"):
-        yield where, f"model folder {text!r} has no config.json"
+def _model(text: str, folder: Path, where: Where) -> Iterator[str]:
+    if not text.strip():
+        yield "found an empty text, expected a model's folder or hub id"
+    yield from _checkpoint(text, folder, where)
 
 
-def _is(test: Callable[[Path], bool], path: Path) -> bool:
-    """Whether *test* holds of *path*; no file has a name that is too long or has a null byte."""
+def _checkpoint(text: str, folder: Path, _: Where) -> Iterator[str]:
+    if not is_path(text):
+        return
+    if not holds(Path.is_dir, folder / text):
+        yield f"no such model folder: {text!r}"
+    elif not holds(Path.is_file, folder / text / "config.json"):
+        yield f"model folder {text!r} has no config.json"
+
+
+def _plan(text: str, folder: Path, _: Where) -> Iterator[str]:
+    if not holds(Path.is_file, folder / text):
+        yield f"no such plan file: {text!r}"
+
+
+def _dataset(text: str, folder: Path, where: Where) -> Iterator[str]:
+    if is_path(text):
+        if not holds(Path.is_file, folder / text):
+            yield f"no such text file: {text!r}"
+    elif text == datasets.RANDOM and "calibration" not in where:
+        yield f"found {text!r}, which is for calibration: nothing can be scored on it"
+    elif text not in datasets.NAMES:
+        hint = did_you_mean(text, datasets.NAMES)
+        yield f"unknown dataset {text!r}; {hint}, or a path that starts with . or /"
+
+
+def _tasks_folder(text: str, folder: Path, _: Where) -> Iterator[str]:
+    if holds(Path.is_dir, folder / text):
+        yield from islice(task_trust.problems(folder / text), 3)
+    else:
+        yield f"no such task folder: {text!r}"
+
+
+#: What is checked of a text, by the last keys of its place.
+_NAMED: dict[Where, Callable[[str, Path, Where], Iterator[str]]] = {
+    ("model", "id"): _model,
+    ("method", "checkpoint"): _checkpoint,
+    ("method", "plan"): _plan,
+    ("dataset",): _dataset,
+    ("tasks_folder",): _tasks_folder,
+}
+
+
+def holds(test: Callable[[Path], bool], path: Path) -> bool:
+    """Whether *test* holds of *path*; false for a name that no file can have.
+
+    Such a name is too long, or has a null byte.
+    """
     try:
         return test(path)
     except (OSError, ValueError):

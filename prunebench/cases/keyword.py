@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from ..errors import PrunebenchError
 
-_TOKEN = re.compile(r"\s*(\(|\)|[^\s()]+)")
+_TOKEN = re.compile(r"[()]|[^\s()]+")
+_OPERATORS = ("and", "or", "not", "(", ")")
+_NODES = (ast.BoolOp, ast.UnaryOp, ast.boolop, ast.unaryop, ast.Constant)
 
 Matcher = Callable[[str], bool]
 
@@ -21,46 +25,27 @@ def matcher(expression: str) -> Matcher:
     tokens = _TOKEN.findall(expression)
     if not tokens:
         return lambda _: True
-    parsed, rest = _either(tokens, expression)
-    if rest:
-        raise PrunebenchError(f"-k {expression!r}: unexpected {rest[0]!r}")
-    return parsed
+    words = [token.lower() for token in tokens if token not in _OPERATORS]
+    numbers = map(str, range(len(words)))
+    # Python's own operators, with the number of a word in its place.
+    text = " ".join(token if token in _OPERATORS else next(numbers) for token in tokens)
+    try:
+        tree = ast.parse(text, mode="eval").body
+        readable = all(isinstance(node, _NODES) for node in ast.walk(tree))
+        if readable:
+            _matches(tree, words, "")  # more nested than Python's stack is deep
+    except (SyntaxError, RecursionError, MemoryError):
+        readable = False
+    if not readable:
+        allowed = "expected a word, or words joined by and, or, not and brackets"
+        raise PrunebenchError(f"-k {expression!r}: {allowed}")
+    return partial(_matches, tree, words)
 
 
-def _either(tokens: list[str], whole: str) -> tuple[Matcher, list[str]]:
-    left, tokens = _both(tokens, whole)
-    while tokens and tokens[0] == "or":
-        right, tokens = _both(tokens[1:], whole)
-        left = _or(left, right)
-    return left, tokens
-
-
-def _both(tokens: list[str], whole: str) -> tuple[Matcher, list[str]]:
-    left, tokens = _one(tokens, whole)
-    while tokens and tokens[0] == "and":
-        right, tokens = _one(tokens[1:], whole)
-        left = _and(left, right)
-    return left, tokens
-
-
-def _one(tokens: list[str], whole: str) -> tuple[Matcher, list[str]]:
-    if not tokens or tokens[0] in ("and", "or", ")"):
-        raise PrunebenchError(f"-k {whole!r}: expected a word, 'not' or '('")
-    head, rest = tokens[0], tokens[1:]
-    if head == "not":
-        inner, rest = _one(rest, whole)
-        return (lambda text: not inner(text)), rest
-    if head == "(":
-        inner, rest = _either(rest, whole)
-        if not rest or rest[0] != ")":
-            raise PrunebenchError(f"-k {whole!r}: missing ')'")
-        return inner, rest[1:]
-    return (lambda text: head.lower() in text.lower()), rest
-
-
-def _or(left: Matcher, right: Matcher) -> Matcher:
-    return lambda text: left(text) or right(text)
-
-
-def _and(left: Matcher, right: Matcher) -> Matcher:
-    return lambda text: left(text) and right(text)
+def _matches(node: ast.expr, words: Sequence[str], case_id: str) -> bool:
+    if isinstance(node, ast.UnaryOp):
+        return not _matches(node.operand, words, case_id)
+    if isinstance(node, ast.BoolOp):
+        several = all if isinstance(node.op, ast.And) else any
+        return several(_matches(value, words, case_id) for value in node.values)
+    return words[int(ast.unparse(node))] in case_id.lower()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from .keys import (
     Data,
     check_keys,
     check_names,
+    holds,
 )
 from .keyword import Matcher
 from .matrix import Cell, Maker, axes_label
@@ -86,10 +87,10 @@ def find(paths: Iterable[Path]) -> list[Path]:
     """The case files below *paths*, sorted, each once; tasks of lm-eval in a folder are none."""
     found: dict[Path, None] = {}
     for path in paths:
-        if _is(Path.is_dir, path):
+        if holds(Path.is_dir, path):
             here = [p for p in files.below(path) if p.suffix in SUFFIXES and p.is_file()]
             found.update(dict.fromkeys(file for file in here if not is_task(file)))
-        elif _is(Path.is_file, path):
+        elif holds(Path.is_file, path):
             found[path] = None
         else:
             raise CaseError([f"{path}: no such case file or folder"])
@@ -106,13 +107,6 @@ def is_task(path: Path) -> bool:
     except (OSError, ValueError):
         return False  # whoever reads it as a case file says what is wrong
     return bool(keys & _OF_TASKS) and not keys & _OF_CASES
-
-
-def _is(test: Callable[[Path], bool], path: Path) -> bool:
-    try:
-        return test(path)
-    except (OSError, ValueError):  # a name that no file can have
-        return False
 
 
 def case_prefix(path: Path) -> str:

@@ -8,11 +8,10 @@ from __future__ import annotations
 import math
 import operator
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
-import msgspec
 from msgspec import inspect
 
 from ..errors import did_you_mean
@@ -53,35 +52,7 @@ def _info(kind: Any) -> inspect.Type:
 def _check(data: object, kind: inspect.Type, where: Where) -> Iterator[Problem]:
     if isinstance(kind, inspect.Metadata):
         kind = kind.type
-    if isinstance(kind, inspect.UnionType):
-        yield from _union(data, kind, where)
-    elif isinstance(kind, inspect.StructType):
-        yield from _struct(data, kind, where)
-    elif isinstance(kind, inspect.LiteralType | inspect.EnumType):
-        values = kind.values if isinstance(kind, inspect.LiteralType) else list(kind.cls)
-        if isinstance(data, bool | list | dict) or data not in values:
-            hint = did_you_mean(str(data), [str(v) for v in values])
-            yield where, f"found {found(data)}; {hint}"
-    elif isinstance(kind, inspect.VarTupleType | inspect.ListType):
-        if not isinstance(data, list):
-            yield where, _expected(kind, data)
-            return
-        if len(data) < (kind.min_length or 0):
-            yield where, f"found {len(data)} items, expected at least {kind.min_length}"
-        for i, item in enumerate(data):
-            yield from _check(item, kind.item_type, (*where, i))
-    elif isinstance(kind, inspect.DictType):
-        if not isinstance(data, dict):
-            yield where, _expected(kind, data)
-            return
-        for key, item in data.items():
-            yield from _check(item, kind.value_type, (*where, key))
-    elif isinstance(kind, inspect.IntType | inspect.FloatType):
-        yield from _number(data, kind, where)
-    elif not isinstance(kind, inspect.AnyType) and not _is(data, kind):
-        yield where, _expected(kind, data)
-    elif isinstance(kind, inspect.StrType) and not _fits(kind.pattern, str(data)):
-        yield where, f"found {found(data)}, expected text of the form {kind.pattern}"
+    yield from _CHECKS.get(type(kind), _plain)(data, kind, where)
 
 
 def _union(data: object, kind: inspect.UnionType, where: Where) -> Iterator[Problem]:
@@ -109,6 +80,42 @@ def _struct(data: object, kind: inspect.StructType, where: Where) -> Iterator[Pr
     for name, field in fields.items():
         if field.required and name not in data:
             yield where, f"missing key {name!r}"
+
+
+def _choice(
+    data: object, kind: inspect.LiteralType | inspect.EnumType, where: Where
+) -> Iterator[Problem]:
+    values = kind.values if isinstance(kind, inspect.LiteralType) else list(kind.cls)
+    if isinstance(data, bool | list | dict) or data not in values:
+        hint = did_you_mean(str(data), [str(v) for v in values])
+        yield where, f"found {found(data)}; {hint}"
+
+
+def _list(
+    data: object, kind: inspect.VarTupleType | inspect.ListType, where: Where
+) -> Iterator[Problem]:
+    if not isinstance(data, list):
+        yield where, _expected(kind, data)
+        return
+    if len(data) < (kind.min_length or 0):
+        yield where, f"found {len(data)} items, expected at least {kind.min_length}"
+    for i, item in enumerate(data):
+        yield from _check(item, kind.item_type, (*where, i))
+
+
+def _mapping(data: object, kind: inspect.DictType, where: Where) -> Iterator[Problem]:
+    if not isinstance(data, dict):
+        yield where, _expected(kind, data)
+        return
+    for key, item in data.items():
+        yield from _check(item, kind.value_type, (*where, key))
+
+
+def _plain(data: object, kind: inspect.Type, where: Where) -> Iterator[Problem]:
+    if not _is(data, kind):
+        yield where, _expected(kind, data)
+    elif isinstance(kind, inspect.StrType) and not _fits(kind.pattern, str(data)):
+        yield where, f"found {found(data)}, expected text of the form {kind.pattern}"
 
 
 def _number(
@@ -160,6 +167,20 @@ def _is(data: object, kind: inspect.Type) -> bool:
     return isinstance(kind, inspect.NoneType) and data is None
 
 
-def json_schema(kind: Any) -> dict[str, Any]:
-    """The JSON Schema of a type, for editors."""
-    return msgspec.json.schema(kind)
+def _anything(*_: object) -> Iterator[Problem]:
+    return iter(())
+
+
+#: How a value is checked against a kind of type; text, truth values and nothing are plain.
+_CHECKS: dict[type[inspect.Type], Callable[[object, Any, Where], Iterator[Problem]]] = {
+    inspect.AnyType: _anything,
+    inspect.DictType: _mapping,
+    inspect.EnumType: _choice,
+    inspect.FloatType: _number,
+    inspect.IntType: _number,
+    inspect.ListType: _list,
+    inspect.LiteralType: _choice,
+    inspect.StructType: _struct,
+    inspect.UnionType: _union,
+    inspect.VarTupleType: _list,
+}

@@ -112,7 +112,7 @@ def review(
     left = shelf.orphans(roots, [*loader.load(all_case_paths()), *cases])
     orphans = [o for o in left if _below(o, files) and wanted(o) and _knows_all(roots)]
     changes = shelf.review(cases, records, roots, orphans)
-    problems = guards.problems(records, roots, kept, cases)
+    problems = [found.line() for found in guards.objections(records, roots, kept, cases)]
     command = _command(paths, keyword, baselines, store)
     if as_json:
         print_json({"changes": changes, "problems": problems, "command": command})

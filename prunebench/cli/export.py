@@ -25,7 +25,7 @@ from ..reports.formats import (
     schema,
     trackers,
 )
-from ..results import gathering
+from ..results import archive, judging
 from ..results.baselines import published
 from ..results.baselines.files import Baselines
 from ..results.store import Store
@@ -127,7 +127,7 @@ def export(
     select = matcher(keyword)
     places = paths or [p for p in (roots.root, store) if p.is_dir()]
     tell_cut_off(place for place in places if place != roots.root)
-    found = [r for r in gathering.newest(places, print_note) if select(r.case_id)]
+    found = [r for r in archive.newest(places, print_note) if select(r.case_id)]
     if not found:
         where = ", ".join(map(str, places)) or "baselines/ and .prunebench/"
         print_note(f"no records in {where}" + (f" match -k {keyword!r}" if keyword else ""))
@@ -188,7 +188,7 @@ def _junit(roots: Baselines, records: list[Record]) -> str:
     told = []
     for record in records:
         case = cases.get(record.case_id)
-        verdict = gathering.judged(record, roots, case)
+        verdict = judging.judge_stored(record, roots, case)
         again = case.reproduce if case else ""
         told.append(items.Item(verdict, record, reproduce=again))
     return junit.text(items.Judged(tuple(told)))

@@ -54,7 +54,7 @@ def show(
 ) -> None:
     """Show the newest record of a case beside its baseline."""
     from ..reports import case_page, explain
-    from ..results import gathering, provenance
+    from ..results import judging, provenance
     from ..results.baselines import published
 
     records = Store(store)
@@ -67,7 +67,7 @@ def show(
     cases = defined([record.case_id])
     case = cases.get(record.case_id)
     rows = published.matching(record, published.rows(roots.published))
-    judged = gathering.judged(record, roots, case)
+    judged = judging.judge_stored(record, roots, case)
     if as_json:
         print_json({"record": record, "baseline": was, "verdict": judged, "published": rows})
     else:

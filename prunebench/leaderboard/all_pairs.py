@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Literal
 from msgspec import Struct
 
 from ..record import Measurement
-from ..verdicts import tests
+from ..verdicts import significance as tests
 from . import pair_test, vectorized_tests
 from .pair_test import Entry
 

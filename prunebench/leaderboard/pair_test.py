@@ -11,7 +11,7 @@ from statistics import fmean
 from msgspec.structs import replace
 
 from ..record import Measurement, Record
-from ..verdicts import tests
+from ..verdicts import significance as tests
 from ..verdicts.evidence import evidence, tasks_of
 
 #: The records of one method over its seeds.

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from msgspec import Struct
 
-from ..verdicts import tests as stats
+from ..verdicts import significance as stats
 from ..verdicts.outcomes import ALPHA
 from . import all_pairs, pair_test
 from .pair_test import Entry

@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from ..verdicts import tests
+from ..verdicts import significance as tests
 
 if TYPE_CHECKING:
     import numpy as np

@@ -19,7 +19,7 @@ from ..plan import (
     units,
 )
 from ..record import Measurement, Record
-from ..verdicts.tests import (
+from ..verdicts.significance import (
     CONFIDENCE,
     POWER,
     RANKS,

@@ -24,7 +24,7 @@ from ..system.console import COLOURS as COLOURS
 from ..system.console import InertConsole as InertConsole
 from ..system.console import console as console
 from ..verdicts import seeds
-from ..verdicts.tests import POWER
+from ..verdicts.significance import POWER
 from ..verdicts.verdict import Finding, Verdict
 
 #: Column heading, and how to find its measurement: the first that fits, of the first pattern.

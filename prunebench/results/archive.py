@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -43,6 +43,27 @@ def read(paths: Iterable[Path]) -> Archive:
             else:
                 found.setdefault(hashlib.sha256(msgspec.json.encode(one)).digest(), one)
     return Archive(tuple(found.values()), tuple(problems))
+
+
+def newest(paths: Iterable[Path], report: Callable[[str], None] | None = None) -> list[Record]:
+    """The newest record of each case in *paths*, sorted by case id.
+
+    Args:
+        paths: as for ``read``.
+        report: called with a line for each damaged record, which is left out.
+
+    Raises:
+        PrunebenchError: if one is none of these; without *report* also if a record is damaged.
+    """
+    found = read(paths)
+    for problem in found.problems:
+        if report is None:
+            raise PrunebenchError("\n".join(found.problems))
+        report(f"left out: {problem}")
+    # A baseline is the record it was accepted from, without timings and with fewer digits.
+    oldest_first = sorted(found.records, key=lambda r: (r.created, len(r.measurements)))
+    by_case = {record.case_id: record for record in oldest_first}
+    return [by_case[case_id] for case_id in sorted(by_case)]
 
 
 def _records(path: Path) -> Iterator[Record | PrunebenchError]:

@@ -21,7 +21,7 @@ from ..verdicts import fail_on as gating
 from ..verdicts import verdict
 from ..verdicts.conditions import Condition
 from ..verdicts.evidence import p_among
-from ..verdicts.tests import CONFIDENCE, Evidence
+from ..verdicts.significance import CONFIDENCE, Evidence
 from ..verdicts.verdict import (
     FAILING,
     UNCONFIRMED,
@@ -30,7 +30,7 @@ from ..verdicts.verdict import (
     Rules,
     Verdict,
 )
-from . import lm_eval_pairing
+from . import judging, lm_eval_pairing
 from .lm_eval_files import Results, Score
 from .lm_eval_pairing import Unpaired
 from .readers import (
@@ -91,14 +91,12 @@ def compare(
     judged: list[tuple[Verdict, tuple[Outcome, ...]]] = []
     for case_id in [*mine, *(i for i in theirs if i not in mine)]:
         case = cases.get(case_id)
-        own = (case.fail_on, case.conditions) if case else (FAILING, ())
-        failing = own[0] if fail_on is None else fail_on
-        holding = own[1] if conditions is None else conditions
+        failing = fail_on if fail_on is not None else case.fail_on if case else FAILING
         if a.results and b.results:
-            one, said = _lm_eval(a.results, b.results, failing, holding)
+            one, said = _lm_eval(a.results, b.results, failing, conditions or ())
             notes += said
         else:
-            one = _case(case_id, a, b, case, failing, holding)
+            one = _case(case_id, a, b, case, failing, conditions)
         judged.append((one, failing))
     verdicts = tuple(verdict.settle(judged))
     common = sum(i in theirs for i in mine)
@@ -113,7 +111,7 @@ def _case(
     b: Side,
     case: Case | None,
     fail_on: tuple[Outcome, ...],
-    conditions: tuple[Condition, ...],
+    conditions: tuple[Condition, ...] | None,
 ) -> Verdict:
     now = b.record(case_id, a.device(case_id))
     was = a.record(case_id, now.environment.device if now else "cpu")
@@ -123,9 +121,8 @@ def _case(
         return Verdict(case_id, ok=True, seed_of=case.seed_of)
     kept_apart = any(side.kind.startswith("baseline") for side in (a, b))
     now, was, apart = _timings_apart(now, was, kept_apart=kept_apart)
-    tolerance = case.tolerance_for if case else loader.default_tolerance
-    more = [*apart, *gating.findings(now, was, conditions, p_among(now, was))]
-    judged = verdict.compare(now, was, tolerance, fail_on, more, case.rules() if case else None)
+    # The papers' numbers judge runs, not comparisons.
+    judged = judging.judge(now, was, case, fail_on=fail_on, conditions=conditions, more=apart)
     return replace(judged, findings=tuple(map(_once, judged.findings)))
 
 
@@ -224,16 +221,9 @@ def _unpaired(one: Unpaired, tolerance: Tolerance) -> Finding:
         return replace(found, diagnostic=one.diagnostic, note="no standard error")
     allowed = tolerance.allowed(one.was.value)
     values = one.now.value, one.was.value
-    if verdict.exceeds(seen.loss, allowed, *values):
-        outcome = Outcome.WORSE if seen.p < rules.alpha else Outcome.UNSURE
-    elif verdict.exceeds(-seen.loss, allowed, *values) and seen.p_better < rules.alpha:
-        outcome = Outcome.BETTER
-    else:
-        sure = not verdict.exceeds(seen.high, allowed, *values)
-        outcome = Outcome.SAME if sure else Outcome.UNSURE
     return Finding(
         one.metric,
-        outcome,
+        verdict.decide(seen.loss, allowed, values, seen, rules),
         one.now.value,
         one.was.value,
         allowed,

@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from ..case import Case
 from ..errors import PrunebenchError
-from ..verdicts import tests
+from ..verdicts import significance
 from ..verdicts.evidence import tasks_of
 from .baselines.files import Baselines
 
@@ -54,8 +54,8 @@ def of_cases(
             judged = m.paired and not m.instead and set(m.samples) <= {0.0, 1.0}
             if was is not None and judged:
                 tasks = [len(task.samples) for task, _ in tasks_of(m, was, was)]
-                count = tests.effective_count(tasks or [len(m.samples)])
-                least = tests.detectable(count, disagreement, rules.alpha, power)
+                count = significance.effective_count(tasks or [len(m.samples)])
+                least = significance.detectable(count, disagreement, rules.alpha, power)
                 allowed = case.tolerance_for(m.metric).allowed(m.value or 0.0)
                 yield Gate(case.id, m.metric, len(m.samples), least, allowed, rules.alpha)
 
@@ -70,7 +70,7 @@ def questions(drop: float, disagreement: float, alpha: float, power: float) -> i
         raise PrunebenchError(
             f"no drop exceeds the disagreement: found {drop:g} and {disagreement:g}"
         )
-    return math.ceil(tests.sample_size(drop, disagreement, alpha, power))
+    return math.ceil(significance.sample_size(drop, disagreement, alpha, power))
 
 
 def fraction(text: str, flag: str) -> float:

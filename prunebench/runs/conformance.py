@@ -24,7 +24,7 @@ from ..errors import PrunebenchError
 from ..models.calibration import Calibration, Unit
 from ..models.causal_lm import CausalLM
 from ..models.surgery import apply
-from ..plan import Plan, Step, bare, name, read_edits, units
+from ..plan import Edit, Plan, Step, bare, name, read_edits, units
 from ..record import VARYING, Measurement
 from ..specs import CalibrationSpec
 from ..system.files import is_name

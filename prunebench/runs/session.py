@@ -23,7 +23,7 @@ from ..cases.requirements import skip_reason
 from ..errors import PrunebenchError
 from ..progress import watched
 from ..record import Record
-from ..results import answer_key, gpu_time, timing_noise
+from ..results import answer_key, gpu_time, judging, timing_noise
 from ..results.baselines import published
 from ..results.baselines.files import Baselines
 from ..results.baselines.published import Row
@@ -34,11 +34,9 @@ from ..results.store import Store
 from ..system import console
 from ..system.locks import Claims, HeldError, turn
 from ..system.machine import before_torch, default_device, gpu_ids
-from ..verdicts import fail_on as gating
 from ..verdicts import verdict
 from ..verdicts.conditions import Condition
-from ..verdicts.evidence import p_among
-from ..verdicts.verdict import Finding, Outcome, Verdict
+from ..verdicts.verdict import Outcome, Verdict
 
 if TYPE_CHECKING:
     from .worker import Worker
@@ -243,20 +241,21 @@ class Session:
         """Judge *record* by the baseline of *case*, its conditions, and the papers if asked to."""
         if case.for_interval:
             return Verdict(case.id, ok=True, seed_of=case.seed_of)
-        fail_on = self._fail_on(case)
-        conditions = case.conditions if self.conditions is None else self.conditions
-        more: Sequence[Finding] = ()
-        if case.published is not None:
-            more = published.findings(record, self.published(record), case.published)
+        was: Record | PrunebenchError | None
         try:
             was = self.baselines.load(case.id, record.environment.device)
             rules = case.rules(self.alpha, self.family, self._noise(record))
         except PrunebenchError as error:
-            damaged = Finding("baseline", Outcome.NOT_COMPARABLE, note=str(error))
-            found = (damaged, *gating.findings(record, None, conditions, p_among(record, None)))
-            return Verdict(case.id, verdict.passes(found, fail_on), found)
-        more = [*more, *gating.findings(record, was, conditions, p_among(record, was))]
-        return verdict.compare(record, was, case.tolerance_for, fail_on, more, rules)
+            was, rules = error, case.rules()
+        return judging.judge(
+            record,
+            was,
+            case,
+            fail_on=self.fail_on,
+            conditions=self.conditions,
+            rules=rules,
+            rows=self._rows,
+        )
 
     def _fail_on(self, case: Case) -> tuple[Outcome, ...]:
         return case.fail_on if self.fail_on is None else self.fail_on

@@ -6,14 +6,15 @@ shortest form) and computed with exactly: no rounding slack, and 0.90 less 0.89 
 
 from __future__ import annotations
 
+import ast
 import math
 import operator
 import re
-from collections.abc import Iterable, Iterator
-from decimal import Decimal
+from collections.abc import Iterable, Sequence
+from decimal import Context, Decimal
 from fnmatch import fnmatchcase
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from msgspec import Struct
 
@@ -51,7 +52,7 @@ MAX_DEPTH = 20
 # Metric names have no separators of a list, no brackets and no comparisons in them.
 _PATTERN = re.compile(r"(?:(?!!=)[^\s:,;()<>=])+")
 _COLON = re.compile(r"\s*:")
-_TOKEN = re.compile(r"[()]|[<>=!]+|[^\s()<>=!]+")
+_TOKEN = re.compile(r"[()]|[<>=!]+|[^\s()<>=!]+|\Z")
 _NUMBER = re.compile(r"[+-]?[0-9._]+(?:[eE][+-]?[0-9_]+)?")
 
 
@@ -154,7 +155,7 @@ class Condition(Struct, frozen=True):
     @property
     def quantities(self) -> frozenset[str]:
         """The quantities it speaks of."""
-        return frozenset(_quantities(self.expression))
+        return frozenset(re.findall(r"[a-z]+", str(self.expression))) & QUANTITIES.keys()
 
     def matches(self, metric: str) -> bool:
         """Whether it is about the measurement called *metric*."""
@@ -234,98 +235,101 @@ def parse(text: str) -> Condition:
         raise reader.error("expected a metric or a pattern such as accuracy/*")
     if colon := _COLON.match(text, pattern.end()):
         reader = _Reader(text, colon.end())
-    return Condition(pattern.group(), reader.whole())
-
-
-class _Token(NamedTuple):
-    text: str
-    at: int
+    return Condition(pattern.group(), reader.expression())
 
 
 class _Reader:
-    """Recursive descent over the tokens of *text* from *start* on."""
+    """Checks the tokens of *text* from *start* on; ``ast`` knows how they bind."""
 
     def __init__(self, text: str, start: int) -> None:
         self.text = text
-        self.tokens = [_Token(m.group(), m.start()) for m in _TOKEN.finditer(text, start)]
-        self.tokens.append(_Token("", len(text)))
-        self.next = 0
-        self.depth = 0
+        # The last match is empty: the end.
+        self.rest = list(_TOKEN.finditer(text, start))[::-1]
 
     @property
-    def token(self) -> _Token:
-        return self.tokens[self.next]
+    def word(self) -> str:
+        return self.rest[-1].group()
 
     def take(self) -> str:
-        self.next += 1
-        return self.tokens[self.next - 1].text
+        return self.rest.pop().group()
 
     def error(self, expected: str) -> PrunebenchError:
-        found = _short(self.token.text) if self.token.text else "the end"
-        place = f"{_short(self.text)}, column {self.token.at + 1}"
+        found = _short(self.word) if self.word else "the end"
+        place = f"{_short(self.text)}, column {self.rest[-1].start() + 1}"
         return PrunebenchError(f"{place}: found {found}; {expected}")
 
     def unknown(self, known: Iterable[str]) -> PrunebenchError:
-        return self.error(did_you_mean(self.token.text, known))
+        return self.error(did_you_mean(self.word, known))
 
-    def whole(self) -> Expression:
-        # Right behind the metric, a comparison speaks of the value now.
-        if self.token.text.startswith(tuple("<>=!")):
-            self.tokens.insert(self.next, _Token("now", self.token.at))
-        expression = self.combined("or")
-        if self.token.text:
-            raise self.unknown(["and", "or"])
-        return expression
-
-    def combined(self, word: Literal["or", "and"]) -> Expression:
-        parts: list[Expression] = []
+    def expression(self) -> Expression:
+        # Python's own words and brackets, with the number of a comparison in its place.
+        words: list[str] = []
+        comparisons: list[Comparison] = []
+        unfinished: list[str] = []
         while True:
-            part = self.combined("and") if word == "or" else self.single()
-            same = isinstance(part, Combination) and part.word == word
-            parts += part.parts if isinstance(part, Combination) and same else [part]
-            if self.token.text != word:
-                return parts[0] if len(parts) == 1 else Combination(word, tuple(parts))
-            self.take()
-
-    def single(self) -> Expression:
-        if self.token.text not in ("not", "("):
-            return self.comparison()
-        self.depth += 1
-        if self.depth > MAX_DEPTH:
-            raise self.error(f"nested more than {MAX_DEPTH} deep")
-        if self.take() == "not":
-            inner: Expression = Negation(self.single())
-        else:
-            inner = self.combined("or")
-            if self.token.text != ")":
+            while self.word in ("not", "("):
+                unfinished.append(self.word)
+                if len(unfinished) > MAX_DEPTH:
+                    raise self.error(f"nested more than {MAX_DEPTH} deep")
+                words.append(self.take())
+            words.append(str(len(comparisons)))
+            comparisons.append(self.comparison(first=len(words) == 1))
+            _end_negations(unfinished)
+            while self.word == ")" and unfinished:
+                words.append(self.take())
+                unfinished.pop()
+                _end_negations(unfinished)
+            if self.word in ("and", "or"):
+                words.append(self.take())
+            elif unfinished:
                 raise self.unknown([")", "and", "or"])
-            self.take()
-        self.depth -= 1
-        return inner
+            elif self.word:
+                raise self.unknown(["and", "or"])
+            else:
+                return _tree(ast.parse(" ".join(words), mode="eval").body, comparisons)
 
-    def comparison(self) -> Comparison:
-        if self.token.text not in QUANTITIES:
+    def comparison(self, *, first: bool) -> Comparison:
+        # Directly after the metric, a comparison is about the current value.
+        if first and self.word.startswith(tuple("<>=!")):
+            name = "now"
+        elif self.word in QUANTITIES:
+            name = self.take()
+        else:
             raise self.unknown([*QUANTITIES, "not"])
-        name = self.take()
-        if self.token.text not in OPERATORS:
+        if self.word not in OPERATORS:
             raise self.error(f"the comparisons are {', '.join(OPERATORS)}")
-        comparator = self.take()
-        number, unit = self.amount()
-        return Comparison(name, comparator, number, unit)
+        return Comparison(name, self.take(), *self.amount())
 
     def amount(self) -> tuple[str, str]:
-        allowed = "expected a finite number: 0.95, 1pp, 5% or 1.2x"
-        found = _NUMBER.match(self.token.text)
+        found = _NUMBER.match(self.word)
         number = _canonical(found.group()) if found else None
         if found is None or number is None:
-            raise self.error(allowed)
-        unit = self.token.text[found.end() :]
+            raise self.error("expected a finite number: 0.95, 1pp, 5% or 1.2x")
+        unit = self.word[found.end() :]
         if unit and unit not in UNITS:
             raise self.error(f"the units are {', '.join(UNITS)} or none")
         self.take()
-        if not unit and self.token.text in UNITS:
-            unit = self.take()
-        return number, unit
+        return number, unit or (self.take() if self.word in UNITS else "")
+
+
+def _end_negations(unfinished: list[str]) -> None:
+    """Drop the negations that the operand just read completes."""
+    while unfinished and unfinished[-1] == "not":
+        unfinished.pop()
+
+
+def _tree(node: ast.expr, comparisons: Sequence[Comparison]) -> Expression:
+    """The expression of a syntax tree whose constants are indices of *comparisons*."""
+    if isinstance(node, ast.UnaryOp):
+        return Negation(_tree(node.operand, comparisons))
+    if isinstance(node, ast.BoolOp):
+        word: Literal["and", "or"] = "and" if isinstance(node.op, ast.And) else "or"
+        parts: list[Expression] = []
+        for part in (_tree(value, comparisons) for value in node.values):
+            same = isinstance(part, Combination) and part.word == word
+            parts += part.parts if isinstance(part, Combination) and same else [part]
+        return Combination(word, tuple(parts))
+    return comparisons[int(ast.unparse(node))]
 
 
 def _canonical(text: str) -> str | None:
@@ -339,20 +343,8 @@ def _canonical(text: str) -> str | None:
     # Beyond the range of floats nothing is measured, and exact arithmetic would take for ever.
     if not 0 < size < math.inf:
         return None
-    sign, digits, exponent = Decimal(text).as_tuple()
-    kept = "".join(map(str, digits)).rstrip("0")
-    short = Decimal(f"{'-' * sign}{kept}e{int(exponent) + len(digits) - len(kept)}")
+    short = Decimal(text).normalize(Context(prec=MAX_LENGTH))
     return f"{short:f}" if -7 < short.adjusted() < 16 else str(short)
-
-
-def _quantities(expression: Expression) -> Iterator[str]:
-    if isinstance(expression, Comparison):
-        yield expression.quantity
-    elif isinstance(expression, Negation):
-        yield from _quantities(expression.part)
-    else:
-        for part in expression.parts:
-            yield from _quantities(part)
 
 
 def _short(text: str) -> str:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from msgspec.structs import replace
 
 from ..record import Measurement, Record
-from . import tests
-from .tests import Evidence, Stratum
+from . import significance
+from .significance import Evidence, Stratum
 
 #: The largest number of half precision.
 MAX_HALF = 65504.0
@@ -33,12 +33,12 @@ def evidence(
     if not all(map(math.isfinite, [*ours, *theirs])):
         return None  # somebody else's record: what is no number has no test
     if not (now.paired and was.paired and len(ours) == len(theirs)):
-        return tests.rounds([sign * s for s in ours], [sign * s for s in theirs])
+        return significance.rounds([sign * s for s in ours], [sign * s for s in theirs])
     if full := _full_mark(ours, theirs):
-        seen = tests.answers([_stratum(*task, full=full) for task in tasks or [(now, was)]])
+        seen = significance.answers([_stratum(*task, full=full) for task in tasks or [(now, was)]])
         return _scaled(seen, full)
     lost = [sign * (n - w) for n, w in zip(ours, theirs, strict=True)]
-    seen = tests.graded(lost, now.clusters)
+    seen = significance.graded(lost, now.clusters)
     if now.unit == "ppl" and was.value is not None:
         return _in_perplexity(seen, was.value)
     return seen
@@ -56,13 +56,18 @@ def unpairable(now: Measurement, was: Measurement) -> str:
     return f"{mine:,} questions or windows, the baseline has {theirs:,}"
 
 
-def tasks_of(mean: Measurement, now: Record, was: Record) -> list[tuple[Measurement, Measurement]]:
-    """The tasks whose mean this is, where both records have all of them with their samples."""
-    tasks = [
-        (task, was.find(task.metric))
-        for task in now.measurements
+def averaged(mean: Measurement, record: Record) -> list[Measurement]:
+    """The measurements of tasks whose mean this is, as far as they have samples."""
+    return [
+        task
+        for task in record.measurements
         if task.instead == mean.metric and task.unit == mean.unit and task.samples
     ]
+
+
+def tasks_of(mean: Measurement, now: Record, was: Record) -> list[tuple[Measurement, Measurement]]:
+    """The tasks whose mean this is, where both records have all of them with their samples."""
+    tasks = [(task, was.find(task.metric)) for task in averaged(mean, now)]
     both = [(task, old) for task, old in tasks if old and len(task.samples) == len(old.samples)]
     whole = sum(len(task.samples) for task, _ in both) == len(mean.samples)
     return both if whole and len(both) == len(tasks) else []

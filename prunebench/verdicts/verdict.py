@@ -13,14 +13,14 @@ from msgspec.structs import replace
 
 from ..plan import Step, bare, describe
 from ..record import Measurement, Record, Tolerance
-from . import tests as stats
+from . import significance
 from .evidence import evidence, tasks_of, unpairable
 from .outcomes import ALPHA as ALPHA
 from .outcomes import FAILING as FAILING
 from .outcomes import NIGHTLY_ALPHA as NIGHTLY_ALPHA
 from .outcomes import Outcome as Outcome
 from .outcomes import Rules as Rules
-from .tests import RANKS, Evidence
+from .significance import RANKS, Evidence
 
 
 class Finding(Struct, frozen=True):
@@ -113,7 +113,7 @@ def settle(judged: Sequence[tuple[Verdict, tuple[Outcome, ...]]]) -> list[Verdic
         for j, finding in enumerate(verdict.findings)
         if finding.evidence is not None and not finding.diagnostic
     ]
-    adjusted = stats.holm([seen.p for *_, seen in tests])
+    adjusted = significance.holm([seen.p for *_, seen in tests])
     findings = [list(verdict.findings) for verdict, _ in judged]
     for (i, j, seen), p in zip(tests, adjusted, strict=True):
         findings[i][j] = _among(findings[i][j], seen, len(tests), p)
@@ -147,13 +147,8 @@ def judge(
         tasks: the measurements of each task whose mean this one is, newer and older.
     """
     rules = rules or Rules()
-    if now.value is None:
-        both = was.value is None and bool(now.note and was.note)
-        outcome = Outcome.SAME if both else Outcome.WORSE
-        return Finding(now.metric, outcome, None, was.value, note=now.note or "not a finite number")
-    if was.value is None or now.note or was.note or unpairable(now, was):
-        note = now.note or was.note or unpairable(now, was) or "no finite value"
-        return Finding(now.metric, Outcome.NOT_COMPARABLE, now.value, was.value, note=note)
+    if now.value is None or was.value is None or now.note or was.note or unpairable(now, was):
+        return _without_values(now, was)
     seen = evidence(now, was, tasks)
     worse_by = now.value - was.value if now.better == "lower" else was.value - now.value
     if seen is not None and (tasks or seen.test == RANKS):
@@ -162,16 +157,7 @@ def judge(
     believable = rules.noise.get(now.metric, 0.0) * abs(was.value)
     noisy = believable if believable > allowed else None
     allowed = max(allowed, believable)
-    values = now.value, was.value
-    if exceeds(worse_by, allowed, *values):
-        outcome = Outcome.UNSURE if seen and not _significant(seen.p, rules) else Outcome.WORSE
-    elif exceeds(-worse_by, allowed, *values) and (
-        seen is None or _significant(seen.p_better, rules)
-    ):
-        outcome = Outcome.BETTER
-    else:
-        sure = seen is None or not exceeds(seen.high, allowed, *values)
-        outcome = Outcome.SAME if sure else Outcome.UNSURE
+    outcome = decide(worse_by, allowed, (now.value, was.value), seen, rules)
     if seen is not None:
         adjusted = min(1.0, rules.family * seen.p) if rules.family > 1 else None
         seen = replace(
@@ -184,6 +170,32 @@ def judge(
         )
     p = None if seen is None else seen.p
     return Finding(now.metric, outcome, now.value, was.value, allowed, p, evidence=seen)
+
+
+def _without_values(now: Measurement, was: Measurement) -> Finding:
+    """The judgement where a value is missing, or is compared with nothing."""
+    if now.value is None:
+        both = was.value is None and bool(now.note and was.note)
+        outcome = Outcome.SAME if both else Outcome.WORSE
+        return Finding(now.metric, outcome, None, was.value, note=now.note or "not a finite number")
+    note = now.note or was.note or unpairable(now, was) or "no finite value"
+    return Finding(now.metric, Outcome.NOT_COMPARABLE, now.value, was.value, note=note)
+
+
+def decide(
+    loss: float, allowed: float, values: tuple[float, float], seen: Evidence | None, rules: Rules
+) -> Outcome:
+    """The outcome for a *loss* between two *values* (newer, older), in the metric's unit.
+
+    Without evidence only its size decides.
+    """
+    if exceeds(loss, allowed, *values):
+        return Outcome.UNSURE if seen and not _significant(seen.p, rules) else Outcome.WORSE
+    gained = exceeds(-loss, allowed, *values)
+    if gained and (seen is None or _significant(seen.p_better, rules)):
+        return Outcome.BETTER
+    sure = seen is None or not exceeds(seen.high, allowed, *values)
+    return Outcome.SAME if sure else Outcome.UNSURE
 
 
 def exceeds(change: float, allowed: float, now: float, was: float) -> bool:

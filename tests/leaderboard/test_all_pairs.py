@@ -18,7 +18,7 @@ from sites import crowd
 
 from prunebench import Measurement, Record
 from prunebench.leaderboard import all_pairs, build, pair_test, ranking, vectorized_tests
-from prunebench.verdicts import tests
+from prunebench.verdicts import significance as tests
 
 METRIC = "accuracy/mean"
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from prunebench.verdicts.tests import detectable, p_paired, sample_size
+from prunebench.verdicts.significance import detectable, p_paired, sample_size
 
 
 def power(questions: int, disagreement: float, drop: float, alpha: float, draws: int) -> float:

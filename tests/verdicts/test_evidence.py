@@ -12,7 +12,7 @@ from scipy import stats as scipy_stats
 
 from prunebench import Measurement
 from prunebench.verdicts.evidence import evidence, p_among, tasks_of
-from prunebench.verdicts.tests import Evidence
+from prunebench.verdicts.significance import Evidence
 
 
 def graded(samples: list[float], value: float, unit: str = "ppl", **more: Any) -> Measurement:

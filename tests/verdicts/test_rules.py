@@ -18,7 +18,7 @@ from prunebench.case import Case
 from prunebench.reports import explain
 from prunebench.results import timing_noise as noise
 from prunebench.verdicts import seeds
-from prunebench.verdicts.tests import holm
+from prunebench.verdicts.significance import holm
 from prunebench.verdicts.verdict import (
     FAILING,
     Outcome,

@@ -10,7 +10,7 @@ import pytest
 from scipy import stats as scipy_stats
 
 from prunebench.results.timing_noise import effect
-from prunebench.verdicts.tests import (
+from prunebench.verdicts.significance import (
     Stratum,
     answers,
     detectable,

@@ -19,7 +19,7 @@ from prunebench.runs.session import exit_code
 from prunebench.verdicts import fail_on, verdict
 from prunebench.verdicts.conditions import Condition
 from prunebench.verdicts.evidence import evidence, p_among
-from prunebench.verdicts.tests import p_paired, p_unpaired
+from prunebench.verdicts.significance import p_paired, p_unpaired
 from prunebench.verdicts.verdict import (
     Finding,
     Outcome,

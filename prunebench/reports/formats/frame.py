@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import asdict
 
 from ...record import Record
-from ...results import gathering
+from ...results import archive
 from .rows import Row, rows
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def frame(source: Source | Iterable[Source] | None = None) -> pd.DataFrame:
         source = [place for place in PLACES if place.is_dir()]
     given = [source] if isinstance(source, Source) else list(source)
     records = [one for one in given if isinstance(one, Record)]
-    records += gathering.newest(Path(one) for one in given if not isinstance(one, Record))
+    records += archive.newest(Path(one) for one in given if not isinstance(one, Record))
     found = pd.DataFrame([asdict(row) for row in rows(records)], columns=Row.__struct_fields__)
     # Nothing is a missing number here, also where a whole column has none.
     numbers = ["amount", "value", "standard_error", "chance"]

@@ -14,7 +14,7 @@ from ...plan import edit_kinds
 from ...record import Record
 from ...results.baselines.files import Accepted
 from ...verdicts.seeds import Interval
-from ...verdicts.tests import Evidence
+from ...verdicts.significance import Evidence
 from ...verdicts.verdict import Verdict
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"

@@ -82,7 +82,7 @@ def accept(
         stamp = accepted(because.strip())
         prepared: dict[Path, bytes] = {}
         for record in records:
-            own = replace(stamp, forced=bool(objected & {record.case_id, ""}))
+            own = replace(stamp, forced=record.case_id in objected)
             prepared |= to.prepare(_usable(record) if force else record, own)
         to.write(prepared)
     written = tuple(path for path in prepared if path.suffix == ".json")

@@ -14,6 +14,7 @@ from ...errors import PrunebenchError
 from ...record import Record
 from ...verdicts import verdict
 from ...verdicts.verdict import Finding, Outcome
+from .. import judging
 from .files import Accepted, Baselines, read_accepted
 
 State = Literal["ok", "forced", "stale", "orphaned", "missing", "damaged"]
@@ -202,7 +203,7 @@ def _change(case: Case, now: Record | None, baselines: Baselines) -> Change:
         return Change(case.id, "stale", what, now=now, was=was)
     if now is None:
         return Change(case.id, "no record")
-    findings = verdict.compare(now, was, case.tolerance_for, rules=case.rules()).findings
+    findings = judging.judge(now, was, case, conditions=()).findings
     if was is None:
         return Change(case.id, "create", findings=findings, now=now)
     moved = tuple(_moved(findings))

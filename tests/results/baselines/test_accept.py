@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from factories import CASES, GPU, ROOT, accuracy, answer, read, record
+from factories import ANSWERED, CASES, GPU, ROOT, accuracy, answer, read, record
 from msgspec.structs import replace
 
 from prunebench import Measurement, PrunebenchError, Record
@@ -26,8 +26,6 @@ from prunebench.results.baselines.files import Accepted, Baselines
 from prunebench.results.store import Store
 
 BECAUSE = Accepted(by="Ada", when="2026-11-22T10:00:00+00:00", because="first")
-
-QUESTIONS = 400
 
 
 @pytest.fixture
@@ -54,7 +52,8 @@ class Shelf:
         """Why these may not become baselines of their cases."""
         by_id = {case.id: case for case in cases.values()}
         wanted = [by_id[r.case_id] for r in records]
-        return guards.problems(records, self.baselines, self.store, wanted)
+        found = guards.objections(records, self.baselines, self.store, wanted)
+        return [objection.line() for objection in found]
 
 
 @pytest.fixture
@@ -279,11 +278,11 @@ def test_the_shipped_baselines_pass_every_guard() -> None:
     nowhere = Path("nowhere")
 
     assert len(records) >= 60
-    assert guards.problems(records, Baselines(nowhere), Store(nowhere), cases) == []
-    assert guards.problems(records, baselines, Store(nowhere), cases) == []
+    assert guards.objections(records, Baselines(nowhere), Store(nowhere), cases) == []
+    assert guards.objections(records, baselines, Store(nowhere), cases) == []
 
 
-def test_a_sound_night_is_accepted_without_a_word(cases, here: Shelf) -> None:
+def test_a_sound_run_is_accepted_without_objection(cases, here: Shelf) -> None:
     """New ones, and the same again beside their baselines."""
     records = [answer(case) for case in cases.values()]
     assert here.problems(cases, *records) == []
@@ -295,7 +294,7 @@ def test_a_sound_night_is_accepted_without_a_word(cases, here: Shelf) -> None:
 @pytest.mark.slow
 def test_the_chance_level_is_that_of_the_exact_binomial(cases, here: Shelf) -> None:
     """A dense model that guesses is refused from exactly where the binomial tail says so."""
-    n = 2 * QUESTIONS
+    n = 2 * ANSWERED
 
     def tail(right: int) -> float:
         return sum(math.comb(n, k) * 0.25**k * 0.75 ** (n - k) for k in range(right, n + 1))
@@ -304,7 +303,7 @@ def test_the_chance_level_is_that_of_the_exact_binomial(cases, here: Shelf) -> N
     assert tail(right - 1) > 0.05
     for count, refused in ((right, False), (right - 1, True)):
         part = count - 100
-        dense = answer(cases["dense"], facts=part / QUESTIONS, recall=100 / QUESTIONS)
+        dense = answer(cases["dense"], facts=part / ANSWERED, recall=100 / ANSWERED)
         lines = here.problems(cases, dense)
         assert bool(lines) == refused, lines
     (line,) = lines
@@ -334,14 +333,13 @@ def test_few_questions_say_nothing_of_chance(cases, here: Shelf) -> None:
     assert here.problems(cases, dense) == []
 
 
-def test_falling_to_chance_from_above_it_is_a_broken_night(cases, here: Shelf) -> None:
-    """Told beside the change itself."""
+def test_a_pruned_model_that_falls_to_chance_is_refused(cases, here: Shelf) -> None:
+    """A baseline above chance: a pruned model that guesses is not accepted."""
     here.accept(answer(cases["sleb-2blocks"]))
-    lines = here.problems(cases, answer(cases["sleb-2blocks"], facts=0.25, recall=0.25))
+    (line,) = here.problems(cases, answer(cases["sleb-2blocks"], facts=0.25, recall=0.25))
 
-    assert "no better than that" in lines[0]
-    assert "the baseline has 680 of 800: a broken night?" in lines[0]
-    assert "times what the case allows" in lines[1]
+    assert "no better than that" in line
+    assert "the baseline has 680 of 800: a broken run?" in line
 
 
 @pytest.mark.parametrize("where", ["together", "baseline", "store"])
@@ -368,17 +366,6 @@ def test_no_pruned_model_is_far_above_the_dense_one(cases, here: Shelf, where: s
     assert "accuracy/tinyworld_facts 0.7000, the dense model has 0.6000: more than 5" in high[0]
 
 
-def test_a_perplexity_a_thousand_times_the_dense_is_broken_unless_it_is_a_control(
-    cases, here: Shelf
-) -> None:
-    """Controls choose blindly: TinyWorld's own `first` is at 1488 times."""
-    here.accept(answer(cases["dense"]))
-    (line,) = here.problems(cases, answer(cases["sleb-2blocks"], ppl=2500.0))
-
-    assert "more than 1000 times as much: a broken night?" in line
-    assert here.problems(cases, answer(cases["first-1blocks"], ppl=2500.0)) == []
-
-
 def test_another_models_dense_is_no_dense_of_this_one(cases, here: Shelf) -> None:
     """Other weights, or other metric options: nothing is compared."""
     better = answer(cases["sleb-1blocks"], ppl=1.5)
@@ -387,81 +374,6 @@ def test_another_models_dense_is_no_dense_of_this_one(cases, here: Shelf) -> Non
     here.accept(answer(cases["dense"]))
 
     assert len(here.problems(cases, better)) == 1
-
-
-@pytest.mark.parametrize("ppl", [2.4 * 1.06, 2.4 / 1.06])
-def test_ten_times_what_is_allowed_is_too_far_either_way(cases, here: Shelf, ppl: float) -> None:
-    """0.5 % is allowed, so 6 % is refused; 4 % is accepted."""
-    case = cases["sleb-2blocks"]
-    here.accept(answer(case))
-    (line,) = here.problems(cases, answer(case, ppl=ppl))
-
-    assert line.startswith(f"m/sleb-2blocks: not accepted: perplexity/tinyworld {ppl:.4f}, the bas")
-    assert "2.4000, 1" in line
-    assert line.endswith("times what the case allows: a broken night?; --force overrides")
-    assert here.problems(cases, answer(case, ppl=2.4 + (ppl - 2.4) * 2 / 3)) == []
-
-
-def test_a_changed_question_has_no_history(cases, here: Shelf) -> None:
-    """Whatever the old answer was."""
-    case = cases["sleb-2blocks"]
-    here.accept(replace(answer(case), asked={**case.asked, "protocol": "sleb@1"}))
-
-    assert here.problems(cases, answer(case, ppl=40.0)) == []
-
-
-def test_nights_that_agree_are_a_history(cases, here: Shelf) -> None:
-    """Without a baseline three earlier nights stand in for it; two, or some that differ, do not."""
-    case = cases["sleb-2blocks"]
-    now = answer(case, ppl=3.0, created="2026-11-24T00:00:00+00:00")
-    for day, ppl in ((1, 2.4), (2, 2.41)):
-        here.store.save(answer(case, ppl=ppl, created=f"2026-11-0{day}T00:00:00+00:00"))
-    assert here.problems(cases, now) == []
-    here.store.save(answer(case, ppl=2.39, created="2026-11-03T00:00:00+00:00"))
-    (line,) = here.problems(cases, now)
-    assert "perplexity/tinyworld 3.0000, the 3 nights before: 2.4000, 50 times what" in line
-    here.store.save(answer(case, ppl=3.5, created="2026-11-04T00:00:00+00:00"))
-
-    assert here.problems(cases, now) == []
-
-
-def test_many_cases_that_get_worse_together_are_one_broken_night(cases, here: Shelf) -> None:
-    """Three of five, by 2 % each: none too far by itself; two of five are not."""
-    here.accept(*(answer(case) for case in cases.values()))
-    labels = list(cases)
-    for count, refused in ((3, True), (2, False)):
-        records = [
-            answer(cases[label], ppl=2.4 * (1.02 if i < count else 1.0))
-            for i, label in enumerate(labels)
-        ]
-        lines = here.problems(cases, *records)
-        assert bool(lines) == refused
-        if refused:
-            (line,) = lines
-            assert line.startswith("not accepted: 3 of 5 cases became worse than their baselines")
-
-
-def test_cases_that_were_never_accepted_have_become_no_worse(cases, here: Shelf) -> None:
-    """All three that have a baseline are worse: too few to tell, whatever is new beside them."""
-    labels = list(cases)
-    here.accept(*(answer(cases[label]) for label in labels[:3]))
-    records = [
-        answer(cases[label], ppl=2.4 * (1.02 if i < 3 else 1.0)) for i, label in enumerate(labels)
-    ]
-
-    assert here.problems(cases, *records) == []
-
-
-def test_a_baseline_speaks_before_earlier_nights_do(cases, here: Shelf) -> None:
-    """What was accepted since is the standard: nights from before it object to nothing."""
-    case = cases["sleb-2blocks"]
-    for day in (1, 2, 3):
-        here.store.save(answer(case, ppl=2.4, created=f"2026-11-0{day}T00:00:00+00:00"))
-    now = answer(case, ppl=3.0, created="2026-11-24T00:00:00+00:00")
-    assert len(here.problems(cases, now)) == 1
-    here.accept(now)
-
-    assert here.problems(cases, now) == []
 
 
 # ------------------------------------------------------------------ through the command line
@@ -584,11 +496,11 @@ def _without_accuracy(text: str) -> str:
 
 @pytest.mark.slow
 def test_pytest_asks_the_guards_too(cases, here: Shelf) -> None:
-    """A record far from its baseline: accepting fails in one line, forcing does not."""
+    """A record that fell to chance: accepting fails in one line, forcing does not."""
     Path("pytest.ini").write_text("[pytest]\nprunebench_cases = cases\n")
     case = cases["sleb-2blocks"]
     here.accept(answer(case))
-    _stored(here, case, answer(case, ppl=4.8))
+    _stored(here, case, answer(case, facts=0.25, recall=0.25))
 
     def run(*options: str) -> tuple[int, str]:
         flags = ["-q", "-k", "2blocks", "--prunebench-device", "cpu", *options]
@@ -599,8 +511,8 @@ def test_pytest_asks_the_guards_too(cases, here: Shelf) -> None:
     accept = ("--prunebench-accept", "--prunebench-because", "again")
     code, out = run(*accept)
     assert code == 1
-    assert "not accepted: perplexity/tinyworld 4.8000, the baseline: 2.4000, 200 times" in out
-    assert "a broken night?; --prunebench-force overrides" in out
+    assert "not accepted: accuracy: 200 of 800 right, guessing gives 25.0%" in out
+    assert "a broken run?; --prunebench-force overrides" in out
     assert "Traceback" not in out
     assert run(*accept, "--prunebench-force")[0] == 0
     who = here.baselines.accepted(case.id)
@@ -718,7 +630,9 @@ def test_review_tells_what_accept_would_change(cases, here: Shelf, cli) -> None:
     here.accept(*(answer(cases[label]) for label in ("dense", "sleb-1blocks", "sleb-2blocks")))
     for label, ppl in (("dense", 2.4), ("sleb-1blocks", 2.41), ("sleb-3blocks", 2.6)):
         here.store.save(answer(cases[label], ppl=ppl))
-    moved = answer(cases["sleb-2blocks"], ppl=3.0, plan=(DropBlocks((5, 4)),))
+    moved = answer(
+        cases["sleb-2blocks"], ppl=3.0, facts=0.25, recall=0.25, plan=(DropBlocks((5, 4)),)
+    )
     here.store.save(moved)
     before = {p: p.read_bytes() for p in Path().rglob("*") if p.is_file()}
     code, out, _ = cli("baseline", "review", "cases")
@@ -731,7 +645,7 @@ def test_review_tells_what_accept_would_change(cases, here: Shelf, cli) -> None:
     assert "  m/sleb-1blocks\n    " in out
     assert "perplexity/tinyworld: 2.4100, was 2.4000 (+0.01)" in out
     assert "      - drop_blocks 3\n      + drop_blocks 4\n" in out
-    assert "m/sleb-2blocks: not accepted: perplexity/tinyworld 3.0000, the baseline: 2.4" in out
+    assert "m/sleb-2blocks: not accepted: accuracy: 200 of 800 right, guessing gives" in out
     assert lines[-2:] == [
         "to accept: prunebench accept cases --because TEXT",
         "refused as it stands, for the reasons above; --force overrides",

@@ -106,16 +106,9 @@ def answers(strata: Sequence[Stratum]) -> Evidence:
         if round(together)
     ]
     # Each answer alone, whatever it clusters with: what a reader would count.
-    single = [d for s in strata for d in s.worse_by if d]
-    weighted = [
-        (unit, sum(d != 0 for d in stratum.worse_by))
-        for unit, stratum in zip(units, strata, strict=True)
-    ]
+    changed = [[d for d in stratum.worse_by if d] for stratum in strata]
+    weighted = [(unit, len(own)) for unit, own in zip(units, changed, strict=True)]
     p, p_better = (sign_flips([sign * s for s in sums]) for sign in (1, -1))
-    effective = effective_count(sizes)
-    # Had nothing changed: what clusters add to it is what they take from the questions' worth.
-    clustered, independent = sum(s * s for s in sums), sum(u * u * k for u, k in weighted)
-    effective *= min(1.0, independent / clustered) if clustered else 1.0
     spread = math.sqrt(sum(map(_squares, units, strata))) / total
     seen = _margins(strata)
     joined = (_simes(p, seen[0]), _simes(p_better, seen[1])) if seen else None
@@ -124,8 +117,8 @@ def answers(strata: Sequence[Stratum]) -> Evidence:
     return Evidence(
         test="sign flips" if len(strata) > 1 or any(s.clusters for s in strata) else "sign test",
         count=sum(sizes),
-        worse=sum(d > 0 for d in single),
-        better=sum(d < 0 for d in single),
+        worse=sum(d > 0 for own in changed for d in own),
+        better=sum(d < 0 for own in changed for d in own),
         loss=loss,
         low=max(-1.0, loss - reach),
         high=min(1.0, loss + reach),
@@ -134,9 +127,21 @@ def answers(strata: Sequence[Stratum]) -> Evidence:
         p_right=p if joined else None,
         p_margins=seen[0] if seen else None,
         spread=spread,
-        effective=effective,
+        effective=effective_count(sizes) * _independence(sums, weighted),
         disagreement=sum(u * k for u, k in weighted) / total,
     )
+
+
+def _independence(sums: Sequence[int], weighted: Sequence[tuple[int, int]]) -> float:
+    """The share of the questions that clusters leave, by the variance that these add.
+
+    Args:
+        sums: the weighted sum of each cluster's changes.
+        weighted: per task the weight of a question, and how many answers changed.
+    """
+    clustered = sum(s * s for s in sums)
+    independent = sum(unit**2 * count for unit, count in weighted)
+    return min(1.0, independent / clustered) if clustered else 1.0
 
 
 def _squares(unit: int, stratum: Stratum) -> float:
