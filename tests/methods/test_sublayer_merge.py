@@ -12,9 +12,10 @@ from factories import FAMILIES, oracle_of
 import prunebench
 from prunebench import Plan, PrunebenchError
 from prunebench.errors import PrunebenchWarning, SearchError
+from prunebench.methods._merge_trials import Trials
 from prunebench.methods._sliding import Sliding
 from prunebench.models.timing import Round, Timer
-from prunebench.plan import DropSublayers, MergeBlocks, name
+from prunebench.plan import DropSublayers, Formula, MergeBlocks, name
 from prunebench.runs.functional import tensor
 
 every_family = pytest.mark.parametrize("family", FAMILIES)
@@ -416,7 +417,12 @@ def test_sliding_by_the_published_formula(run: str, oracle) -> None:
 
 @pytest.fixture(scope="module")
 def sliding(oracle) -> Sliding:
-    return Sliding(oracle["lm"], tensor(oracle["ids"]["calib"]), "as_released")
+    return sliding_of(oracle, "as_released")
+
+
+def sliding_of(oracle, formula: Formula) -> Sliding:
+    lm = oracle["lm"]
+    return Sliding(Trials(lm, tensor(oracle["ids"]["calib"]), formula), len(lm.blocks))
 
 
 def test_every_threshold_that_makes_a_difference_is_found(sliding, oracle) -> None:
@@ -433,7 +439,7 @@ def test_every_threshold_that_makes_a_difference_is_found(sliding, oracle) -> No
 
 def test_every_threshold_is_found_by_the_published_formula_too(oracle) -> None:
     """The same against the recomputation with the paper's equation."""
-    runs = Sliding(oracle["lm"], tensor(oracle["ids"]["calib"]), "as_published").runs()
+    runs = sliding_of(oracle, "as_published").runs()
     theirs = oracle["sliding"]["threshold_table_paper_projections_only"]
 
     assert [[list(w) for w in run.windows] for run in runs] == [row["windows"] for row in theirs]
