@@ -121,12 +121,19 @@ def removable(total: int, count: int, keep_first: int, keep_last: int) -> range:
         PrunebenchError: if fewer may.
     """
     candidates = range(keep_first, total - keep_last)
-    if count > len(candidates):
-        raise PrunebenchError(
-            f"{count} of {total} blocks are to go, but at most {len(candidates)} may: "
-            f"the first {keep_first} and the last {keep_last} are kept"
-        )
+    why = f"the first {keep_first} and the last {keep_last} are kept"
+    require_at_most(len(candidates), count, f"of {total} blocks", why)
     return candidates
+
+
+def require_at_most(most: int, count: int, of: str, why: str) -> None:
+    """Refuse to remove *count* units (*of* says of what) if at most *most* may be removed.
+
+    Raises:
+        PrunebenchError: saying so, and *why*.
+    """
+    if count > most:
+        raise PrunebenchError(f"{count} {of} are to go, but at most {most} may: {why}")
 
 
 def noise_of(stream: Stream) -> float:

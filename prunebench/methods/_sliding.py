@@ -1,4 +1,4 @@
-"""The sliding window: trial merges, their similarity, and the thresholds that make a difference."""
+"""The sliding window of Sliding Layer Merging, and the thresholds that make a difference."""
 
 from __future__ import annotations
 
@@ -6,26 +6,9 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
-
-from ..edits.merge_blocks import Formula, merged
 from ..errors import SearchError
-from ..models.causal_lm import CausalLM
-from ..models.stream import Stream
 from ..plan import Step
-from ..progress import say
-from ..resume import part
-
-Window = tuple[int, int]
-
-
-class Trial(NamedTuple):
-    """A window, first and last block, and the similarity of the model with it merged."""
-
-    window: Window
-    similarity: float
-    block_forwards: int
+from ._merge_trials import Trial, Trials, Window
 
 
 class Run(NamedTuple):
@@ -50,45 +33,26 @@ class Run(NamedTuple):
 
 
 class Sliding:
-    """The sliding window over one model and its calibration windows; no merge is tried twice.
+    """The sliding window over one model.
 
     Args:
-        lm: the dense model; it is not changed.
-        windows: token ids, (windows, length).
-        formula: how a window is merged.
-        batch_size: windows per forward.
+        trials: merges windows of the model and measures the similarity.
+        depth: the number of its blocks.
     """
 
-    def __init__(
-        self, lm: CausalLM, windows: Tensor, formula: Formula, batch_size: int | None = None
-    ) -> None:
-        self.lm = lm
-        self.formula: Formula = formula
-        self.stream = Stream(lm, windows, batch_size)
-        self._tried: dict[tuple[tuple[Window, ...], Window], Trial] = {}
-        with torch.no_grad():
-            batches = self.stream.batches
-            #: The state that enters each block of the dense model, per batch. A window is always
-            #: below those merged before it, so it is the same in the merged model.
-            self._entering = [[batch.entering] for batch in batches]
-            self._reference = []
-            for batch, states in zip(batches, self._entering, strict=True):
-                hidden = batch.entering
-                for block in range(len(lm.blocks)):
-                    hidden = self.stream.run(batch, hidden, [block])
-                    # All of them may not fit on a GPU; main memory is larger.
-                    states.append(hidden.cpu())
-                self._reference.append(batch.final(lm, hidden).double().flatten(1))
+    def __init__(self, trials: Trials, depth: int) -> None:
+        self.trials = trials
+        self.depth = depth
 
     def run(self, threshold: float) -> Run:
         """Slide the window from top to bottom."""
         merges: tuple[Window, ...] = ()
         trials: list[Trial] = []
         similarity = 1.0
-        high, low = len(self.lm.blocks) - 2, len(self.lm.blocks) - 3
+        high, low = self.depth - 2, self.depth - 3
         passed = 1.0
         while low >= 0:
-            trial = self._try(merges, (low, high))
+            trial = self.trials.merged(merges, (low, high))
             trials.append(trial)
             if trial.similarity > threshold:
                 passed = trial.similarity
@@ -132,7 +96,7 @@ class Sliding:
 
     def trace(self, run: Run) -> Iterator[Step]:
         """Every trial as a choice between its window and the threshold."""
-        noise = float(part("noise", self._noise))
+        noise = self.trials.noise()
         for number, trial in enumerate(run.trials):
             window = f"{trial.window[0]}-{trial.window[1]}"
             passes = trial.similarity > run.threshold
@@ -145,68 +109,3 @@ class Sliding:
                 block_forwards=trial.block_forwards,
                 runner_up="threshold" if passes else window,
             )
-
-    def _try(self, merges: tuple[Window, ...], window: Window) -> Trial:
-        if (merges, window) not in self._tried:
-            say(f"trial {len(self._tried) + 1}, blocks {window[0]} to {window[1]}")
-
-            def make() -> tuple[float, int]:
-                before = self.stream.forwards
-                similarity = self._similarity(merges, window)
-                return similarity, self.stream.forwards - before
-
-            after = " ".join(f"{low}-{high}" for low, high in merges)
-            similarity, spent = part(f"trial {window[0]}-{window[1]} after {after}", make)
-            self._tried[merges, window] = Trial(window, similarity, spent)
-        return self._tried[merges, window]
-
-    def _similarity(self, merges: tuple[Window, ...], window: Window) -> float:
-        """Mean cosine to the dense model's final state; float64 sums of the model's own states.
-
-        Raises:
-            SearchError: if it is not finite.
-        """
-        low, high = window
-        upper = [*self._upper(merges, high)]
-        found = []
-        with torch.no_grad():
-            first = self._block((low, high))
-            for batch, states, wanted in zip(
-                self.stream.batches, self._entering, self._reference, strict=True
-            ):
-                hidden = batch.call(first, low, states[low].to(self.lm.device))
-                for block, place in upper:
-                    hidden = batch.call(block, place, hidden)
-                self.stream.halves += 2 * (1 + len(upper)) * len(hidden)
-                state = batch.final(self.lm, hidden).double().flatten(1)
-                found.append(torch.cosine_similarity(state, wanted, dim=1))
-        similarity = float(torch.cat(found).mean())
-        if not math.isfinite(similarity):
-            raise SearchError(
-                f"the similarity with blocks {low} to {high} merged is not finite; "
-                f"is the model sound in this dtype?"
-            )
-        return similarity
-
-    def _upper(self, merges: tuple[Window, ...], high: int) -> Iterator[tuple[nn.Module, int]]:
-        """The blocks above a window, and their places in the dense model."""
-        at = high + 1
-        ends = dict(merges)
-        while at < len(self.lm.blocks):
-            end = ends.get(at, at)
-            yield self._block((at, end)), at
-            at = end + 1
-
-    def _block(self, window: Window) -> nn.Module:
-        low, high = window
-        blocks = list(self.lm.blocks[low : high + 1])
-        return blocks[0] if low == high else merged(blocks, self.formula)
-
-    def _noise(self) -> float:
-        """How far a similarity moves when only the batching changes; at least a rounding."""
-        last = len(self.lm.blocks) - 2
-        if last < 1:
-            return 2.0**-23
-        other = Sliding(self.lm, self.stream.windows.flip(0), self.formula, batch_size=1)
-        moved = other._similarity((), (last - 1, last)) - self._similarity((), (last - 1, last))
-        return max(2.0**-23, abs(moved))

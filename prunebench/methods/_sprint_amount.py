@@ -11,6 +11,7 @@ from ..errors import PrunebenchError, PrunebenchWarning
 from ..models.causal_lm import CausalLM
 from ..models.tensors import Tensors
 from ..plan import Plan
+from ..search import require_at_most
 from ._sprint_scores import Search
 from ._sublayers import sublayer
 
@@ -48,12 +49,10 @@ class Amount:
                     f"sparsity {asked:g} is asked for, but all sublayers that may go are "
                     f"{reachable:.3f} of the parameters"
                 )
-        elif self.sublayers > most:
-            kept = "the last MLP is kept for its fit" if keep_last else "there are no more"
-            raise PrunebenchError(
-                f"{self.sublayers} of {2 * len(self.lm.blocks)} sublayers are to go, but at most "
-                f"{most} may: {kept}"
-            )
+        else:
+            why = "the last MLP is kept for its fit" if keep_last else "there are no more"
+            total = 2 * len(self.lm.blocks)
+            require_at_most(most, self.sublayers, f"of {total} sublayers", why)
 
     def reached(self, search: Search) -> bool:
         """Whether *search* has removed enough."""

@@ -25,8 +25,9 @@ from msgspec import Meta
 
 from ..api import Method, Target
 from ..edits.merge_blocks import Formula, MergeBlocks
-from ..errors import PrunebenchError, PrunebenchWarning
+from ..errors import PrunebenchWarning
 from ..plan import Plan
+from ..search import require_at_most
 
 if TYPE_CHECKING:
     from ..models.calibration import Calibration
@@ -43,37 +44,38 @@ class SlidingLayerMerging(Method, frozen=True, tag="sliding_layer_merging"):
 
     def choose(self, lm: CausalLM, calibration: Calibration, target: Target) -> Plan:
         """Merge at the threshold, or at the best of all that remove the amount."""
+        from ._merge_trials import Trials
         from ._sliding import Sliding
 
         lm.require_one_device("merging blocks")
-        asked = self.threshold is None or target != Target()
-        count = self._count(lm, target) if asked else None
-        sliding = Sliding(lm, calibration.windows(), self.formula)
+        count = self._count(lm, target)
+        sliding = Sliding(Trials(lm, calibration.windows(), self.formula), len(lm.blocks))
         if self.threshold is None:
-            run = sliding.run_removing(count or 0)
+            run = sliding.run_removing(count)
         else:
             run = sliding.run(self.threshold)
-            if count not in (None, run.removed):
-                warnings.warn(
-                    f"threshold {self.threshold:g} removes {run.removed} blocks, not the {count} "
-                    f"asked for; the threshold decides",
-                    PrunebenchWarning,
-                    stacklevel=2,
-                )
+            if target != Target() and run.removed != count:
+                self._warn(run.removed, count)
         edits = (MergeBlocks(run.windows, self.formula),) if run.windows else ()
         return Plan(edits, tuple(sliding.trace(run)))
 
+    def _warn(self, removed: int, count: int) -> None:
+        warnings.warn(
+            f"threshold {self.threshold:g} removes {removed} blocks, not the {count} asked for; "
+            f"the threshold decides",
+            PrunebenchWarning,
+            stacklevel=3,
+        )
+
     def _count(self, lm: CausalLM, target: Target) -> int:
-        """How many blocks *target* removes.
+        """How many blocks *target* removes, 0 if the threshold alone decides.
 
         Raises:
             PrunebenchError: if more than can merge.
         """
+        if self.threshold is not None and target == Target():
+            return 0
         count = target.block_count(lm)
-        most = max(0, len(lm.blocks) - 2)
-        if count > most:
-            raise PrunebenchError(
-                f"{count} of {len(lm.blocks)} blocks are to go, but at most {most} may: "
-                f"the last stays, and the others merge into at least one"
-            )
+        why = "the last stays, and the others merge into at least one"
+        require_at_most(max(0, len(lm.blocks) - 2), count, f"of {len(lm.blocks)} blocks", why)
         return count

@@ -12,8 +12,9 @@ from factories import FAMILIES, oracle_of
 import prunebench
 from prunebench import Plan, PrunebenchError
 from prunebench.edits.drop_sublayers import DropSublayers
-from prunebench.edits.merge_blocks import MergeBlocks
+from prunebench.edits.merge_blocks import Formula, MergeBlocks
 from prunebench.errors import PrunebenchWarning, SearchError
+from prunebench.methods._merge_trials import Trials
 from prunebench.methods._sliding import Sliding
 from prunebench.models.timing import Round, Timer
 from prunebench.plan import name
@@ -422,7 +423,12 @@ def test_sliding_by_the_published_formula(run: str, oracle) -> None:
 
 @pytest.fixture(scope="module")
 def sliding(oracle) -> Sliding:
-    return Sliding(oracle["lm"], tensor(oracle["ids"]["calib"]), "as_released")
+    return sliding_of(oracle, "as_released")
+
+
+def sliding_of(oracle, formula: Formula) -> Sliding:
+    lm = oracle["lm"]
+    return Sliding(Trials(lm, tensor(oracle["ids"]["calib"]), formula), len(lm.blocks))
 
 
 @pytest.mark.slow
@@ -441,7 +447,7 @@ def test_every_threshold_that_makes_a_difference_is_found(sliding, oracle) -> No
 @pytest.mark.slow
 def test_every_threshold_is_found_by_the_published_formula_too(oracle) -> None:
     """The same against the recomputation with the paper's equation."""
-    runs = Sliding(oracle["lm"], tensor(oracle["ids"]["calib"]), "as_published").runs()
+    runs = sliding_of(oracle, "as_published").runs()
     theirs = oracle["sliding"]["threshold_table_paper_projections_only"]
 
     assert [[list(w) for w in run.windows] for run in runs] == [row["windows"] for row in theirs]

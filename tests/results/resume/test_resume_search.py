@@ -22,8 +22,8 @@ from prunebench import resume
 from prunebench.errors import PrunebenchError, PrunebenchWarning
 from prunebench.methods import (
     _latency,
+    _merge_trials,
     _slicing,
-    _sliding,
     _sprint_scores,
     shortened_llama,
 )
@@ -101,7 +101,7 @@ def _counted(monkeypatch: pytest.MonkeyPatch) -> None:
         (_sprint_scores, "fitted"),
         (_sprint_scores, "relative_noise"),
         (_sprint_scores.Search, "second_stage"),
-        (_sliding.Sliding, "_similarity"),
+        (_merge_trials.Trials, "_similarity"),
         (_slicing, "gram_of"),
         (_slicing, "principal"),
         (shortened_llama.ShortenedLlama, "_taylor"),
