@@ -1,6 +1,7 @@
-"""How long the site takes and how large it is, for so many records made of the shipped ones.
+"""How long ranks and pages take and how large the site is, for records made of the shipped ones.
 
-Once on many small boards and once all on one, in three groups of which every pair is tested.
+Ranks alone for a board of 100 rows and one of *records* rows, in three groups of which every pair
+is tested; then the site, once of many small boards and once of that one board.
 
 python bench/site.py [--records N] [--output DIR]
 """
@@ -8,8 +9,10 @@ python bench/site.py [--records N] [--output DIR]
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
@@ -26,8 +29,20 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=500)
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
+    for rows in (100, given.records):
+        print(rank(crowd(rows)))
     for made in (many, crowd):
         measure(made(given.records), given.output and given.output / made.__name__)
+
+
+def rank(records: list[Record]) -> str:
+    """Rank *records*, one board, and say how long it took."""
+    start = time.perf_counter()
+    (board,) = build.boards(records)
+    seconds = time.perf_counter() - start
+    sizes = Counter(row.group for row in board.rows).values()
+    pairs = sum(math.comb(size, 2) for size in sizes) * len(board.rank_by)
+    return f"a board of {len(board.rows)} rows, {pairs:,} tests of pairs: ranked in {seconds:.1f} s"
 
 
 def measure(records: list[Record], output: Path | None) -> None:

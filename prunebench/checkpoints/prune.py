@@ -91,46 +91,51 @@ def prune(
     """
     if output is not None:
         export.require_free(output)  # hours of search are not to end with this
-    given = _read_ids(calibration_ids) if calibration_ids else None
+    given = functional.tensor(_read_ids(calibration_ids)) if calibration_ids else None
     evaluated = functional.tensor(_read_ids(eval_ids)) if eval_ids else None
     lm = load_model(model, dtype=dtype, device=device)
     if evaluated is not None:
         check_ids(evaluated, lm)
-    if given is not None:
-        calibration = Calibration.of_ids(functional.tensor(given), lm)
-    else:
-        calibration = Calibration(_default_calibration(model), lm)
+    usual = Calibration(_default_calibration(model), lm)
+    calibration = usual if given is None else Calibration.of_ids(given, lm)
     plan = method.choose(lm, calibration, target)
     pruned = apply(lm.share(), plan)
-    perplexity = None
-    if evaluated is not None:
-        perplexity = Perplexities(
-            dense=functional.perplexity(lm, evaluated),
-            pruned=functional.perplexity(pruned, evaluated),
-            after_each_step=_after_each(lm, plan, evaluated) if method.stepwise else None,
-        )
-    parameters, dense_parameters = pruned.num_parameters, lm.num_parameters
     result = Pruned(
         method=method,
         model=model,
-        parameters=parameters,
-        dense_parameters=dense_parameters,
-        sparsity=1 - parameters / dense_parameters,
+        parameters=pruned.num_parameters,
+        dense_parameters=lm.num_parameters,
+        sparsity=1 - pruned.num_parameters / lm.num_parameters,
         plan=plan.edits,
         trace=plan.trace,
-        perplexity=perplexity,
+        perplexity=_perplexities(lm, pruned, plan, evaluated, each_step=method.stepwise),
         tensors=plan.tensors,
     )
     if output is not None:
-        told = to_json(result)
-        about = {k: v for k, v in told.items() if k != "trace"}
         windows = None if evaluated is None else (len(evaluated), len(evaluated[0]))
         card = _card(result, pruned, target, calibration.spec if given is None else None, windows)
-        try:
-            export.save(pruned, output, about, {"README.md": card_text.render(card).encode()})
-        except PrunebenchError as error:
-            raise UnsavedError(str(error), result) from error
+        _save(result, pruned, card, output)
     return result
+
+
+def _perplexities(
+    lm: CausalLM, pruned: CausalLM, plan: Plan, ids: Any, *, each_step: bool
+) -> Perplexities | None:
+    if ids is None:
+        return None
+    return Perplexities(
+        dense=functional.perplexity(lm, ids),
+        pruned=functional.perplexity(pruned, ids),
+        after_each_step=_after_each(lm, plan, ids) if each_step else None,
+    )
+
+
+def _save(result: Pruned, pruned: CausalLM, card: Card, output: Path) -> None:
+    about = {k: v for k, v in to_json(result).items() if k != "trace"}
+    try:
+        export.save(pruned, output, about, {"README.md": card_text.render(card).encode()})
+    except PrunebenchError as error:
+        raise UnsavedError(str(error), result) from error
 
 
 def to_json(pruned: Pruned) -> dict[str, Any]:
@@ -152,19 +157,7 @@ def _card(
     """The model card of what was pruned; *calibration* is None where token ids were given."""
     base = dense_card.read(result.model)
     dtype = str(pruned.hf.dtype).removeprefix("torch.")
-    amount = msgspec.to_builtins(target)
-    method = msgspec.to_builtins(result.method)
-    name = str(method["name"])
-    case: dict[str, Any] = {"model": {"id": base.shown, "dtype": dtype}, "method": method, **amount}
-    words = ["prunebench", "prune", base.shown, "--method", name]
-    options = {k: v if isinstance(v, str) else json.dumps(v) for k, v in method.items()}
-    words += [w for k, v in options.items() if k != "name" for w in ("--option", f"{k}={v}")]
-    words += [w for key, value in amount.items() for w in (f"--{key}", str(value))]
-    words += ["--dtype", dtype, "--output", "DIR"]
-    if result.method.calibrated and calibration is not None:
-        case["calibration"] = msgspec.to_builtins(calibration)
-    elif result.method.calibrated:
-        words += ["--calibration-ids", "FILE.json"]
+    case, command = _question(result, base.shown, dtype, target, calibration)
     scores, about = [], []
     if windows is not None and (ppl := result.perplexity) is not None:
         count, length = windows
@@ -173,17 +166,40 @@ def _card(
         about.append("On token ids of the author's own, in float32; no named protocol.")
     return Card(
         base=base,
-        method=name,
+        method=str(case["method"]["name"]),
         plan=result.plan,
         parameters=result.parameters,
         dense_parameters=result.dense_parameters,
         case=case,
-        command=shlex.join(words),
+        command=shlex.join(command),
         code=bool(modeling.spec_of(pruned.hf)),
         dtype=dtype,
         scores=scores,
         about=about,
     )
+
+
+def _question(
+    result: Pruned,
+    shown: str,
+    dtype: str,
+    target: Target,
+    calibration: CalibrationSpec | None,
+) -> tuple[dict[str, Any], list[str]]:
+    """What was asked, as a case file and as the words of a command line."""
+    amount = msgspec.to_builtins(target)
+    method = msgspec.to_builtins(result.method)
+    case: dict[str, Any] = {"model": {"id": shown, "dtype": dtype}, "method": method, **amount}
+    words = ["prunebench", "prune", shown, "--method", str(method["name"])]
+    options = {k: v if isinstance(v, str) else json.dumps(v) for k, v in method.items()}
+    words += [w for k, v in options.items() if k != "name" for w in ("--option", f"{k}={v}")]
+    words += [w for key, value in amount.items() for w in (f"--{key}", str(value))]
+    words += ["--dtype", dtype, "--output", "DIR"]
+    if result.method.calibrated and calibration is not None:
+        case["calibration"] = msgspec.to_builtins(calibration)
+    elif result.method.calibrated:
+        words += ["--calibration-ids", "FILE.json"]
+    return case, words
 
 
 def _after_each(lm: CausalLM, plan: Plan, ids: Any) -> list[float]:

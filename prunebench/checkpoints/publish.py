@@ -21,6 +21,7 @@ from ..models.loading import load_model
 from ..models.surgery import apply
 from ..models.tensors import Tensors
 from ..plan import (
+    Edit,
     Plan,
     bare,
     describe,
@@ -75,24 +76,12 @@ def checkpoint(
     if case is not None and {**case.asked, "metrics": 0} != {**record.asked, "metrics": 0}:
         case = None  # it asks something else by now
     spec = case.model if case else _convert(record, "model", ModelSpec)
-    if spec.weights is not None:
-        raise PrunebenchError(f"{record.case_id}: its weights are random ones")
-    _require_same(record, fingerprints.model_hash(spec))
-    lm = load_model(spec.id, revision=spec.revision, dtype=spec.dtype, device=device)
-    _require_same(record, fingerprints.model_hash(spec) or "")
-    plan = Plan(record.plan, record.trace, tensors=_tensors(record, beside))
-    if plan.tensors is None and _named(record):
-        if not search_again:
-            raise PrunebenchError(
-                f"{record.case_id}: the tensors of its plan are not kept with the record; "
-                f"--search-again makes them anew and checks that they are the same"
-            )
-        plan = replace(plan, tensors=_search(record, lm, case).tensors)
-    pruned = apply(lm, plan)
-    if pruned.num_parameters != record.parameters:
-        counts = f"{pruned.num_parameters:,} parameters, the record says {record.parameters:,}"
-        raise PrunebenchError(f"{record.case_id}: the pruned model has {counts}")
-    told = card.of_record(
+    lm = _load_dense(record, spec, device)
+    tensors = _tensors(record, beside)
+    if tensors is None and _tensor_names(record.plan):
+        tensors = _search(record, lm, case, search_again=search_again).tensors
+    pruned = _apply(record, lm, tensors)
+    own = card.of_record(
         record,
         dense_card.read(spec.id, spec.revision, record.provenance.model_commit),
         code=bool(modeling.spec_of(pruned.hf)),
@@ -100,9 +89,28 @@ def checkpoint(
         rows=rows,
         dtype=str(pruned.hf.dtype).removeprefix("torch."),
     )
-    extra = {"README.md": card_text.render(told).encode(), **card_metadata.benchmark_files(record)}
-    export.save(pruned, folder, {"case": told.case, "plan": record.plan}, extra)
-    return told
+    extra = {"README.md": card_text.render(own).encode(), **card_metadata.benchmark_files(record)}
+    export.save(pruned, folder, {"case": own.case, "plan": record.plan}, extra)
+    return own
+
+
+def _load_dense(record: Record, spec: ModelSpec, device: str) -> CausalLM:
+    """The dense model, which must be the one that was measured."""
+    if spec.weights is not None:
+        raise PrunebenchError(f"{record.case_id}: its weights are random")
+    _require_same(record, fingerprints.model_hash(spec))  # before anything is loaded
+    lm = load_model(spec.id, revision=spec.revision, dtype=spec.dtype, device=device)
+    _require_same(record, fingerprints.model_hash(spec) or "")
+    return lm
+
+
+def _apply(record: Record, lm: CausalLM, tensors: Tensors | None) -> CausalLM:
+    """The pruned model, which must have as many parameters as the record says."""
+    pruned = apply(lm, Plan(record.plan, record.trace, tensors=tensors))
+    if pruned.num_parameters != record.parameters:
+        counts = f"{pruned.num_parameters:,} parameters, the record says {record.parameters:,}"
+        raise PrunebenchError(f"{record.case_id}: the pruned model has {counts}")
+    return pruned
 
 
 def dense_record(record: Record, candidates: Iterable[Record]) -> Record | None:
@@ -145,13 +153,13 @@ def _convert(record: Record, key: str, kind: type[T]) -> T:
         raise PrunebenchError(f"{record.case_id}: damaged: asked: {key}: {error}") from None
 
 
-def _named(record: Record) -> list[str]:
-    return [e.bundle for e in record.plan if e.bundle is not None]
+def _tensor_names(edits: Sequence[Edit]) -> list[str]:
+    return [e.bundle for e in edits if e.bundle is not None]
 
 
 def _tensors(record: Record, beside: Iterable[Path]) -> Tensors | None:
     """The tensors that the plan names, from the first folder that has them all; else None."""
-    names = _named(record)
+    names = _tensor_names(record.plan)
     if any(len(name) != 64 or not name.isalnum() for name in names):
         raise PrunebenchError(f"{record.case_id}: damaged: its plan names tensors by no hash")
     for folder in beside:
@@ -163,26 +171,36 @@ def _tensors(record: Record, beside: Iterable[Path]) -> Tensors | None:
     return None
 
 
-def _search(record: Record, lm: CausalLM, case: Case | None) -> Plan:
-    """The plan found anew, where it is the recorded one to the last bit of its tensors."""
-    if case is not None:
-        method, target, spec = case.method, case.target, case.calibration
-    else:
-        name = str((record.asked.get("method") or {}).get("name", ""))
-        if name not in registry.names("methods"):
-            raise PrunebenchError(f"{record.case_id}: there is no method {name!r} here")
-        kind: type[Method] = registry.method(name)
-        method = _convert(record, "method", kind)
-        target = _convert(record, "amount", Target)
-        spec = _convert(record, "calibration", CalibrationSpec)
+def _search(record: Record, lm: CausalLM, case: Case | None, *, search_again: bool) -> Plan:
+    """Search again; the plan found must be the recorded one, and its tensors equal bit for bit."""
+    if not search_again:
+        raise PrunebenchError(
+            f"{record.case_id}: the tensors of its plan are not saved with the record; "
+            f"--search-again makes them again and checks that they are the same"
+        )
+    method, target, spec = _question(record, case)
     found = method.choose(lm, Calibration(spec, lm), target)
     if [bare(e) for e in found.edits] != [bare(e) for e in record.plan]:
         now, was = describe(found.edits), describe(record.plan)
         raise PrunebenchError(f"{record.case_id}: the search now finds {now}, it was {was}")
-    theirs = [e.bundle for e in found.edits if e.bundle is not None]
-    if theirs != _named(record):
+    if _tensor_names(found.edits) != _tensor_names(record.plan):
         raise PrunebenchError(
             f"{record.case_id}: the search finds the same plan with other tensors, as another "
             f"machine's last bits are: run the case here first, so that what was measured is saved"
         )
     return found
+
+
+def _question(record: Record, case: Case | None) -> tuple[Method, Target, CalibrationSpec]:
+    """Method, amount and calibration: of *case* if given, else as the record has them."""
+    if case is not None:
+        return case.method, case.target, case.calibration
+    name = str((record.asked.get("method") or {}).get("name", ""))
+    if name not in registry.names("methods"):
+        raise PrunebenchError(f"{record.case_id}: there is no method {name!r} here")
+    kind: type[Method] = registry.method(name)
+    return (
+        _convert(record, "method", kind),
+        _convert(record, "amount", Target),
+        _convert(record, "calibration", CalibrationSpec),
+    )

@@ -91,42 +91,16 @@ def _ranked_metrics(record: Record) -> list[dict[str, Any]]:
 
 
 def _board(newest: Sequence[Record], cases: dict[str, list[Record]], lookup: Published) -> Board:
-    entries: dict[str, dict[str, Record]] = {}
-    for record in newest:
-        question, seed = _unseeded(record)
-        entries.setdefault(question, {}).setdefault(seed, record)
-    rows = [
-        _row([own[seed] for seed in sorted(own, key=_by_seed)], cases, lookup)
-        for own in entries.values()
-    ]
-    rows.sort(key=lambda row: (not row.dense, row.sparsity, row.label, row.record.case_id))
-    first = newest[0]
+    rows = _rows(newest, cases, lookup)
     near = _near(rows)
-    pruned = [i for i, row in enumerate(rows) if not row.dense]
-    groups = [
-        [pruned[i] for i in group]
-        for group in ranking.alike([rows[i].sparsity for i in pruned], near)
-    ]
-    dense = [i for i, row in enumerate(rows) if row.dense]
-    groups = [dense, *groups] if dense else groups
+    groups = _groups(rows, near)
     rank_by = _rank_by(rows)
-    placed = {name: ranking.places([row.records for row in rows], groups, name) for name in rank_by}
-    at = {i: number for number, group in enumerate(groups) for i in group}
-    ranked = _in_order(
-        [
-            msgspec.structs.replace(
-                row, group=at[i], places={name: p for name in rank_by if (p := placed[name][i])}
-            )
-            for i, row in enumerate(rows)
-        ],
-        rank_by,
-    )
+    ranked = _ranked(rows, groups, rank_by)
+    first = newest[0]
     model = first.asked.get("model") or {}
-    digest = hashlib.sha256(f"{_key(first)}{sorted(first.provenance.data.items())}".encode())
     ends = ([rows[i].sparsity for i in group] for group in groups)
     return Board(
-        name=f"{slug(first.model_id or 'model')}-{slug(first.asked.get('protocol') or 'own')}-"
-        f"{digest.hexdigest()[:6]}",
+        name=_name(first),
         model=first.model_id,
         revision=str(model.get("revision") or ""),
         model_hash=first.model_hash,
@@ -140,6 +114,50 @@ def _board(newest: Sequence[Record], cases: dict[str, list[Record]], lookup: Pub
         near=near,
         notes=tuple(_notes(ranked)),
     )
+
+
+def _name(first: Record) -> str:
+    """A file name: model, protocol and a hash of what the records of a board share."""
+    digest = hashlib.sha256(f"{_key(first)}{sorted(first.provenance.data.items())}".encode())
+    model, protocol = first.model_id or "model", first.asked.get("protocol") or "own"
+    return f"{slug(model)}-{slug(protocol)}-{digest.hexdigest()[:6]}"
+
+
+def _rows(newest: Sequence[Record], cases: dict[str, list[Record]], lookup: Published) -> list[Row]:
+    """A row for the seeds of each question, dense first, then from least to most sparse."""
+    entries: dict[str, dict[str, Record]] = {}
+    for record in newest:
+        question, seed = _unseeded(record)
+        entries.setdefault(question, {}).setdefault(seed, record)
+    rows = [
+        _row([own[seed] for seed in sorted(own, key=_by_seed)], cases, lookup)
+        for own in entries.values()
+    ]
+    return sorted(rows, key=lambda r: (not r.dense, r.sparsity, r.label, r.record.case_id))
+
+
+def _groups(rows: Sequence[Row], near: float) -> list[list[int]]:
+    """The numbers of the rows to rank among each other: dense, then by sparsity."""
+    dense = [i for i, row in enumerate(rows) if row.dense]
+    pruned = [i for i, row in enumerate(rows) if not row.dense]
+    by_sparsity = ranking.alike([rows[i].sparsity for i in pruned], near)
+    groups = [[pruned[i] for i in group] for group in by_sparsity]
+    return [dense, *groups] if dense else groups
+
+
+def _ranked(
+    rows: Sequence[Row], groups: Sequence[Sequence[int]], rank_by: Sequence[str]
+) -> tuple[Row, ...]:
+    """*rows* with their groups and places, in order."""
+    entries = [row.records for row in rows]
+    placed = {name: ranking.places(entries, groups, name) for name in rank_by}
+    group_of = {i: number for number, group in enumerate(groups) for i in group}
+
+    def ranked(i: int, row: Row) -> Row:
+        places = {name: place for name in rank_by if (place := placed[name][i])}
+        return msgspec.structs.replace(row, group=group_of[i], places=places)
+
+    return _in_order([ranked(i, row) for i, row in enumerate(rows)], rank_by)
 
 
 def _in_order(rows: Sequence[Row], rank_by: Sequence[str]) -> tuple[Row, ...]:

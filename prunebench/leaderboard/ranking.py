@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from msgspec import Struct
 
 from ..verdicts import significance as stats
 from ..verdicts.outcomes import ALPHA
-from . import all_pairs, pair_test
+from . import pair_test
 from .pair_test import Entry
 
 
@@ -77,9 +77,20 @@ def places(
 
 def tests(entries: Sequence[Entry], groups: Sequence[Sequence[int]], metric: str) -> list[Test]:
     """Every pair within every group that can be tested, with p-values adjusted over them all."""
-    found = [pair for group in groups for pair in all_pairs.pairs(entries, group, metric)]
+    found = [pair for group in groups for pair in _pairs(entries, group, metric)]
     adjusted = stats.holm([p for _, _, p, _ in found])
     return [Test(*pair, a) for pair, a in zip(found, adjusted, strict=True)]
+
+
+def _pairs(
+    entries: Sequence[Entry], group: Sequence[int], metric: str
+) -> Iterator[tuple[int, int, float, bool]]:
+    """Every pair of *group* with the same questions: p-value, and whether the first is better."""
+    sides = pair_test.prepare(entries, group, metric)
+    for i, first in enumerate(sides):
+        others = [other for other in sides[i + 1 :] if other.layout is first.layout]
+        for other, result in zip(others, pair_test.compared(first, others), strict=True):
+            yield first.at, other.at, *result
 
 
 def alike(sparsities: Sequence[float], reach: float) -> list[list[int]]:

@@ -21,7 +21,7 @@ from msgspec.structs import replace
 from prunebench import DropBlocks, Measurement, Record
 from prunebench.cli.leaderboard import print_board
 from prunebench.errors import PrunebenchError
-from prunebench.leaderboard import build, pair_test, ranking
+from prunebench.leaderboard import build, ranking
 from prunebench.leaderboard.board import plain
 from prunebench.reports.sentences import InertConsole
 from prunebench.results import archive
@@ -60,10 +60,9 @@ def test_two_sided_p_is_twice_the_binomial_tail() -> None:
     second = case("b", answers([*range(100), *range(150, 153)]))
     tail = sum(math.comb(15, k) for k in range(12, 16)) / 2**15
 
-    seen = pair_test.compared([first], [second], "accuracy/t")
+    (seen,) = ranking.tests([[first], [second]], [[0, 1]], "accuracy/t")
 
-    assert seen is not None
-    assert seen == (pytest.approx(2 * tail), True)
+    assert (seen.p, seen.first_better) == (pytest.approx(2 * tail), True)
 
 
 def test_holm_over_the_whole_board() -> None:
@@ -96,10 +95,9 @@ def test_a_rank_never_contradicts_the_number_beside_it() -> None:
     assert b.value is not None
     assert a.value > b.value
 
-    seen = pair_test.compared([case("a", a)], [case("b", b)], "perplexity/t")
+    (seen,) = ranking.tests([[case("a", a)], [case("b", b)]], [[0, 1]], "perplexity/t")
 
-    assert seen is not None
-    assert seen[0] == 1.0
+    assert seen.p == 1.0
 
 
 @pytest.mark.slow
@@ -116,14 +114,13 @@ def test_windows_are_tested_as_verdicts_test_them(moved: list[float], draw: rand
     )
     now, was = (a, b) if (a.value or 0) > (b.value or 0) else (b, a)
     judged = evidence(now, was)
-    seen = pair_test.compared([case("a", a)], [case("b", b)], "perplexity/t")
+    (seen,) = ranking.tests([[case("a", a)], [case("b", b)]], [[0, 1]], "perplexity/t")
 
     assert judged is not None
-    assert seen is not None
     single = [array("f", m.samples) for m in (a, b)]
     sizes = {abs(x - y) for x, y in zip(*single, strict=True)} - {0.0}
     if len(sizes) != 1:  # differences of one size take the sign test
-        assert seen[0] == pytest.approx(min(1.0, 2 * judged.p))
+        assert seen.p == pytest.approx(min(1.0, 2 * judged.p))
 
 
 def seeded(name: str, rights: Sequence[int]) -> list[Record]:

@@ -96,6 +96,20 @@ def svg(plot: Plot, methods: Sequence[str]) -> str:
 
 
 def _draw(axes: Any, plot: Plot, methods: Sequence[str]) -> None:
+    _style(axes, plot)
+    ends = [(plot.points[i].x, plot.points[i].y) for i in plot.front]
+    axes.plot(*zip(*ends, strict=True), color=FRONT, linewidth=1.4, dashes=(5, 3), zorder=1)
+    numbers = {name: at for at, name in enumerate(methods)}
+    least = _least(plot)
+    _bars(axes, plot, numbers, least)
+    _markers(axes, plot, numbers)
+    if plot.log:
+        axes.set_ylim(bottom=least)
+    present = {point.method for point in plot.points}
+    _margins(axes, _legend(axes, [(at, name) for name, at in numbers.items() if name in present]))
+
+
+def _style(axes: Any, plot: Plot) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(visible=True, linewidth=0.5, alpha=0.5)
     axes.set_axisbelow(True)
@@ -109,52 +123,53 @@ def _draw(axes: Any, plot: Plot, methods: Sequence[str]) -> None:
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 3, 5)))
         axes.yaxis.set_major_formatter(FormatStrFormatter("%g"))
         axes.yaxis.set_minor_formatter("")
-    ends = [plot.points[i] for i in plot.front]
-    front = [(p.x, p.y) for p in ends]
-    axes.plot(*zip(*front, strict=True), color=FRONT, linewidth=1.4, dashes=(5, 3), zorder=1)
-    numbers = {name: at for at, name in enumerate(methods)}
-    least = _least(plot)
-    _bars(axes, plot, numbers, least)
+
+
+def _markers(axes: Any, plot: Plot, numbers: Mapping[str, int]) -> None:
     for i, point in enumerate(plot.points):
         at = numbers[point.method]
-        colour = f"#0300{at % HUES:02x}"
-        edge = FRONT if i in plot.front else colour
         axes.scatter(
             [point.x],
             [point.y],
             s=46,
             marker=MARKS[at % len(MARKS)],
-            c=colour,
-            edgecolors=edge,
+            c=_hue(at),
+            edgecolors=FRONT if i in plot.front else _hue(at),
             linewidths=1.3 if i in plot.front else 0.6,
             gid=f"point{i}",
             zorder=3,
         )
-    if plot.log:
-        axes.set_ylim(bottom=least)
-    present = {point.method for point in plot.points}
-    known = [(at, name) for at, name in enumerate(methods) if name in present]
-    marks, names = [_mark(at) for at, _ in known], [_shown(name) for _, name in known]
+
+
+def _legend(axes: Any, methods: Sequence[tuple[int, str]]) -> int:
+    """Draw the legend of *methods* with their numbers; returns how many lines it has."""
+    marks, names = [_mark(at) for at, _ in methods], [_shown(name) for _, name in methods]
     if len(names) > NAMED:
         others = f"and {len(names) - NAMED + 1} more, by their tooltips"
         marks, names = [*marks[: NAMED - 1], _mark(0, "none")], [*names[: NAMED - 1], others]
-    across = _across(names)
+    columns = _legend_columns(names)
     axes.figure.legend(
         marks,
         names,
         frameon=False,
         fontsize=10,
-        ncols=across,
+        ncols=columns,
         columnspacing=1.0,
         handletextpad=0.2,
         loc="lower center",
         bbox_to_anchor=(0.5, 0.0),
     )
-    # Margins in inches: to lay out by measuring texts takes three times as long.
-    lines = -(-len(names) // across)
+    return -(-len(names) // columns)
+
+
+def _margins(axes: Any, lines: int) -> None:
+    """Margins in inches, with room for a legend of *lines*.
+
+    To lay out by measuring texts takes three times as long.
+    """
     below = 0.72 + 0.235 * lines
-    tall = max(TALL, below + 2.5)
-    axes.figure.set_size_inches(WIDE, tall)
+    height = max(TALL, below + 2.5)
+    axes.figure.set_size_inches(WIDE, height)
     low, high = sorted(axes.get_ylim())
     letters = max(
         len(f"{tick:g}") for tick in (0, *axes.get_yticks()) if low <= tick <= high or not tick
@@ -163,7 +178,7 @@ def _draw(axes: Any, plot: Plot, methods: Sequence[str]) -> None:
         left=(0.335 + 0.097 * max(letters, 4)) / WIDE,
         right=0.985,
         top=0.985,
-        bottom=below / tall,
+        bottom=below / height,
     )
 
 
@@ -184,16 +199,18 @@ def _bars(axes: Any, plot: Plot, numbers: Mapping[str, int], least: float) -> No
             ends = (p.x, max(least, min(p.y, p.low)), max(p.y, p.high))
             bars.setdefault(numbers[p.method] % HUES, []).append(ends)
     for hue, own in bars.items():
-        axes.vlines(*zip(*own, strict=True), colors=f"#0300{hue:02x}", linewidth=1)
+        axes.vlines(*zip(*own, strict=True), colors=_hue(hue), linewidth=1)
+
+
+def _hue(at: int) -> str:
+    """The colour of a method's number, which the style sheet replaces."""
+    return f"#0300{at % HUES:02x}"
 
 
 def _mark(at: int, shape: str = "") -> Any:
     from matplotlib.lines import Line2D
 
-    style: dict[str, Any] = {
-        "marker": shape or MARKS[at % len(MARKS)],
-        "color": f"#0300{at % HUES:02x}",
-    }
+    style: dict[str, Any] = {"marker": shape or MARKS[at % len(MARKS)], "color": _hue(at)}
     return Line2D([], [], linestyle="none", markersize=6.5, **style)
 
 
@@ -204,7 +221,7 @@ def _shown(name: str) -> str:
     return f" {text}" if text.startswith("_") else text
 
 
-def _across(names: Sequence[str]) -> int:
+def _legend_columns(names: Sequence[str]) -> int:
     """How many columns of a legend, filled one after the other, have room for *names*."""
     for columns in (3, 2):
         lines = -(-len(names) // columns)

@@ -1,10 +1,12 @@
-"""All pairs at once against one pair at a time, which is the way of the verdicts' own tests."""
+"""Many pairs at once against one pair at a time, by the tests of the verdicts."""
 
 from __future__ import annotations
 
 import itertools
 import math
 import random
+import time
+import warnings
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -17,12 +19,14 @@ from scipy import stats as tests_of
 from sites import crowd
 
 from prunebench import Measurement, Record
-from prunebench.leaderboard import all_pairs, build, pair_test, ranking, vectorized_tests
-from prunebench.verdicts import significance as tests
+from prunebench.leaderboard import axis_tests, build, pair_test, ranking
+from prunebench.leaderboard.pair_test import Entry
+from prunebench.verdicts import significance
+from prunebench.verdicts.evidence import evidence, tasks_of
 
 METRIC = "accuracy/mean"
 
-
+    """``significance.sign_flips`` of each row: P(a sum of random signs >= the sum seen).
 def measured(samples: Sequence[float], metric: str = METRIC, **more: object) -> Measurement:
     fields = {"value": sum(samples) / len(samples), "unit": "acc", "better": "higher"}
     return Measurement(metric, samples=tuple(samples), paired=True, **{**fields, **more})
@@ -115,6 +119,8 @@ def odd(draw: Draw, i: int) -> list[Record]:
         measured(bits(draw, 40, 0.8), clusters=tuple(q // 2 for q in range(40))),
         measured(bits(draw, 30, 0.8)),
         replace(measured(bits(draw, 40, 0.1)), better="lower"),
+        measured(bits(draw, 40, 0.05)),
+        measured(bits(draw, 40, 0.95)),
     ]
     return [case(f"r{i}", kinds[i % len(kinds)])]
 
@@ -141,6 +147,62 @@ SORTS: dict[str, Made] = {
 }
 
 
+def compared(first: Entry, second: Entry, metric: str) -> tuple[float, bool] | None:
+    """The test of two rows by definition: two-sided p-value, and whether the first is better."""
+    ours, theirs = pair_test.mean(first, metric), pair_test.mean(second, metric)
+    if ours is None or theirs is None or not (ours.samples and ours.paired and theirs.paired):
+        return None
+    questions = [(m.unit, m.better, len(m.samples), m.clusters) for m in (ours, theirs)]
+    if questions[0] != questions[1]:
+        return None
+    assert ours.value is not None
+    assert theirs.value is not None
+    first_better = (ours.value < theirs.value) == (ours.better == "lower")
+    better, worse = (first, second) if first_better else (second, first)
+    if (one_sided := p_worse(worse, better, metric)) is None:
+        return None
+    p = min(1.0, 2 * one_sided)
+    if max(len(first), len(second)) > 1:
+        p_seeds, seeds_say_first = over_seeds(first, second, ours)
+        p = max(p, p_seeds) if seeds_say_first == first_better else 1.0
+    return (1.0 if ours.value == theirs.value else p), first_better
+
+
+def p_worse(worse: Entry, better: Entry, metric: str) -> float | None:
+    now, was = pair_test.mean(worse, metric), pair_test.mean(better, metric)
+    assert now is not None
+    assert was is not None
+    if now.unit == "ppl" and not now.clusters:
+        lost = np.subtract(*(np.array(m.samples, np.float32).astype(float) for m in (now, was)))
+        return significance.p_paired(lost.tolist()) if np.isfinite(lost).all() else None
+    tasks = tasks_of(now, worse[0], better[0]) if len(worse) == len(better) == 1 else ()
+    seen = evidence(now, was, tasks)
+    return None if seen is None else seen.p
+
+
+def over_seeds(first: Entry, second: Entry, measured: Measurement) -> tuple[float, bool]:
+    """Welch's test over seeds, or Student's against a single seed, and whether the first leads."""
+    logs = measured.unit == "ppl"
+    found = [[r.find(measured.metric) for r in entry] for entry in (first, second)]
+    drawn = [[m.value or 0.0 for m in own if m is not None] for own in found]
+    sides = [[math.log(v) if logs and v > 0 else v for v in own] for own in drawn]
+    means = [sum(own) / len(own) for own in sides]
+    first_better = (means[0] < means[1]) == (measured.better == "lower")
+    if all(len(set(own)) == 1 for own in sides):
+        return float(sides[0][0] == sides[1][0]), first_better
+    if min(map(len, sides)) > 1:
+        return welch(*sides), first_better
+    many, one = sorted(sides, key=len, reverse=True)
+    return float(tests_of.ttest_1samp(many, one[0]).pvalue), first_better
+
+
+def welch(one: Sequence[float], other: Sequence[float]) -> float:
+    with warnings.catch_warnings():
+        # One side may have no spread at all.
+        warnings.filterwarnings("ignore", "Precision loss", RuntimeWarning)
+        return float(tests_of.ttest_ind(one, other, equal_var=False).pvalue)
+
+
 def one_by_one(
     entries: Sequence[Sequence[Record]], groups: Sequence[Sequence[int]], metric: str
 ) -> list[ranking.Test]:
@@ -149,9 +211,9 @@ def one_by_one(
         (i, j, *seen)
         for group in groups
         for i, j in itertools.combinations(sorted(group), 2)
-        if (seen := pair_test.compared(entries[i], entries[j], metric)) is not None
+        if (seen := compared(entries[i], entries[j], metric)) is not None
     ]
-    adjusted = tests.holm([p for _, _, p, _ in found])
+    adjusted = significance.holm([p for _, _, p, _ in found])
     return [ranking.Test(*pair, a) for pair, a in zip(found, adjusted, strict=True)]
 
 
@@ -183,20 +245,19 @@ def test_long_clusters_are_as_one_by_one() -> None:
 
     slow, fast = (find(entries, [[0, 1, 2]], METRIC) for find in (one_by_one, ranking.tests))
 
-    assert [t.p for t in fast] == [t.p for t in slow]
+    assert [t.p for t in fast] == pytest.approx([t.p for t in slow], rel=1e-12)
 
 
-def test_rooms_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is held at once changes nothing."""
+def test_blocks_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many differences are held at once changes nothing."""
     draw = Draw(2)
     for made in (windows(60), tasks(90, 31, 11, 57)):
         entries = [made(draw, i) for i in range(9)]
-        whole = all_pairs.pairs(entries, range(9), METRIC)
-        monkeypatch.setattr(all_pairs, "ROOM", 100)
-        monkeypatch.setattr(vectorized_tests, "ROOM", 100)
-        pieces = all_pairs.pairs(entries, range(9), METRIC)
+        whole = ranking.tests(entries, [range(9)], METRIC)
+        monkeypatch.setattr(pair_test, "MAX_DIFFERENCES", 200)
+        blocks = ranking.tests(entries, [range(9)], METRIC)
 
-        assert [p for *_, p, _ in pieces] == pytest.approx([p for *_, p, _ in whole], rel=1e-10)
+        assert [t.p for t in blocks] == pytest.approx([t.p for t in whole], rel=1e-10, abs=1e-13)
 
 
 @settings(deadline=None, max_examples=60)
@@ -211,40 +272,32 @@ def test_rooms_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_sign_flips_are_those_of_one(parts: list[tuple[int, int, int]], draw: Draw) -> None:
     """Against the exact sum's own distribution, by convolution, for sums on either side of zero."""
-    sizes = np.array([size for size, _, _ in parts])
     lines = []
     for _ in range(6):
-        lines.append([(draw.randint(0, up), draw.randint(0, down)) for _, up, down in parts])
-    counts = np.array([[up + down for up, down in line] for line in lines])
-    sums = np.array([[up - down for up, down in line] for line in lines]) @ sizes
+        line = []
+        for size, up, down in parts:
+            plus, minus = draw.randint(0, up), draw.randint(0, down)
+            line += [size] * plus + [-size] * minus + [0] * (up + down - plus - minus)
+        lines.append(line)
 
-    seen = vectorized_tests.sign_flips(sizes, counts, sums)
+    seen = axis_tests.sign_flips(np.array(lines, int))
 
-    flat = [
-        [
-            s * size
-            for (up, down), size in zip(line, sizes.tolist(), strict=True)
-            for s, n in ((1, up), (-1, down))
-            for _ in range(n)
-        ]
-        for line in lines
-    ]
-    assert seen.tolist() == pytest.approx(list(map(tests.sign_flips, flat)), rel=1e-9, abs=5e-12)
+    assert seen.tolist() == pytest.approx(
+        list(map(significance.sign_flips, lines)), rel=1e-9, abs=5e-12
+    )
 
 
 def test_sign_flips_of_more_than_is_summed_are_normal() -> None:
-    """Past sixty thousand units as ``stats`` has it, whatever divides the sizes."""
-    sizes, counts = np.array([30, 20]), np.array([[1500, 1200], [3000, 2400]])
-    sums = np.array([2000, 4000])
-    flat = [[30 * s for s in (1,) * (n // 2) + (-1,) * (n // 2)] for n in counts[:, 0].tolist()]
-    for line, n, total in zip(flat, counts[:, 1].tolist(), sums.tolist(), strict=True):
-        ups = (n + total // 20) // 2
-        line += [20] * ups + [-20] * (n - ups)
+    """Past sixty thousand units as ``significance`` has it, after their common divisor."""
+    signs = np.array([1, -1] * 1500 + [1] * 1600 + [-1] * 1100)
+    exact = np.repeat([30, 20], [3000, 2700]) * signs
+    normal = exact + np.eye(1, len(exact), dtype=int)[0]
+    assert np.abs(exact).sum() / 10 < significance.EXACT < np.abs(normal).sum()
 
-    found = vectorized_tests.sign_flips(sizes, counts, sums).tolist()
+    found = axis_tests.sign_flips(np.stack([exact, normal]))
 
-    assert sum(map(abs, flat[0])) // 10 < tests.EXACT < sum(map(abs, flat[1])) // 10 * 10
-    assert found == pytest.approx(list(map(tests.sign_flips, flat)), rel=1e-9)
+    ours = [significance.sign_flips(line.tolist()) for line in (exact, normal)]
+    assert found.tolist() == pytest.approx(ours, rel=1e-9)
 
 
 @pytest.mark.slow
@@ -256,7 +309,7 @@ def test_signed_ranks_are_scipys(n: int, digits: int) -> None:
     lines = draw.normal(0.1, 1, (8, n)).round(digits)
     lines[0] = 0.0
 
-    found = vectorized_tests.signed_ranks(lines)
+    found = axis_tests.signed_ranks(lines, sign_test=False)
 
     moved = [line[line != 0] for line in lines]
     ours = [tests_of.wilcoxon(m, alternative="greater").pvalue if len(m) else 1.0 for m in moved]
@@ -265,22 +318,21 @@ def test_signed_ranks_are_scipys(n: int, digits: int) -> None:
 
 def test_seeds_are_welchs_and_students() -> None:
     """Pairs of several sizes against SciPy's tests of the values themselves."""
-    one, other, alone = [1.0, 1.2, 1.1], [1.4, 1.1, 1.5, 1.45], 1.6
-    sides = [(one, other), (one, [alone]), ([alone], other)]
-    means, spreads, sizes = (
-        tuple(np.array([float(take(pair[k])) for pair in sides]) for k in (0, 1))
-        for take in (np.mean, lambda v: np.var(v, ddof=1) if len(v) > 1 else 0.0, len)
-    )
+    one, other, alone, same = [1.0, 1.2, 1.1], [1.4, 1.1, 1.5, 1.45], [1.6], [0.7, 0.7]
 
-    found = vectorized_tests.seeds_differ(means, spreads, tuple(n.astype(int) for n in sizes))
+    p, above = axis_tests.seeds_differ(one, [other, alone, same])
+    fixed, _ = axis_tests.seeds_differ(same, [[0.7], alone, other])
 
-    assert found.tolist() == pytest.approx(
+    assert p.tolist() == pytest.approx(
         [
-            tests_of.ttest_ind(one, other, equal_var=False).pvalue,
-            tests_of.ttest_1samp(one, alone).pvalue,
-            tests_of.ttest_1samp(other, alone).pvalue,
+            welch(one, other),
+            tests_of.ttest_1samp(one, alone[0]).pvalue,
+            welch(one, same),
         ]
     )
+    assert above.tolist() == [False, False, True]
+    assert fixed.tolist()[:2] == [1.0, 0.0]
+    assert fixed[2] == pytest.approx(tests_of.ttest_1samp(other, 0.7).pvalue)
 
 
 def test_rows_with_the_same_number_are_not_ordered() -> None:
@@ -293,8 +345,7 @@ def test_rows_with_the_same_number_are_not_ordered() -> None:
     assert tests_of.wilcoxon(np.subtract(a, b), alternative="greater").pvalue < 0.01
 
     for pair in ([[first], [second]], [[second], [first]]):
-        assert pair_test.compared(pair[0], pair[1], METRIC) == (1.0, False)
-        assert [p for *_, p, _ in all_pairs.pairs(pair, [0, 1], METRIC)] == [1.0]
+        assert [t.p for t in ranking.tests(pair, [[0, 1]], METRIC)] == [1.0]
 
 
 def test_a_perplexity_that_none_can_be_has_no_logarithm() -> None:
@@ -303,19 +354,20 @@ def test_a_perplexity_that_none_can_be_has_no_logarithm() -> None:
     sound = [case("b", perplexity([2.0 + i, 2.5] * 20)) for i in range(3)]
 
     for entries in ([broken[:1], sound[:1]], [broken, sound]):
-        ((_, _, p, _),) = all_pairs.pairs(entries, [0, 1], METRIC)
-        seen = pair_test.compared(entries[0], entries[1], METRIC)
+        (test,) = ranking.tests(entries, [[0, 1]], METRIC)
+        seen = compared(entries[0], entries[1], METRIC)
         assert seen is not None
-        assert seen[0] == pytest.approx(p)
+        assert seen[0] == pytest.approx(test.p)
 
 
-@pytest.mark.slow
-def test_a_large_board_is_not_tested_pair_by_pair(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was measured alike goes at once: 120 rows in groups, with answers and windows."""
-    monkeypatch.setattr(pair_test, "compared", None)
+def test_a_large_board_is_ranked_in_seconds() -> None:
+    """120 rows in groups, with answers and windows; pair by pair it takes ten times as long."""
+    records = crowd(120)
+    start = time.process_time()
 
-    (board,) = build.boards(crowd(120))
+    (board,) = build.boards(records)
 
+    assert time.process_time() - start < 10
     assert len(board.rows) == 120
     assert max(place.of for row in board.rows for place in row.places.values()) >= 40
     assert len({place.rank for row in board.rows for place in row.places.values()}) > 10
