@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import codecs
-import contextlib
-import errno
 import os
 import re
-import select
 import sys
 import tempfile
 from pathlib import Path, PurePosixPath
@@ -123,112 +120,79 @@ def read(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write *data* so that a reader sees the old file or the new one, never half of it.
+    """Write *data* atomically: a reader sees the old file or the new one, never half of it.
 
-    A device or a pipe (``/dev/null``, ``/dev/stdout``, a shell's ``>(...)``) is written to: a file
-    put in its place would take it away from everybody. What is a descriptor of this process is
-    written to where it stands, after what was printed.
+    A temporary file is written next to *path* and renamed over it. A device, a pipe or a descriptor
+    (``/dev/null``, ``/dev/stdout``, a shell's ``>(...)``) is written to instead: a file renamed
+    over it would take it away from everybody.
 
     Raises:
-        PrunebenchError: if the place cannot be written.
+        PrunebenchError: if *path* cannot be written.
     """
     try:
         if _is_stream(path):
-            _send(path, data)
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            # mkstemp makes files private; results are as readable as anything else of the user's.
-            Path(name).chmod(0o666 & ~_UMASK)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+            _write_to_stream(path, data)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(path, data)
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
         reason = getattr(error, "strerror", None) or error
         raise PrunebenchError(f"{path}: cannot be written: {reason}") from error
 
 
-def _is_stream(path: Path) -> bool:
-    """Whether that is a device, a pipe or an open file of a process rather than a place."""
-    if _descriptor(path) is not None or (path.exists() and not path.is_file()):
-        return not path.is_dir()
-    return _folder(path).startswith("/proc/")
-
-
-def _descriptor(path: Path) -> int | None:
-    """The number of this process's descriptor that *path* names, as ``/dev/stdout`` does."""
-    own = re.compile(rf"/dev/fd|/proc/{os.getpid()}(/task/\d+)?/fd")
-    for _ in range(40):  # as many links as Linux follows
-        if own.fullmatch(folder := _folder(path)):
-            return int(path.name) if re.fullmatch("[0-9]{1,9}", path.name) else None
-        if not path.is_symlink():
-            return None
-        path = Path(folder) / path.readlink()
-    return None
-
-
-def _folder(path: Path) -> str:
-    return os.path.realpath(path.parent)  # unlike resolve, without an error where links go round
-
-
-def _send(path: Path, data: bytes) -> None:
-    if (number := _descriptor(path)) is not None:
-        _require_given(number)
-        # What was printed before comes before.
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(AttributeError, OSError, ValueError):  # None, or closed
-                stream.flush()
-        # Not opened anew: that would begin at another place of a file than what is printed next.
-        _pour(number, data)
-        return
-    # A pipe that nobody reads is an error, not a wait without an end.
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
+def _replace(path: Path, data: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes files private; results are as readable as any other file of the user's.
+        Path(name).chmod(0o666 & ~_UMASK)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether *path* is a device, a pipe or a process's descriptor rather than a file."""
+    folder = os.path.realpath(path.parent)  # unlike resolve, without an error for circular links
+    if folder == "/dev" or folder.startswith("/proc/"):  # a descriptor may lead to a regular file
+        return not path.is_dir()
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _write_to_stream(path: Path, data: bytes) -> None:
+    if str(path) == "/dev/stdout" and sys.stdout is not None:
+        sys.stdout.flush()  # what was printed comes before, also where it leads to a file
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+        return
+    # Without O_NONBLOCK, opening a pipe that nobody reads would wait forever.
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
+    with os.fdopen(handle, "wb") as stream:
         os.set_blocking(handle, True)
-        _pour(handle, data)
-    finally:
-        os.close(handle)
-
-
-def _require_given(number: int) -> None:
-    # One that was closed when we began may be a file of ours by now; those no program inherits.
-    if not os.get_inheritable(number):
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-
-
-def _pour(handle: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        try:
-            left = left[os.write(handle, left) :]
-        except BlockingIOError:  # whoever gave it to us does not wait
-            select.select([], [handle], [])
+        stream.write(data)
 
 
 def require_writable(path: Path) -> None:
     """Refuse to begin long work whose result could not be written to *path*.
 
-    Nothing is left behind, not even the folders that are missing.
+    Nothing is left behind, not even missing folders.
 
     Raises:
-        PrunebenchError: naming it and what the system says.
+        PrunebenchError: naming *path* and what the system says.
     """
     try:
-        if (number := _descriptor(path)) is not None:
-            _require_given(number)
-        if _is_stream(path):
-            return
         if path.is_dir():
             raise PrunebenchError(f"{path}: cannot be written: it is a folder")
+        if _is_stream(path):
+            path.stat()
+            return
         above = path.absolute().parents
-        there = next(folder for folder in above if folder.exists() or folder.is_symlink())
-        with tempfile.TemporaryFile(dir=there):
+        existing = next(folder for folder in above if folder.exists() or folder.is_symlink())
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
