@@ -143,7 +143,7 @@ def run(  # one parameter per option of the contract
     if dry_run:
         _tell_outlook(cases, Store(store), device, fresh=fresh, json_file=json_file)
         return
-    how = execution.How(workers, per_gpu, executor, tuple(slurm or ()), detach)
+    how = execution.ExecutionOptions(workers, per_gpu, executor, tuple(slurm or ()), detach)
     how.check()
     if baselines is not None and not baselines.exists() and not accept:
         print_note(f"--baselines {baselines}: no such folder, so that every case is new")

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from prunebench.errors import PrunebenchError
 from prunebench.reports import sentences
 from prunebench.results import gpu_time
 from prunebench.results.store import Store
-from prunebench.runs import execution, job_submit, worker_pool
+from prunebench.runs import execution, job_collect, job_submit, worker_pool
 from prunebench.runs import gpu_slots as places
 from prunebench.runs.gpu_slots import Slot
 from prunebench.runs.session import Result
@@ -445,10 +446,10 @@ def test_a_cli_workers_and_pytest_share_a_store(project: Path) -> None:
 def test_who_has_workers_waits_for_their_last_words() -> None:
     """All within the 30 s that Slurm and Kubernetes give before they kill; else a pod would end."""
     last_of_worker = signals.PATIENCE + signals.LAST_WORDS
-    parents = execution.How(workers="2").patience
+    parents = execution.ExecutionOptions(workers="2").patience
 
     assert last_of_worker < worker_pool.PATIENCE < parents < 30
-    assert execution.How().patience == signals.PATIENCE > signals.SAVING
+    assert execution.ExecutionOptions().patience == signals.PATIENCE > signals.SAVING
 
 
 def test_interrupted_workers_go_on_with_equal_numbers(project: Path, cli: Any) -> None:
@@ -484,24 +485,44 @@ def test_interrupted_workers_go_on_with_equal_numbers(project: Path, cli: Any) -
             assert mine[part] == theirs[part]
 
 
-# submitit's debug executor leaves its log files open.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_local_jobs_fill_the_store(project: Path, cli: Any) -> None:
-    """Submitit's local executor fills the store; its records serve the next command."""
-    pytest.importorskip("submitit")
+@pytest.fixture
+def jobs_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs are processes of this machine, through submitit's local executor."""
+    submitit = pytest.importorskip("submitit")
+
+    class Here(submitit.LocalExecutor):  # type: ignore[misc]
+        def __init__(self, folder: Path, max_num_timeout: int) -> None:
+            super().__init__(folder, max_num_timeout=max_num_timeout)
+            super().update_parameters(timeout_min=60)
+
+        def update_parameters(self, **given: object) -> None:
+            """Options of Slurm."""
+
+    library = SimpleNamespace(core=submitit.core, SlurmExecutor=Here)
+    monkeypatch.setattr(job_submit, "library", lambda: library)
+    monkeypatch.setattr(job_collect, "library", lambda: library)
+    monkeypatch.setattr(job_collect, "POLL", 0.1)
+
+
+@pytest.mark.usefixtures("jobs_here")
+def test_jobs_fill_the_store(project: Path, cli: Any) -> None:
+    """What jobs saved serves the next command; a failed case's verdict comes from its job."""
     (project / "cases" / "small.yaml").write_text(
         SMALLER.replace("sleb", "first").replace(", calibration_unit: windows", "")
     )
-    code, out, _ = cli("run", "cases", "--executor", "local", "-n", "1", "--json", "a.json", "-q")
+    code, out, _ = cli("run", "cases", "--executor", "slurm", "--json", "a.json", "-q")
     assert code == 0, out
     assert "1 case: 1 new" in out
     assert "reused" not in out
     assert "1 reused" in cli("run", "cases", "-q", "--json", "b.json")[1]
     assert read(project / "a.json")["records"] == read(project / "b.json")["records"]
 
-    code, out, _ = cli("run", "cases", "--executor", "debug", "-q", "--set", "blocks=60")
+    code, out, _ = cli("run", "cases", "--executor", "slurm", "-q", "--set", "blocks=60")
     assert code == 3
     assert "of 12 blocks are to go" in out
+    logs = "".join(f.read_text() for f in (project / ".prunebench" / "slurm").glob("*_log.*"))
+    assert "small/first-2blocks: new" in logs
+    assert "small/first-2blocks: loading" in logs
 
 
 # ------------------------------------------------------------------ jobs, with a scheduler of straw
@@ -537,10 +558,10 @@ def test_an_array_of_jobs_is_submitted_once(project: Path, cli: Any, scheduler: 
     assert "account=007" in lines
     assert "array=0-2%3" in lines  # the two amounts of a method share a search
     assert "small/sleb-windows-1blocks and 1 more" in errors
-    assert "6 cases are on their way; to collect them, run the same command again" in errors
+    assert "6 cases are submitted; to collect them, run the same command again" in errors
 
     (scheduler / "sbatch.sh").unlink()
-    assert "6 cases are on their way" in cli(*command)[2]
+    assert "6 cases are submitted" in cli(*command)[2]
     assert not (scheduler / "sbatch.sh").exists()
 
     # Two of them have left the queue without an answer: only theirs are submitted again.
@@ -591,11 +612,12 @@ def test_slurms_times(text: str, expected: int) -> None:
     ("arguments", "says"),
     [
         (["-n", "none"], "-n none: expected a number from 1, or auto"),
-        (["--executor", "ray"], "--executor ray: unknown; allowed: slurm, local, debug"),
+        (["--executor", "ray"], "--executor ray: unknown; allowed: slurm; -n N runs workers"),
+        (["--executor", "local"], "--executor local: unknown; allowed: slurm; -n N runs workers"),
         (["--slurm", "time=3"], "--slurm goes with --executor slurm"),
-        (["--executor", "debug", "--detach"], "--detach goes with --executor slurm"),
-        (["--executor", "debug", "--slurm", "x"], "--slurm x: expected KEY=VALUE"),
-        (["--executor", "debug", "--slurm", "time=x"], "--slurm time=x: expected minutes"),
+        (["--detach"], "--detach goes with --executor slurm"),
+        (["--executor", "slurm", "--slurm", "x"], "--slurm x: expected KEY=VALUE"),
+        (["--executor", "slurm", "--slurm", "time=x"], "--slurm time=x: expected minutes"),
         (["--per-gpu", "2"], "--per-gpu goes with -n"),
         (["--detach", "--accept", "--because", "x"], "--accept and --detach exclude each other"),
     ],
