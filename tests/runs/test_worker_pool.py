@@ -74,9 +74,8 @@ def test_a_claim_is_held_by_one_and_the_dead_ones_is_taken_over(
     with other(HOLD, tmp_path, KEY) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(HeldError, match=f"process {holder.pid} on "):
+        with pytest.raises(HeldError, match=rf"process {holder.pid} on \S+ running a/b \(since "):
             mine.hold(KEY, "a/b", None).__enter__()
-        assert f"process {holder.pid} on " in mine.holder(KEY)
         holder.kill()
     assert not said
     with mine.hold(KEY, "a/b", None):
@@ -85,9 +84,62 @@ def test_a_claim_is_held_by_one_and_the_dead_ones_is_taken_over(
     (line,) = said
     assert f"a/b: process {holder.pid} on " in line
     assert "left it unfinished; it is taken over" in line
-    assert mine.holder(KEY) == ""
+    assert not list((tmp_path / "locks").glob("*.owner"))
     with mine.hold(KEY, "a/b", None):
         assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (json.dumps({"pid": 7, "host": "h\x1b[2J\n::error::", "case": "a/b", "since": "now"}), "7"),
+        ("{}", ""),
+        ("[" * 9000, ""),
+        ("x" * 20_000, ""),
+    ],
+)
+def test_a_planted_owner_steers_no_terminal(
+    text: str, named: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A holder with escape codes in its name: what a session prints while it waits is inert."""
+    from prunebench.reports.progress_bar import Display
+    from prunebench.results.baselines.files import Baselines
+    from prunebench.runs.session import Session
+    from prunebench.system.console import print_note
+
+    monkeypatch.setattr(locks, "POLL", 0.01)
+    (case,) = loader.load([Path("cases/small.yaml")])
+    with Display(1) as display:
+        session = Session([case], Store(Path("s")), Baselines(Path("b")), "cpu")
+        key = session._key(case)
+        assert key is not None
+        other_claims = Claims(Path("s"), print_note)
+        with other_claims.hold(key, case.id, None):
+            owner = Path("s") / "locks" / f"{key[:20]}.owner"
+            owner.write_text(text)
+
+            def step(case: Case, what: str) -> None:
+                display.step(case, what)
+                if what.startswith("waiting"):
+                    raise KeyboardInterrupt
+
+            session.progress = step
+            with pytest.raises(KeyboardInterrupt):
+                session.answer(case)
+            owner.write_text(text)
+        # Left by a process that died, it is named once more when its claim is taken over.
+        owner.write_text(text)
+        with other_claims.hold(key, case.id, None):
+            pass
+    waited, taken = capsys.readouterr().err.splitlines()
+
+    what = (
+        "process 7 on h\\x1b[2J\\n::error:: running a/b (since now)"
+        if named
+        else "an unknown process"
+    )
+    assert waited == f"{case.label}: waiting for {what}"
+    assert taken == f"{case.id}: {what} left it unfinished; it is taken over"
 
 
 ELSEWHERE = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh"]
