@@ -295,7 +295,7 @@ def test_no_name_leaves_its_folder(name: str, tmp_path: Path) -> None:
         lambda: Baselines(root).save(foreign, BECAUSE),
         lambda: Baselines(root).load(name, "cpu"),
     ):
-        with pytest.raises(PrunebenchError, match="is no name of a case"):
+        with pytest.raises(PrunebenchError, match="is not the name of a case"):
             use()
 
     assert list(tmp_path.rglob("*")) == []

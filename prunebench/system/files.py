@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and names that stay inside their folder."""
+"""Atomic writes, bounded reads, and file names that stay inside their folder."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from ..errors import PrunebenchError, inert
 
 T = TypeVar("T")
 
-#: A file larger than this is no record, plan or list of ours, and is not read into memory.
+#: Bytes above which a file is not read into memory: no record, plan or list is that large.
 MAX_BYTES = 500_000_000
-#: Letters of one part of a case id: with what is added to it, a file system takes no more.
+#: Characters of one part of a case id: with suffixes, file systems take no more.
 MAX_PART = 200
-#: Letters of one part of a path.
+#: Characters of one part of a path.
 MAX_NAME = 255
 
 _PART = re.compile(r"[A-Za-z0-9_=+@][A-Za-z0-9._=+@-]*")
-#: What JSON may have as it is, and a terminal acts on.
+#: Characters that JSON leaves unescaped and a terminal acts on.
 _STEERING = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-#: Where msgspec says JSON is malformed.
+#: The offset in a message of msgspec about malformed JSON.
 _BYTE = re.compile(r" \(byte (\d+)\)")
-#: Names that are devices on Windows, whatever follows their first dot.
+#: Device names of Windows, with any suffix.
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
 
 
 def slug(text: str) -> str:
-    """*text* reduced to what may stand in one part of a file name, on any system."""
+    """*text* reduced to characters that one part of a file name may have on any system."""
     plain = re.sub(r"[^A-Za-z0-9._=+-]+", "-", text).strip("-.") or "x"
     return f"x-{plain}" if plain.split(".")[0].lower() in _RESERVED else plain
 
@@ -52,22 +52,22 @@ def inside(root: Path, name: str) -> Path:
     """The path *name* below *root*, and never outside.
 
     Raises:
-        PrunebenchError: if *name* is absolute, climbs with ``..``, or has other letters than the
-            parts of case ids have (``slug``), or too many.
+        PrunebenchError: if *name* is absolute, has ``..``, or has other characters than the parts
+            of case ids have (``slug``), or too many.
     """
     if not is_name(name):
         raise PrunebenchError(
-            f"{inert(name, 100)!r} is no name of a case or device: expected parts of letters, "
+            f"{inert(name, 100)!r} is not the name of a case or device: expected parts of letters, "
             f"digits and ._=+@- with a / between, at most {MAX_PART} each"
         )
     return root / PurePosixPath(name)
 
 
 def below(folder: Path, suffix: str = "") -> list[Path]:
-    """Every file below *folder* whose name ends so, sorted; none where there is no such folder.
+    """Every file below *folder* whose name ends in *suffix*, sorted; empty without such a folder.
 
     Raises:
-        PrunebenchError: if a folder cannot be listed: its files would seem not to be there.
+        PrunebenchError: if a folder cannot be listed: its files would seem absent.
     """
     found: list[Path] = []
     for place, _, names in os.walk(folder, onerror=require_listed):
@@ -76,7 +76,7 @@ def below(folder: Path, suffix: str = "") -> list[Path]:
 
 
 def listed(folder: Path, suffix: str = "") -> list[Path]:
-    """What lies in *folder* itself and is called so, sorted; nothing where there is no such folder.
+    """The entries of *folder* whose name ends in *suffix*, sorted; empty without such a folder.
 
     Raises:
         PrunebenchError: if it cannot be listed.
@@ -90,10 +90,10 @@ def listed(folder: Path, suffix: str = "") -> list[Path]:
 
 
 def require_listed(error: OSError) -> None:
-    """Let an *error* of listing a folder pass only where there is none.
+    """Ignore an *error* of listing a folder only if the folder does not exist.
 
     Raises:
-        PrunebenchError: otherwise, naming the folder and what the system says.
+        PrunebenchError: otherwise, with the folder and the system's reason.
     """
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         reason = error.strerror or error
@@ -104,12 +104,12 @@ def read(path: Path, limit: int = MAX_BYTES) -> bytes:
     """The bytes of a regular file.
 
     Raises:
-        PrunebenchError: if there is none, it is something else (a pipe would never end), larger
-            than *limit*, or cannot be read.
+        PrunebenchError: if it is missing, not a regular file (a pipe would never end), larger than
+            *limit* bytes, or cannot be read.
     """
     try:
         if not path.is_file():
-            what = "no regular file" if path.exists() else "No such file or directory"
+            what = "not a regular file" if path.exists() else "No such file or directory"
             raise PrunebenchError(f"{path}: cannot be read: {what}")
         if (size := path.stat().st_size) > limit:
             raise PrunebenchError(f"{path}: {size:,} bytes, at most {limit:,} are read")
@@ -182,7 +182,7 @@ def require_writable(path: Path) -> None:
     Nothing is left behind, not even missing folders.
 
     Raises:
-        PrunebenchError: naming *path* and what the system says.
+        PrunebenchError: with *path* and the system's reason.
     """
     try:
         if path.is_dir():
@@ -200,25 +200,25 @@ def require_writable(path: Path) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write *data* as indented JSON; what is not finite becomes null."""
+    """Write *data* as indented JSON; a value that is not finite becomes null."""
     write(path, as_json(data))
 
 
 def as_json(data: Any) -> bytes:
-    """What *write_json* writes."""
+    """The bytes that *write_json* writes."""
     return msgspec.json.format(msgspec.json.encode(data), indent=2) + b"\n"
 
 
 def printable_json(data: Any) -> str:
-    """*data* as *write_json* writes it, with what would steer a terminal escaped as JSON can."""
+    """*data* as *write_json* writes it, with characters that steer a terminal as JSON escapes."""
     return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", as_json(data).decode())
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """Read a *kind* from a JSON file; what Windows puts before UTF-8 is passed over.
+    """Read a *kind* from a JSON file; a byte order mark is skipped.
 
     Raises:
-        PrunebenchError: if it is missing, truncated, or something else; the file is left alone.
+        PrunebenchError: if it is missing, truncated, or not a *kind*; the file is left unchanged.
     """
     data = read(path).removeprefix(codecs.BOM_UTF8)
     try:
@@ -229,7 +229,7 @@ def read_json(path: Path, kind: type[T]) -> T:
 
 
 def _place(data: bytes, message: str) -> str:
-    """Line and column of the byte that *message* speaks of, as ``:3:17``; else nothing."""
+    """Line and column of the byte that *message* names, as ``:3:17``; empty without one."""
     if (found := _BYTE.search(message)) is None:
         return ""
     lines = data[: int(found[1])].split(b"\n")

@@ -350,7 +350,7 @@ def test_a_worker_that_dies_loses_its_case_and_no_other(tmp_path: Path) -> None:
     found = answered(cases_of(tmp_path / "cases"), plan, tmp_path)
 
     assert found["first-1blocks"].error == (
-        "the worker died with signal 9 (killed, perhaps for want of memory), twice"
+        "the worker died with signal 9 (killed, perhaps out of memory), twice"
     )
     assert found["last-2blocks"].error == "the worker ended with exit code 7, twice"
     done = {label for label, verdict in found.items() if verdict.ok}
@@ -408,7 +408,7 @@ def test_stopping_leaves_no_process(tmp_path: Path) -> None:
     file, end = tmp_path / "child", time.monotonic() + 20
     while not (file.exists() and file.read_text()) and time.monotonic() < end:
         time.sleep(0.05)
-    pids = [int(file.read_text()), *(hand.process.pid for hand in pool._hands)]
+    pids = [int(file.read_text()), *(worker.process.pid for worker in pool._workers)]
     results.close()  # what an interrupt does to it
 
     for pid in pids:
