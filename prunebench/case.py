@@ -220,8 +220,12 @@ def silent(case: Case, step: str) -> None:
     del case, step
 
 
+def serves_all_amounts(method: Method) -> bool:
+    """Whether one search of *method* serves all amounts."""
+    return method.nested and not method.sized and method.unit in ("blocks", "sublayers")
+
+
 def search_of(case: Case) -> object:
     """What cases have in common that share a search."""
-    method = case.method
-    shared = method.nested and not method.sized and method.unit in ("blocks", "sublayers")
-    return (case.model, method, case.calibration, None if shared else case.target)
+    target = None if serves_all_amounts(case.method) else case.target
+    return (case.model, case.method, case.calibration, target)

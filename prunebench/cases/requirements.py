@@ -1,4 +1,4 @@
-"""Whether this machine has what a case needs."""
+"""Compares the ``needs`` of a case with this machine."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def skip_reason(case: Case, device: str) -> str:
         here = f"there are {count} here" if gpu else f"this is {device}"
         return f"needs {needs.gpus} GPUs, {here}"
     total = main_memory() if needs.memory else None
-    # What the firmware keeps for itself is missing from the total.
+    # The total lacks what the firmware reserves.
     if needs.memory and total and total / GIB < 0.95 * gibibytes(needs.memory):
         return f"needs {needs.memory} of main memory, this machine has {total / GIB:.0f} GiB"
     return ""

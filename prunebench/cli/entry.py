@@ -105,7 +105,7 @@ def run(  # one parameter per option of the contract
         bool, typer.Option("--fresh", help="Ignore stored results, partial ones too.")
     ] = False,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only tell what would run, from where, and how long.")
+        bool, typer.Option("--dry-run", help="Only print what would run and from where.")
     ] = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Unsure, new and not comparable fail too.")
@@ -143,7 +143,7 @@ def run(  # one parameter per option of the contract
     if dry_run:
         _tell_outlook(cases, Store(store), device, fresh=fresh, json_file=json_file)
         return
-    how = execution.How(workers, per_gpu, executor, tuple(slurm or ()), detach)
+    how = execution.ExecutionOptions(workers, per_gpu, executor, tuple(slurm or ()), detach)
     how.check()
     if baselines is not None and not baselines.exists() and not accept:
         print_note(f"--baselines {baselines}: no such folder, so that every case is new")
@@ -191,9 +191,6 @@ def run(  # one parameter per option of the contract
                 if how.here or device == "cpu" or not has_gpu_files():
                     for case, kept in session.going_on():
                         print_note(f"going on: {case.label} {kept}")
-                    display.expect(
-                        lambda: (cases, outlook.look(cases, session.store, device, fresh=fresh))
-                    )
                 with closing(execution.answers(session, device, how, display)) as answers:
                     for result in answers:
                         results.append(result)

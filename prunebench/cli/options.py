@@ -119,7 +119,7 @@ PerGpu = Annotated[
 ]
 ExecutorName = Annotated[
     str,
-    typer.Option("--executor", metavar="E", help="Run as jobs: slurm, or local and debug to try."),
+    typer.Option("--executor", metavar="E", help="Run as jobs: slurm."),
 ]
 SlurmOptions = Annotated[
     list[str] | None,

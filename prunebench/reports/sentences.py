@@ -153,9 +153,9 @@ def outlook_lines(outlooks: Sequence[Outlook], total: Totals) -> list[str]:
     cases = "1 case" if len(outlooks) == 1 else f"{len(outlooks)} cases"
     line = f"{cases}: {counts}"
     if total.cases.get("run"):
-        line += f"; in all about {duration(total.seconds)}"
-        line += " (partly a rough guess)" if total.rough else ""
-        line += f", and {total.unknown} that nothing is known of" if total.unknown else ""
+        if total.seconds:
+            line += f"; took {duration(total.seconds)} before"
+        line += f"; {total.unknown} never measured here" if total.unknown else ""
         line += f"; at most {size(total.memory)} on the device" if total.memory else ""
     said.append(line)
     if total.downloads:
@@ -172,11 +172,9 @@ def _reason(one: Outlook) -> str:
         return f": {one.reason}" + (f"; it would take {size(one.memory)}" if one.memory else "")
     if one.status != "run":
         return ""
-    if one.seconds is None:
-        return ", for how long is not known"
-    basis = "as it took" if one.basis == "measured" else "a rough guess"
+    time = "duration not known" if one.seconds is None else f"took {duration(one.seconds)} before"
     memory = f", {size(one.memory)}" if one.memory else ""
-    return f", about {duration(one.seconds)} ({basis}){memory}"
+    return f", {time}{memory}"
 
 
 def _reads(one: Outlook) -> str:

@@ -1,6 +1,6 @@
-"""Running cases: which to measure, where (process, worker pool, Slurm), by which worker.
+"""Runs cases: sessions, the worker, executors (in-process, worker pool, Slurm jobs), dry runs.
 
-What a case is (``cases``), what a number is worth (``verdicts``) and how it is printed
-(``reports``) do not belong here. May import ``results`` and everything below it. torch: in
+Defining a case (``cases``), judging a number (``verdicts``) and printing (``reports``) do not
+belong here. May import ``results`` and everything below it. torch: in
 ``worker``, ``functional`` and ``conformance`` only.
 """

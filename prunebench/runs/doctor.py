@@ -1,6 +1,6 @@
-"""Looks at this machine for what spoils a run: each check is a function that says what to do.
+"""Checks this machine for what makes a run fail or its numbers wrong; each check is a function.
 
-A *note* is worth knowing, a *problem* makes results wrong, lost or impossible.
+A *note* is worth knowing; a *problem* makes results wrong, lost or impossible.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from ..system.nvml import Gpu
 State = Literal["ok", "note", "problem"]
 
 GB = 1e9
-#: Less free space than this will not last: for results, and for models.
+#: Bytes of free space below which there is a finding: for results, and for models.
 LEAST_STORE, LEAST_MODELS = 1 * GB, 20 * GB
-#: Seconds by which the clock of a file system may be off.
+#: Seconds by which the clock of a file system may differ.
 SKEW = 1.0
 
 #: Variables that hold a token for the hub.
@@ -40,7 +40,7 @@ _TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 class Finding(Struct, frozen=True, omit_defaults=True):
-    """What a check found; *what_to_do* where something can be done."""
+    """The result of a check; *what_to_do* is empty where nothing can be done."""
 
     check: str
     state: State
@@ -58,7 +58,7 @@ def python() -> Finding:
 
 
 def libraries() -> Iterator[Finding]:
-    """Whether every library that prunebench requires is there, in a version that it works with."""
+    """Whether every required library is installed, in a version that prunebench works with."""
     from packaging.requirements import Requirement
 
     wrong = False
@@ -80,7 +80,7 @@ def libraries() -> Iterator[Finding]:
 
 
 def space(store: Path) -> Iterator[Finding]:
-    """Whether there is room for results, and for models and data of the hub."""
+    """Whether there is disk space for results, and for models and data of the hub."""
     from huggingface_hub import constants
 
     for check, place, least in (
@@ -97,7 +97,7 @@ def space(store: Path) -> Iterator[Finding]:
 
 
 def writable(store: Path) -> Finding:
-    """Whether results can be written and locked, and whether the clock there is this one's."""
+    """Whether results can be written and locked, and whether their clock is this machine's."""
     import filelock
 
     folder = _existing(store)
@@ -120,13 +120,13 @@ def writable(store: Path) -> Finding:
         return Finding("store", "problem", found, "give --store a folder that can")
     if abs(skew) > SKEW:
         found = f"the clock of {store} is {skew:+.1f} s off this machine's"
-        do = "set both by NTP: whether a file is at rest is told by these times"
+        do = "set both by NTP: these times tell whether a file is still being written"
         return Finding("store", "note", found, do)
     return Finding("store", "ok", f"{store} can be written and locked")
 
 
 def cache(store: Path, baselines: Path) -> Iterator[Finding]:
-    """Whether stored records and baselines are sound, and hashes can be remembered."""
+    """Whether stored records and baselines are sound, and hashes can be cached."""
     damaged = list(inventory.damage(Store(store), Baselines(baselines)))
     if damaged:
         found = f"{len(damaged)} damaged: {damaged[0]}" + (", ..." if len(damaged) > 1 else "")
@@ -142,14 +142,14 @@ def cache(store: Path, baselines: Path) -> Iterator[Finding]:
 
 
 def gpu(device: str, look: Callable[[str], Gpu | None] = Gpu.of) -> Iterator[Finding]:
-    """Whether the GPU is this process's alone, runs at its clock, and has its usual power cap."""
+    """Whether the GPU is used by others, throttled, or capped in power."""
     if not device.startswith("cuda"):
         yield Finding("gpu", "ok", f"not used: the device is {device}")
         return
     card = look(device)
     if card is None:
-        do = "pip install 'prunebench[gpu]': without it nothing tells who else uses the card"
-        yield Finding("gpu", "note", f"nothing is known of {device}", do)
+        do = "pip install 'prunebench[gpu]': it shows which other processes use the card"
+        yield Finding("gpu", "note", f"the driver says nothing about {device}", do)
         return
     state = card.state()
     busy, held = card.busy(), card.throttled()
@@ -163,15 +163,15 @@ def gpu(device: str, look: Callable[[str], Gpu | None] = Gpu.of) -> Iterator[Fin
         found = f"capped at {cap:.0f} W, usual are {usual:.0f} W: timed as a device of its own"
         yield Finding("gpu", "note", found, f"sudo nvidia-smi -pl {usual:.0f}")
     if not (busy or held):
-        yield Finding("gpu", "ok", f"alone, driver {state.get('driver', 'not told')}")
+        yield Finding("gpu", "ok", f"alone, driver {state.get('driver', 'unknown')}")
 
 
 def clock(root: Path = Path("/sys/devices/system/cpu")) -> Iterator[Finding]:
-    """Whether the processor keeps its clock while something is timed."""
+    """Whether the processor keeps its clock rate while something is timed."""
     names = {_read(path) for path in sorted(root.glob("cpu[0-9]*/cpufreq/scaling_governor"))}
     governors = sorted(name for name in names if name)
     if not governors:
-        yield Finding("governor", "ok", "the system does not tell, as in most virtual machines")
+        yield Finding("governor", "ok", "not reported by the system, as in most virtual machines")
     elif governors == ["performance"]:
         yield Finding("governor", "ok", "performance")
     else:
@@ -187,8 +187,8 @@ def clock(root: Path = Path("/sys/devices/system/cpu")) -> Iterator[Finding]:
 
 
 def load(average: Callable[[], tuple[float, float, float]] | None = None) -> Finding:
-    """Whether others compute here."""
-    # Looked up only now: where there is none, as on Windows, no other command may suffer from it.
+    """Whether other programs compute on this machine."""
+    # Looked up only now: Windows lacks it, which must not break other commands.
     cores, busy = cores_here(), (average or os.getloadavg)()[0]
     found = f"{busy:.1f} on {cores} core{'s' * (cores != 1)}"
     if busy > cores / 2:
@@ -197,7 +197,7 @@ def load(average: Callable[[], tuple[float, float, float]] | None = None) -> Fin
 
 
 def threads() -> Finding:
-    """Whether as many threads are used as there are cores for, and whether they sleep."""
+    """Whether there are no more threads than cores, and whether idle ones sleep."""
     cores, asked = cores_here(), os.environ.get("OMP_NUM_THREADS", "")
     waits = os.environ.get("OMP_WAIT_POLICY", "").upper()
     if asked.isdecimal() and int(asked) > cores:
@@ -206,8 +206,8 @@ def threads() -> Finding:
     if waits == "ACTIVE":
         found = "OMP_WAIT_POLICY=ACTIVE: idle threads spin and slow down whatever else runs"
         return Finding("threads", "note", found, "unset OMP_WAIT_POLICY")
-    told = f"OMP_NUM_THREADS={asked}" if asked else "as torch chooses"
-    return Finding("threads", "ok", f"{told}, on {cores} cores")
+    setting = f"OMP_NUM_THREADS={asked}" if asked else "as torch chooses"
+    return Finding("threads", "ok", f"{setting}, on {cores} cores")
 
 
 def cores_here() -> int:
@@ -218,20 +218,20 @@ def cores_here() -> int:
 
 
 def hub_access() -> Finding:
-    """Whether the hub is asked, and whether with a token; the token itself is never shown."""
+    """Whether the hub is reached, and with a token or not; the token itself is never shown."""
     from huggingface_hub import constants
 
     token = any(os.environ.get(name) for name in _TOKENS) or Path(constants.HF_TOKEN_PATH).is_file()
-    said = "with a token" if token else "without a token"
+    access = "with a token" if token else "without a token"
     if hub.offline():
-        return Finding("hub", "note", f"offline, {said}", "unset HF_HUB_OFFLINE to download")
+        return Finding("hub", "note", f"offline, {access}", "unset HF_HUB_OFFLINE to download")
     if not token:
-        return Finding("hub", "ok", f"online, {said}", "'hf auth login' for gated models")
-    return Finding("hub", "ok", f"online, {said}")
+        return Finding("hub", "ok", f"online, {access}", "'hf auth login' for gated models")
+    return Finding("hub", "ok", f"online, {access}")
 
 
 def bos(model: str, revision: str | None = None) -> Finding:
-    """Whether a model's tokenizer puts a BOS, for perplexity differs by it; loads no weights."""
+    """Whether a model's tokenizer adds a BOS token, which changes perplexity; loads no weights."""
     import transformers
 
     folder = hub.folder_of(model)
@@ -244,7 +244,7 @@ def bos(model: str, revision: str | None = None) -> Finding:
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         found = f"no tokenizer of {model}: {reason}"
-        return Finding("bos", "problem", found, "put the tokenizer's files beside the weights")
+        return Finding("bos", "problem", found, "put the tokenizer's files next to the weights")
     own = tokenizer.bos_token_id
     asked = "; ".join(f"{word}: {', '.join(names)}" for word, names in protocol_bos().items())
     if own is None:
@@ -252,13 +252,13 @@ def bos(model: str, revision: str | None = None) -> Finding:
         return Finding("bos", "note", f"{model} has none", do)
     name = tokenizer.bos_token
     if tokenizer("a", add_special_tokens=True)["input_ids"][:1] == [own]:
-        return Finding("bos", "ok", f"{model} puts {name!r} before a text", f"protocols: {asked}")
-    found = f"{model} knows {name!r} and puts none, so bos: tokenizer is without it"
-    return Finding("bos", "note", found, f"compare only what has it alike: {asked}")
+        return Finding("bos", "ok", f"{model} adds {name!r} before a text", f"protocols: {asked}")
+    found = f"{model} has {name!r} and does not add it, so bos: tokenizer is without it"
+    return Finding("bos", "note", found, f"compare only numbers with the same bos: {asked}")
 
 
 def protocol_bos() -> dict[str, list[str]]:
-    """Where each protocol's perplexity has its BOS: the option's words, and whose they are."""
+    """The protocols by the value of their perplexity's ``bos`` option."""
     words: dict[str, list[str]] = {}
     for path in sorted(loader.PROTOCOLS.glob("*.yaml")):
         metrics = Source(path).data.get("metrics", ())
@@ -270,7 +270,7 @@ def protocol_bos() -> dict[str, list[str]]:
 
 
 def deterministic(device: str) -> Finding:
-    """Whether the shipped model gives the same bits twice, from two loads."""
+    """Whether two loads of the shipped model give bit-identical logits."""
     import torch
 
     from ..models.loading import load_model
@@ -292,7 +292,7 @@ def deterministic(device: str) -> Finding:
 def examine(
     store: Path, baselines: Path, device: str, models: tuple[str, ...] = ()
 ) -> Iterator[Finding]:
-    """Every check, in order; one that fails itself is told as a problem and ends no other."""
+    """Every check, in order; an error in one is a finding and stops no other."""
     several: dict[str, Callable[[], Iterator[Finding]]] = {
         "libraries": libraries,
         "space": lambda: space(store),
@@ -309,7 +309,7 @@ def examine(
         "repeatable": lambda: deterministic(device),
     }
     first = ("python", "libraries", "space", "store", "records", "hub", "load", "threads")
-    # Who else uses a GPU can be told once this process does.
+    # The gpu check needs this process on the GPU, which the one before it does.
     for name in (*first, "governor", "repeatable", "gpu"):
         yield from _guarded(name, several.get(name) or _one(single[name]))
     for model in models:
@@ -325,9 +325,9 @@ def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
         yield from check()
     except PrunebenchError as error:
         yield Finding(name, "problem", str(error).splitlines()[0])
-    except Exception as error:  # a system without what a check asks is no reason to stop
+    except Exception as error:  # a system may lack what a check asks for
         text = (str(error).splitlines() or [""])[0]
-        yield Finding(name, "note", f"could not be told: {type(error).__name__}: {text}")
+        yield Finding(name, "note", f"could not be checked: {type(error).__name__}: {text}")
 
 
 def _fits(version: str, wanted: str) -> bool:
@@ -337,7 +337,7 @@ def _fits(version: str, wanted: str) -> bool:
 
 
 def _existing(path: Path) -> Path:
-    """*path*, or the nearest folder above it that is there."""
+    """*path*, or the nearest folder above it that exists."""
     path = path.absolute()
     while not path.exists():
         path = path.parent

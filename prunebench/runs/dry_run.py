@@ -1,14 +1,12 @@
-"""What would become of cases if they were run now: where models come from, what is reused, time.
+"""What a run of cases would do: which models it reads, what it reuses, memory, measured times.
 
-A case that ran once on this device, asked the same, takes what it took then (its record's
-``case_time``). Any other is a rough guess (see ``estimate``), scaled by how far such guesses are
-off for the cases of the same run that did run. Nothing here needs torch, but where a GPU has to be
-asked what it is.
+Times are those that a stored record of the same question on this device measured; none is guessed.
+Torch is imported only to ask a GPU for its name.
 """
 
 from __future__ import annotations
 
-import statistics
+from collections import Counter
 from collections.abc import Sequence
 
 from msgspec import Struct
@@ -26,20 +24,28 @@ from ..results.store import Store
 from ..specs import ModelSpec
 from ..system import machine
 from ..system.machine import default_device
-from .estimate import Parts, memory, rough
+from .estimate import memory
 
-#: Seconds: importing torch and transformers once.
-START = 3.0
+
+class Parts(Struct, frozen=True):
+    """Measured seconds of a case: loading the model, the search, and everything else.
+
+    Cases of one model share *load*, and cases of one search share *search*.
+    """
+
+    load: float
+    search: float
+    own: float
 
 
 class Outlook(Struct, frozen=True):
-    """What would become of a case.
+    """What a run would do with one case.
 
     *status* is ``run``, ``reuse`` (the store has the answer), ``skip`` (this machine lacks
     something) or ``fail``; *reason* says why for the last two. *source* is where the model is:
-    ``folder``, ``hub cache``, or ``hub`` where it would be downloaded. *basis* is ``measured`` or
-    ``rough``; *seconds* and *memory* (bytes on the device) are None where there is nothing to guess
-    from. *kept* is how far an interrupted run came.
+    ``folder``, ``hub cache``, or ``hub`` where it would be downloaded. *parts* is None where no
+    record says how long the case takes; *memory* (bytes on the device) is None for an unknown
+    config. *kept* is how far an interrupted run came.
     """
 
     case_id: str
@@ -53,25 +59,24 @@ class Outlook(Struct, frozen=True):
     reason: str = ""
     parameters: int | None = None
     parts: Parts | None = None
-    basis: str = ""
     memory: int | None = None
     kept: str = ""
 
     @property
     def seconds(self) -> float | None:
-        """Seconds of the case when run alone."""
-        return None if self.parts is None else self.parts.total
+        """Seconds that the case took when run alone; None where that was not measured."""
+        return None if (p := self.parts) is None else p.load + p.search + p.own
 
 
 class Totals(Struct, frozen=True):
-    """A whole run: how many cases of each status, seconds with what is shared counted once.
+    """A whole run: how many cases of each status, and measured seconds.
 
-    *unknown* cases have no estimate and are not in *seconds*. *memory* is that of the largest.
+    A model's load and a search count once for all cases that share them. *unknown* cases were never
+    measured and are not in *seconds*. *memory* is that of the largest case.
     """
 
     cases: dict[str, int]
     seconds: float
-    rough: bool
     unknown: int
     memory: int | None
     downloads: tuple[str, ...]
@@ -80,48 +85,66 @@ class Totals(Struct, frozen=True):
 def look(
     cases: Sequence[Case], store: Store, device: str | None = None, *, fresh: bool = False
 ) -> list[Outlook]:
-    """What would become of each of *cases* if they were run now, with these options."""
+    """What a run with these options would do with each of *cases*."""
     device = device or default_device()
     outlooks = [_look(case, store, device, fresh) for case in cases]
-    if not fresh:
-        outlooks = _begun(cases, outlooks, store, device)
-    factor = _off_by(cases, outlooks, device)
-    return [
-        replace(o, parts=o.parts.times(factor)) if o.parts and o.basis == "rough" else o
-        for o in outlooks
-    ]
+    return outlooks if fresh else _with_progress(cases, outlooks, store, device)
 
 
 def totals(cases: Sequence[Case], outlooks: Sequence[Outlook]) -> Totals:
-    """The sum of what would run; a model is loaded once, and a shared search made once."""
-    counts: dict[str, int] = {}
-    for outlook in outlooks:
-        counts[outlook.status] = counts.get(outlook.status, 0) + 1
+    """The sum over *outlooks*."""
     running = [(c, o) for c, o in zip(cases, outlooks, strict=True) if o.status == "run"]
     loads: dict[ModelSpec, float] = {}
     searches: dict[object, float] = {}
     own = 0.0
     for case, outlook in running:
         if (parts := outlook.parts) is not None:
+            search = search_of(case)
             loads[case.model] = max(loads.get(case.model, 0), parts.load)
-            key = search_of(case)
-            searches[key] = max(searches.get(key, 0), parts.search)
+            searches[search] = max(searches.get(search, 0), parts.search)
             own += parts.own
-    memories = [o.memory for _, o in running if o.memory is not None]
-    away = {o.model: None for _, o in running if o.source == "hub"}
     return Totals(
-        cases=counts,
-        seconds=(START if running else 0) + sum(loads.values()) + sum(searches.values()) + own,
-        rough=any(o.basis == "rough" for _, o in running),
+        cases=dict(Counter(o.status for o in outlooks)),
+        seconds=sum(loads.values()) + sum(searches.values()) + own,
         unknown=sum(o.parts is None for _, o in running),
-        memory=max(memories, default=None),
-        downloads=tuple(away),
+        memory=max((o.memory for _, o in running if o.memory is not None), default=None),
+        downloads=tuple(dict.fromkeys(o.model for _, o in running if o.source == "hub")),
     )
 
 
 def _look(case: Case, store: Store, device: str, fresh: bool) -> Outlook:
+    outlook = _unread(case)
+    try:
+        place = hub.place(case.model.id, case.model.revision)
+        folder = str(place.folder) if place.folder else None
+        outlook = replace(outlook, source=place.kind, folder=folder)
+        shape = known_shape(case)
+        if shape is not None:
+            outlook = replace(outlook, parameters=shape.parameters())
+        if not fresh and store.find(case.id, answer_key.key(case, device)):
+            return replace(outlook, status="reuse")
+        if reason := skip_reason(case, device):
+            # Reported for skipped cases too: people ask before they rent a GPU.
+            needed = memory(case, shape, "cpu") if shape else None
+            return replace(outlook, status="skip", reason=reason, memory=needed)
+        hub.require(case.model.id, case.model.revision, weights=case.model.weights is None)
+        if reason := unanswerable(case):
+            return replace(outlook, status="fail", reason=reason)
+        if place.kind == "hub cache" and case.model.weights is None:
+            assert place.folder is not None  # noqa: S101  # that is what the kind means
+            if not hub.complete(place.folder):
+                outlook = replace(outlook, source="hub")
+    except PrunebenchError as error:
+        return replace(outlook, status="fail", reason=str(error))
+    if shape is not None:
+        outlook = replace(outlook, memory=memory(case, shape, device))
+    return replace(outlook, parts=_measured(case, store, device))
+
+
+def _unread(case: Case) -> Outlook:
+    """What the case itself says, before any file is looked for."""
     tasks = [t for m in case.metrics for t in getattr(m, "tasks", ())]
-    outlook = Outlook(
+    return Outlook(
         case_id=case.id,
         model=case.asked["model"]["id"],
         revision=case.model.revision,
@@ -131,55 +154,26 @@ def _look(case: Case, store: Store, device: str, fresh: bool) -> Outlook:
         tasks=tuple(dict.fromkeys(tasks)),
         status="run",
     )
-    try:
-        where = hub.place(case.model.id, case.model.revision)
-        folder = str(where.folder) if where.folder else None
-        outlook = replace(outlook, source=where.kind, folder=folder)
-        shape = shape_at_hand(case)
-        if shape is not None:
-            outlook = replace(outlook, parameters=shape.parameters())
-        if not fresh and store.find(case.id, answer_key.key(case, device)):
-            return replace(outlook, status="reuse")
-        if reason := skip_reason(case, device):
-            # What it would take is told all the same: people ask before they rent a GPU.
-            room = memory(case, shape, "cpu") if shape else None
-            return replace(outlook, status="skip", reason=reason, memory=room)
-        hub.require(case.model.id, case.model.revision, weights=case.model.weights is None)
-        if reason := unanswerable(case):
-            return replace(outlook, status="fail", reason=reason)
-        if where.kind == "hub cache" and case.model.weights is None:
-            assert where.folder is not None  # noqa: S101  # that is what the kind means
-            if not hub.complete(where.folder):
-                outlook = replace(outlook, source="hub")
-    except PrunebenchError as error:
-        return replace(outlook, status="fail", reason=str(error))
-    if shape is not None:
-        outlook = replace(outlook, memory=memory(case, shape, device))
-    if (before := _measured(case, store, device)) is not None:
-        return replace(outlook, parts=before, basis="measured")
-    if shape is None:
-        return outlook
-    return replace(outlook, parts=rough(case, shape, device), basis="rough")
 
 
-def _begun(
+def _with_progress(
     cases: Sequence[Case], outlooks: Sequence[Outlook], store: Store, device: str
 ) -> list[Outlook]:
     """*outlooks* with how far an interrupted run came."""
     partials = Partials(store.root)
     begun = partials.case_ids()
-    told = []
+    found = []
     for case, outlook in zip(cases, outlooks, strict=True):
         kept = ""
         if case.id in begun and outlook.status == "run":
             journal = partials.journal(case.id, answer_key.key(case, device), case.families)
             kept = "" if journal.empty else str(journal.progress)
-        told.append(replace(outlook, kept=kept))
-    return told
+        found.append(replace(outlook, kept=kept))
+    return found
 
 
-def shape_at_hand(case: Case) -> Shape | None:
-    """The dense model's shape, where its config is at hand and its family known."""
+def known_shape(case: Case) -> Shape | None:
+    """The dense model's sizes; None where its config is not on this machine or not understood."""
     try:
         config = hub.config(case.model.id, case.model.revision)
         return None if config is None else shape_of(config)
@@ -188,23 +182,14 @@ def shape_at_hand(case: Case) -> Shape | None:
 
 
 def _measured(case: Case, store: Store, device: str) -> Parts | None:
-    """What the same question took when it was last answered on this device."""
+    """How long the same question took when it was last answered on this device."""
     records = store.answers(case.id, case.asked, machine.device_name(device))
-    return next((p for r in records if (p := _parts(r)) is not None), None)
+    return next((parts for r in records if (parts := _parts(r)) is not None), None)
 
 
 def _parts(record: Record) -> Parts | None:
     cost = record.cost
     if "case_time" not in cost:
-        return None  # written before cases were timed
+        return None  # written by a version that did not time cases
     load, search = cost.get("load_time", 0.0), cost.get("search_time", 0.0)
     return Parts(load, search, max(0.0, cost["case_time"] - load - search))
-
-
-def _off_by(cases: Sequence[Case], outlooks: Sequence[Outlook], device: str) -> float:
-    """By how much the measured cases of a run take longer than guessed; 1 where none was."""
-    ratios = []
-    for case, outlook in zip(cases, outlooks, strict=True):
-        if outlook.basis == "measured" and (shape := shape_at_hand(case)) and outlook.parts:
-            ratios.append(outlook.parts.total / rough(case, shape, device).total)
-    return statistics.median(ratios) if ratios else 1.0

@@ -1,4 +1,4 @@
-"""Where the cases of a run are answered: in this process, in workers beside it, or as jobs."""
+"""Chooses an executor: in-process, worker pool, or Slurm jobs."""
 
 from __future__ import annotations
 
@@ -11,25 +11,31 @@ from ..case import Case
 from ..errors import PrunebenchError
 from ..system import signals
 from ..system.machine import has_gpu_files
-from . import job_collect, job_submit
-from . import worker_pool as workers
+from . import job_collect, worker_pool
 from .gpu_slots import slots
+from .job_submit import JobOptions
 from .session import Result, Session
 from .worker_pool import Pool, Recipe
 
+#: What ``--executor`` may be.
+EXECUTORS = ("slurm",)
+
 
 class Display(Protocol):
-    """Where progress goes: ``reports.progress_bar.Display``, or whoever else listens."""
+    """Shows progress, as ``reports.progress_bar.Display`` does."""
 
     def note(self, text: str) -> None:
         """Show a line."""
 
     def worker_step(self, worker: int, case: Case, what: str) -> None:
-        """Show what a worker does."""
+        """Show the current step of a worker."""
 
 
-class How(Struct, frozen=True):
-    """What the command line says of it: *workers* as text, *executor* empty for none."""
+class ExecutionOptions(Struct, frozen=True):
+    """Executor options from the command line: ``-n``, ``--per-gpu``, ``--executor``, ``--slurm``.
+
+    *workers* and *executor* are as given, empty without the option.
+    """
 
     workers: str = ""
     per_gpu: int = 1
@@ -39,47 +45,47 @@ class How(Struct, frozen=True):
 
     @property
     def here(self) -> bool:
-        """Whether this process does all the work."""
+        """Whether this process measures all cases itself."""
         return not self.workers and not self.executor
 
     @property
     def patience(self) -> float:
-        """Seconds after a scheduler's signal that this process may take to come to its end."""
-        return workers.PATIENCE + 1.0 if self.workers else signals.PATIENCE
+        """Seconds after a scheduler's signal that this process may take to end."""
+        return worker_pool.PATIENCE + 1.0 if self.workers else signals.PATIENCE
 
     @property
-    def jobs(self) -> job_submit.Jobs:
-        """What jobs to make, with an executor."""
-        return job_submit.Jobs(self.executor, self.workers, self.options)
+    def jobs(self) -> JobOptions:
+        """How jobs are submitted."""
+        return JobOptions(self.workers, self.options)
 
     def check(self) -> None:
-        """Refuse what does not go together, before anything is done.
+        """Refuse options that exclude each other, before anything is done.
 
         Raises:
-            PrunebenchError: with a line that says what does.
+            PrunebenchError: with a line that says what is allowed.
         """
-        if self.executor and self.executor not in job_submit.EXECUTORS:
-            allowed = ", ".join(job_submit.EXECUTORS)
-            raise PrunebenchError(f"--executor {self.executor}: unknown; allowed: {allowed}")
+        if self.executor and self.executor not in EXECUTORS:
+            raise PrunebenchError(
+                f"--executor {self.executor}: unknown; allowed: {', '.join(EXECUTORS)}; "
+                "-n N runs workers on this machine"
+            )
         if (self.options or self.detach) and not self.executor:
             option = "--slurm" if self.options else "--detach"
             raise PrunebenchError(f"{option} goes with --executor slurm")
-        if self.detach and self.executor != "slurm":
-            raise PrunebenchError("--detach goes with --executor slurm: other jobs end with us")
         if self.per_gpu > 1 and not self.workers:
             raise PrunebenchError("--per-gpu goes with -n")
         if self.executor:
-            job_submit.check(self.jobs)
+            self.jobs.check()
 
     def device_here(self, device: str | None) -> str | None:
-        """The device of this process: where others do the work, it leaves the GPUs alone."""
+        """The device of this process: where others measure, it leaves the GPUs alone."""
         return device if self.here or device == "cpu" else None
 
 
 def answers(
-    session: Session, device: str | None, how: How, display: Display
+    session: Session, device: str | None, how: ExecutionOptions, display: Display
 ) -> Generator[Result, None, None]:
-    """The results of all cases of *session*, as they come.
+    """The results of all cases of *session*, as they finish.
 
     Raises:
         PrunebenchError: if the whole run fails.
@@ -99,17 +105,17 @@ def in_order(results: Sequence[Result], cases: Sequence[Case]) -> list[Result]:
 
 
 def _by_workers(
-    session: Session, device: str | None, how: How, display: Display
+    session: Session, device: str | None, how: ExecutionOptions, display: Display
 ) -> Iterator[Result]:
     places = slots(how.workers, device, how.per_gpu)
-    left = []
-    # To ask what a GPU is called takes memory on it; then the workers look into the store.
+    missing = []
+    # Asking a GPU for its name takes memory on it; then the workers look into the store.
     light = device == "cpu" or not has_gpu_files()
     for number, case in enumerate(session.cases):
         if light and (result := session.reused(case)):
             yield result
         else:
-            left.append(number)
+            missing.append(number)
     pool = Pool(session.cases, Recipe.of(session, device), places, display.worker_step)
-    for _, result in pool.answers(left):
+    for _, result in pool.answers(missing):
         yield result

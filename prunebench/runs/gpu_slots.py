@@ -1,4 +1,4 @@
-"""Where workers of this machine compute: which GPUs each one sees, and its share of the cores."""
+"""Slots of the worker pool: which GPUs each worker sees, and its share of the cores."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from ..system.machine import has_gpu_files
 
 
 class Slot(Struct, frozen=True):
-    """A place for a worker: its GPUs as CUDA_VISIBLE_DEVICES names them, and its CPU threads.
+    """What a worker gets: its GPUs as CUDA_VISIBLE_DEVICES names them, and its CPU threads.
 
-    *gpus* is None where nothing is to be bound.
+    *gpus* is None where the worker is bound to no GPU.
     """
 
     gpus: str | None
@@ -23,11 +23,11 @@ class Slot(Struct, frozen=True):
 
 
 def slots(text: str, device: str | None, per_gpu: int = 1) -> list[Slot]:
-    """The places of ``-n`` *text*.
+    """The slots for ``-n`` *text*.
 
     Args:
         text: a number, or ``auto``: *per_gpu* for every GPU, or half the cores without one.
-        device: what ``--device`` says.
+        device: the value of ``--device``.
         per_gpu: how many workers may share a GPU.
 
     Raises:
@@ -52,7 +52,7 @@ def slots(text: str, device: str | None, per_gpu: int = 1) -> list[Slot]:
 
 
 def cores() -> int:
-    """CPU threads that this process may use, or that OMP_NUM_THREADS allows."""
+    """CPU threads that OMP_NUM_THREADS allows, or else that this process may use."""
     given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if given.isdecimal() and int(given) > 0:
         return int(given)
@@ -61,9 +61,9 @@ def cores() -> int:
 
 
 def visible_gpus(device: str | None) -> list[str]:
-    """The GPUs that *device* stands for, by their names for CUDA_VISIBLE_DEVICES.
+    """The GPUs that *device* means, as CUDA_VISIBLE_DEVICES names them.
 
-    Another process counts them: this one is not to take memory on them.
+    Another process counts them, so that this one takes no memory on them.
     """
     kind, _, number = (device or "cuda").partition(":")
     if kind != "cuda" or not has_gpu_files():

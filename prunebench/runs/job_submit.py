@@ -1,19 +1,15 @@
-"""Jobs through the library submitit: what they are given, how Slurm or a process here gets them.
+"""Submits cases as Slurm jobs, through the library submitit.
 
-Jobs need what this process has: the same folders, the same Python. Each does its cases one after
-the other and saves every record at once; a job that is told to go (SIGUSR1, before its time is over
-or when it is preempted) puts itself into the queue again and then goes on with what is not in the
-store. Which cases were given to which job is noted beside the logs.
-
-submitit's executors ``local`` (processes here) and ``debug`` (this process) do the same without
-Slurm.
+Jobs need what this process has: the same folders and the same Python. Each answers its cases one
+after the other and saves every record at once. A job that gets SIGUSR1, before its time is over or
+when it is preempted, requeues itself and then resumes with what is not in the store. Which job has
+which cases is noted next to the logs.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -22,61 +18,70 @@ from msgspec import Struct
 from ..case import Case
 from ..errors import PrunebenchError
 from ..system import files
+from ..system.console import print_note
 from ..system.machine import before_torch
 from ..verdicts.verdict import Verdict
-from .gpu_slots import cores, visible_gpus
 from .worker_pool import Recipe, groups
 
-EXECUTORS = ("slurm", "local", "debug")
-
-#: Minutes of a job where ``--slurm time=`` does not say.
+#: Minutes that a job may take without ``--slurm time=``.
 MINUTES = 240
 
-#: Seconds between Slurm's signal and its end, in which a job saves and requeues.
+#: Seconds between Slurm's signal and the end of a job, in which it saves and requeues itself.
 NOTICE = 90
 
-#: How often a job may run out of time and come again.
-COMEBACKS = 50
+#: How often a job may run out of time and be requeued.
+REQUEUES = 50
 
 
 class Note(Struct, frozen=True):
-    """What a job was given: the ids of its cases and what they asked."""
+    """The cases of a job, as a file next to its log: their ids and questions."""
 
     job: str
     cases: tuple[tuple[str, dict[str, Any]], ...]
 
 
-class Jobs(Struct, frozen=True):
-    """What jobs to make: by which of EXECUTORS, how many at once, with ``KEY=VALUE`` of sbatch.
+class JobOptions(Struct, frozen=True):
+    """How jobs are submitted.
 
-    *parallel* is text as ``-n`` takes it; empty for as many as there are.
+    *parallel* is how many run at once, as ``-n`` has it; empty for no limit. *sbatch* are
+    ``KEY=VALUE`` options.
     """
 
-    executor: str
     parallel: str = ""
-    options: tuple[str, ...] = ()
+    sbatch: tuple[str, ...] = ()
+
+    def check(self) -> None:
+        """Refuse malformed options, and a Python without submitit.
+
+        Raises:
+            PrunebenchError: with a line that says what to do.
+        """
+        _parsed(self.sbatch)
+        _count(self.parallel)
+        library()
 
 
 class Task:
-    """What a job does: some *mine* of all *cases* of a run.
+    """The work of a job, as submitit calls and pickles it: the cases *numbers* of all *cases*."""
 
-    Called, it gives the verdicts of the cases that left no record, by id, and what failed it as a
-    whole, or an empty text.
-    """
-
-    def __init__(self, cases: Sequence[Case], recipe: Recipe, mine: Sequence[int]) -> None:
+    def __init__(self, cases: Sequence[Case], recipe: Recipe, numbers: Sequence[int]) -> None:
         self.cases = list(cases)
         self.recipe = recipe
-        self.mine = list(mine)
+        self.numbers = list(numbers)
 
     def __call__(self) -> tuple[dict[str, Verdict], str]:
-        """Do the cases; those that are in the store already take no time."""
+        """Answer the cases; those that are in the store already take no time.
+
+        Returns:
+            The verdicts of the cases without a record, by id, and the error that ended the whole
+            job or an empty text.
+        """
         before_torch()
         verdicts = {}
         try:
             session = self.recipe.session(self.cases, _log)
-            for result in session.answers([self.cases[i] for i in self.mine]):
-                print(f"{result.case.id}: {result.verdict.outcome}", flush=True)  # noqa: T201
+            for result in session.answers([self.cases[i] for i in self.numbers]):
+                print_note(f"{result.case.id}: {result.verdict.outcome}")
                 if result.record is None:
                     verdicts[result.case.id] = result.verdict
         except PrunebenchError as error:
@@ -84,77 +89,51 @@ class Task:
         return verdicts, ""
 
     def checkpoint(self, *_: object, **__: object) -> Any:
-        """The same again: what is finished is in the store."""
+        """What submitit requeues: the same task, since finished cases are in the store."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
 class Job(Struct):
-    """A job on its way, with the numbers of its cases."""
+    """A submitted job, the numbers of its cases, and how often the queue lacked it in a row."""
 
     job: Any
-    mine: list[int]
+    numbers: list[int]
     missing: int = 0
-
-
-def check(how: Jobs) -> None:
-    """Refuse options that are none, and a machine without submitit.
-
-    Raises:
-        PrunebenchError: with a line that says what to do.
-    """
-    _parsed(how.options)
-    _count(how.parallel)
-    library()
 
 
 def submit(
     cases: Sequence[Case],
     recipe: Recipe,
-    left: Sequence[int],
+    numbers: Sequence[int],
     folder: Path,
-    how: Jobs,
+    options: JobOptions,
 ) -> list[Job]:
-    """Jobs for the cases numbered *left*; with Slurm, *folder* notes which have which.
+    """Submit the cases of these *numbers* as one array, and note in *folder* which job has which.
 
     Raises:
-        PrunebenchError: if Slurm takes none.
+        PrunebenchError: if Slurm refuses.
     """
-    shared = [[left[i] for i in group] for group in groups([cases[i] for i in left])]
-    if how.executor == "slurm":
-        jobs = _to_slurm(cases, recipe, shared, folder, how)
-        for job in jobs:
-            asked = tuple((cases[i].id, cases[i].asked) for i in job.mine)
-            files.write_json(folder / f"{job.job.job_id}.note.json", Note(job.job.job_id, asked))
-        return jobs
     submitit = library()
-    if how.executor == "debug":
-        debug = submitit.DebugExecutor(folder)
-        return [Job(debug.submit(Task(cases, recipe, mine)), mine) for mine in shared]
-    # These all start at once, so there are only as many as shall run at once.
-    count = _count(how.parallel) or max(1, cores() // 2)
-    bundles = [list(chain(*shared[i::count])) for i in range(min(count, len(shared)))]
-    gpus = visible_gpus(recipe.device)
-    jobs = []
-    for number, mine in enumerate(bundles):
-        local = submitit.LocalExecutor(folder)
-        mine_only = {"gpus_per_node": 1, "visible_gpus": [number % len(gpus)]} if gpus else {}
-        local.update_parameters(timeout_min=7 * 24 * 60, **mine_only)
-        jobs.append(Job(local.submit(Task(cases, recipe, mine)), mine))
+    slurm = _executor(submitit, folder, options)
+    shared = [[numbers[i] for i in group] for group in groups([cases[i] for i in numbers])]
+    try:
+        with slurm.batch():  # one array
+            submitted = [slurm.submit(Task(cases, recipe, group)) for group in shared]
+    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
+        last = str(error).strip().splitlines()[-1]
+        raise PrunebenchError(f"--executor slurm: sbatch refuses: {last}") from None
+    jobs = [Job(job, group) for job, group in zip(submitted, shared, strict=True)]
+    for job in jobs:
+        asked = tuple((cases[i].id, cases[i].asked) for i in job.numbers)
+        files.write_json(folder / f"{job.job.job_id}.note.json", Note(job.job.job_id, asked))
     return jobs
 
 
-def _to_slurm(
-    cases: Sequence[Case],
-    recipe: Recipe,
-    shared: Sequence[list[int]],
-    folder: Path,
-    how: Jobs,
-) -> list[Job]:
-    submitit = library()
+def _executor(submitit: Any, folder: Path, options: JobOptions) -> Any:
     try:
-        slurm = submitit.SlurmExecutor(folder, max_num_timeout=COMEBACKS)
+        slurm = submitit.SlurmExecutor(folder, max_num_timeout=REQUEUES)
     except RuntimeError:
         raise PrunebenchError("--executor slurm: there is no srun here") from None
     slurm.update_parameters(
@@ -164,29 +143,23 @@ def _to_slurm(
         stderr_to_stdout=True,
         setup=["export SUBMITIT_PREEMPT_SIGNAL=USR1"],
     )
-    if count := _count(how.parallel):
+    if count := _count(options.parallel):
         slurm.update_parameters(array_parallelism=count)
     others: dict[str, Any] = {"requeue": True, "signal": f"USR1@{NOTICE}"}
-    for key, value in _parsed(how.options).items():
+    for key, value in _parsed(options.sbatch).items():
         try:
             slurm.update_parameters(**{key: value})
-        except ValueError:  # none of submitit's: sbatch may know it
+        except ValueError:  # submitit does not know it; sbatch may
             others[key.replace("_", "-")] = value
     slurm.update_parameters(additional_parameters=others)
-    try:
-        with slurm.batch():  # one array
-            submitted = [slurm.submit(Task(cases, recipe, mine)) for mine in shared]
-    except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-        last = str(error).strip().splitlines()[-1]
-        raise PrunebenchError(f"--executor slurm: sbatch refuses: {last}") from None
-    return [Job(job, mine) for job, mine in zip(submitted, shared, strict=True)]
+    return slurm
 
 
 def _count(parallel: str) -> int | None:
-    """How many jobs at once; None where that is left open.
+    """How many jobs may run at once; None for no limit.
 
     Raises:
-        PrunebenchError: if it is no number.
+        PrunebenchError: if *parallel* is not a number.
     """
     if parallel in ("", "auto"):
         return None
@@ -196,18 +169,18 @@ def _count(parallel: str) -> int | None:
 
 
 def _log(case: Case, what: str) -> None:
-    # Into the job's log; the many small steps of a search would only bloat it.
+    # Into the job's log, without the many small steps of a search.
     if "," not in what:
-        print(f"{case.id}: {what}", flush=True)  # noqa: T201
+        print_note(f"{case.id}: {what}")
 
 
 def library() -> Any:
-    """The module submitit, told by which signal a job learns that it has to go.
+    """The module submitit, set up so that jobs are preempted by SIGUSR1.
 
     Raises:
         PrunebenchError: if it is not installed.
     """
-    # Read when submitit is imported. Its own choice is USR2, which no scheduler's manual names.
+    # Read when submitit is imported. Its own default is USR2, which schedulers' manuals do not use.
     os.environ.setdefault("SUBMITIT_PREEMPT_SIGNAL", "USR1")
     os.environ.setdefault("SUBMITIT_LOG_LEVEL", "ERROR")
     try:
@@ -237,10 +210,10 @@ def _typed(value: str) -> Any:
 
 
 def minutes(text: str) -> int:
-    """Slurm's ways to write a time (man sbatch, ``--time``) in minutes, rounded up.
+    """A time as ``sbatch --time`` takes it (man sbatch), in minutes, rounded up.
 
     Raises:
-        PrunebenchError: if it is none of them.
+        PrunebenchError: if it has another form.
     """
     days, dash, rest = text.rpartition("-")
     parts = rest.split(":")

@@ -1,21 +1,18 @@
-"""A run over cases: reuse or make each record, save it, judge it; one case's failure is its own."""
+"""A run over cases: reuse or measure each record, save it, judge it.
+
+An error in one case is that case's result and stops no other.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shlex
-import sys
-import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import Struct
 from msgspec.structs import replace
 
 from ..case import Case, Progress, silent
@@ -37,65 +34,58 @@ from ..system.machine import before_torch, default_device, gpu_ids
 from ..verdicts import verdict
 from ..verdicts.conditions import Condition
 from ..verdicts.verdict import Outcome, Verdict
+from .result import (
+    CRASHED,
+    INTERRUPTED,
+    NOT_COMPARABLE,
+    NOTHING,
+    OK,
+    REGRESSION,
+    UNSURE,
+    USAGE,
+    Result,
+    command_options,
+    crash_line,
+    exit_code,
+    failures,
+)
 
 if TYPE_CHECKING:
     from .worker import Worker
 
-OK, REGRESSION, USAGE, CRASHED, UNSURE, NOTHING, NOT_COMPARABLE = range(7)
-INTERRUPTED = 130
-
-
-class Result(Struct, frozen=True):
-    """What became of a case.
-
-    *cached* records were made by an earlier run; *published* are the papers' numbers about it.
-    *options* are what else the command said (``command_options``).
-    """
-
-    case: Case
-    verdict: Verdict
-    record: Record | None = None
-    cached: bool = False
-    published: tuple[Row, ...] = ()
-    options: str = ""
-
-    @property
-    def reproduce(self) -> str:
-        """The command that measures and judges this case alone, to the same end."""
-        return f"{self.case.reproduce}{self.options}"
-
-
-def command_options(given: Mapping[str, object]) -> str:
-    """Options as they stand in a command, a blank before each; what is not given is left out.
-
-    Args:
-        given: by their names, with the value that was given; True for a switch.
-    """
-    words = []
-    for name, value in given.items():
-        if value is True:
-            words.append(name)
-        elif value not in (None, False, ""):
-            words.append(f"{name} {shlex.quote(str(value))}")
-    return "".join(f" {word}" for word in words)
+__all__ = [
+    "CRASHED",
+    "INTERRUPTED",
+    "NOTHING",
+    "NOT_COMPARABLE",
+    "OK",
+    "REGRESSION",
+    "UNSURE",
+    "USAGE",
+    "Result",
+    "Session",
+    "command_options",
+    "exit_code",
+    "failures",
+]
 
 
 class Session:
     """Answers and judges cases; several processes may do so with one store.
 
     Args:
-        cases: all that will be asked, so that searches and models can be shared.
-        store: where records go.
-        baselines: what they are compared with.
+        cases: all cases of the run, so that searches and models can be shared.
+        store: where records are saved.
+        baselines: what records are compared with.
         device: a torch device; by default a GPU if there is one.
-        fresh: measure again even where the store has the answer, unless it was made meanwhile.
-        since: from when on an answer is fresh, as an ISO time; by default from now on.
-        fail_on: outcomes that fail, instead of those that each case says.
-        conditions: conditions that fail where they hold, instead of each case's.
-        alpha: level of the tests, instead of what each case says.
+        fresh: measure again even where the store has a record, unless it was made since *since*.
+        since: an ISO time; by default now.
+        fail_on: outcomes that fail, instead of each case's own.
+        conditions: conditions that fail where they hold, instead of each case's own.
+        alpha: level of the tests, instead of each case's own.
         family: how many tests share it, where verdicts are not settled together at the end.
-        options: what else the command said, for the line that repeats a case.
-        progress: told of every step.
+        options: other options of the command, for the line that reproduces a case.
+        progress: called with every step.
 
     Raises:
         PrunebenchError: if there is no such device, or the papers' numbers cannot be read.
@@ -130,19 +120,19 @@ class Session:
         self.progress = progress
         self.claims = Claims(store.root, console.print_note)
         self._clock = Clock(progress)
-        # Read before anything is measured: a mistake in them is not to be found out at the end.
+        # Read before anything is measured, so that a mistake in them is found first.
         models = frozenset(case.model.id for case in cases)
         self._rows = published.rows(baselines.published, models)
-        begun = datetime.fromisoformat(self.since).timestamp() if fresh else 0
-        self.partials = Partials(store.root, int(begun) * 10**9)
+        oldest = datetime.fromisoformat(self.since).timestamp() if fresh else 0
+        self.partials = Partials(store.root, int(oldest) * 10**9)
         self._device = device
         self._worker: Worker | None = None
         if device not in (None, "cpu"):
-            _ = self.worker.device  # a device that is not there is the whole run's failure
+            _ = self.worker.device  # a missing device fails the whole run
 
     @property
     def worker(self) -> Worker:
-        """Made when first needed: with every answer stored, torch is never imported."""
+        """Made when first needed: with every record stored, torch is never imported."""
         if self._worker is None:
             before_torch()
             from .worker import Worker
@@ -152,17 +142,17 @@ class Session:
         return self._worker
 
     def answer(self, case: Case) -> Result:
-        """Run or reuse *case*, save its record, and judge it; wait for others who are at it.
+        """Run or reuse *case*, save its record, and judge it; wait if another process runs it.
 
         A record that cannot be saved is its case's failure: the next may be saved again, and what
-        was measured stays in the result. A results folder that takes no file is found out before
+        was measured stays in the result. A results folder that cannot be written is refused before
         anything is measured.
         """
         with ExitStack() as claim:
             return self._answer(case, claim, wait=True)
 
     def attempt(self, case: Case) -> Result | None:
-        """Like *answer*, but None at once where another process is answering it now."""
+        """Like *answer*, but None at once where another process is running *case*."""
         try:
             with ExitStack() as claim:
                 return self._answer(case, claim, wait=False)
@@ -170,14 +160,14 @@ class Session:
             return None
 
     def reused(self, case: Case) -> Result | None:
-        """The result of *case* from the store, where nothing at all has to be measured for it."""
+        """The result of *case* from the store; None if anything has to be measured for it."""
         record = self._found(case)
         if record is None or (judged := self.judge(case, record)).unconfirmed:
             return None
         return Result(case, judged, record, cached=True, published=self.published(record))
 
     def answers(self, cases: Iterable[Case]) -> Iterator[Result]:
-        """The results of *cases* in turn, those that other processes are answering last."""
+        """The results of *cases* in order, those that other processes are running last."""
         later = []
         for case in cases:
             if (result := self.attempt(case)) is None:
@@ -196,7 +186,7 @@ class Session:
         except PrunebenchError as error:
             return Result(case, Verdict(case.id, ok=False, error=str(error)))
         except Exception as error:  # a plug-in's bug must not lose the other cases
-            return Result(case, Verdict(case.id, ok=False, error=_bug(error, case)))
+            return Result(case, Verdict(case.id, ok=False, error=crash_line(error, case)))
         try:
             if not cached:
                 self._save(record)
@@ -216,10 +206,10 @@ class Session:
         """The results of cases that were interrupted when their record had just been saved.
 
         Args:
-            results: those there are.
+            results: those that the run has already.
         """
-        told = {result.case.id for result in results}
-        found = [(c, self._found(c)) for c in self.cases if c.id not in told]
+        present = {result.case.id for result in results}
+        found = [(c, self._found(c)) for c in self.cases if c.id not in present]
         return [
             Result(case, self.judge(case, record), record, False, self.published(record))
             for case, record in found
@@ -227,14 +217,15 @@ class Session:
         ]
 
     def settled(self, results: Sequence[Result]) -> list[Result]:
-        """The results of a run, each test now one of all of them."""
-        judged = [(r.verdict, self._fail_on(r.case)) for r in results]
-        settled = verdict.settle(judged)
-        own = self.options
-        return [replace(r, verdict=v, options=own) for r, v in zip(results, settled, strict=True)]
+        """The results of a run, with p-values adjusted over all of its tests."""
+        settled = verdict.settle([(r.verdict, self._fail_on(r.case)) for r in results])
+        options = self.options
+        return [
+            replace(r, verdict=v, options=options) for r, v in zip(results, settled, strict=True)
+        ]
 
     def published(self, record: Record) -> tuple[Row, ...]:
-        """The papers' numbers about what *record* measured."""
+        """The papers' numbers for what *record* measured."""
         return tuple(published.matching(record, self._rows))
 
     def judge(self, case: Case, record: Record) -> Verdict:
@@ -261,30 +252,32 @@ class Session:
         return case.fail_on if self.fail_on is None else self.fail_on
 
     def _noise(self, record: Record) -> dict[str, float]:
-        """What two timings of one model differ by here, as `prunebench calibrate` measured it."""
+        """The timing noise of this device, as ``prunebench calibrate`` measured it."""
         if record.environment.device == "cpu":
-            return {}  # where timings are not judged
+            return {}  # timings are not judged there
         known = timing_noise.load(self.store.root, record.environment.device)
         return known.effects.get(record.model_id, {}) if known else {}
 
     def _confirmed(self, case: Case, record: Record, names: Sequence[str]) -> Record:
-        """*record* with timings that look worse measured a second time, and saved so."""
+        """*record*, saved with a second measurement of the timings that look worse."""
         if record.again:
-            return record  # by another process, while this one waited
+            return record  # another process did it, while this one waited
         self._clock.restart()
         try:
             again = self.worker.again(case, names)
-        except Exception as error:  # nor must a plug-in's bug here
-            why = str(error) if isinstance(error, PrunebenchError) else _bug(error, case)
+        except Exception as error:  # a plug-in's bug must not lose them here either
+            why = str(error) if isinstance(error, PrunebenchError) else crash_line(error, case)
             note = f"could not be measured a second time: {why}"
-            looked = [record.find(name) for name in names]
-            again = tuple(replace(m, value=None, samples=(), note=note) for m in looked if m)
-        record = replace(record, again=again, cost=gpu_time.added(record.cost, self._held(case)))
+            first = [record.find(name) for name in names]
+            again = tuple(replace(m, value=None, samples=(), note=note) for m in first if m)
+        record = replace(
+            record, again=again, cost=gpu_time.added(record.cost, self._gpu_cost(case))
+        )
         self._save(record)
         return record
 
-    def _held(self, case: Case) -> dict[str, float]:
-        """The GPU time since the clock was set to zero for *case*."""
+    def _gpu_cost(self, case: Case) -> dict[str, float]:
+        """The GPU time since the clock was restarted for *case*."""
         spread = case.model.device_map is not None
         return self._clock.cost(len(gpu_ids(self.worker.device, spread=spread)))
 
@@ -306,20 +299,20 @@ class Session:
             return stored, True  # another process was faster
         self._clock.restart()
         record = self.worker.run(case)
-        return replace(record, cost={**record.cost, **self._held(case)}), False
+        return replace(record, cost={**record.cost, **self._gpu_cost(case)}), False
 
     def _enter(self, case: Case, claim: ExitStack, *, wait: bool) -> None:
-        """Claim *case*, and then wait for its turn on the device, until *claim* is left.
+        """Claim *case* and then its turn on the device; both are held until *claim* is closed.
 
         Raises:
             HeldError: if another process has claimed it and *wait* is false.
             PrunebenchError: if the store cannot be written.
         """
 
-        def waiting(whom: str) -> None:
-            self.progress(case, f"waiting for {whom}")
+        def waiting(holder: str) -> None:
+            self.progress(case, f"waiting for {holder}")
 
-        # What has no content key yet is known by its question: its model is still to be downloaded.
+        # Without a content key, as before a download of its model, the claim is by the question.
         asked = json.dumps([case.id, case.asked], sort_keys=True).encode()
         key = self._key(case) or hashlib.sha256(asked).hexdigest()
         claim.enter_context(self.claims.hold(key, case.id, waiting if wait else None))
@@ -331,7 +324,7 @@ class Session:
         return self._found(case) is not None
 
     def _found(self, case: Case) -> Record | None:
-        """What is stored; an error on the way to it is told where the case itself is answered."""
+        """The stored record; None for an error, which is reported when the case is answered."""
         try:
             return self._stored(case)
         except PrunebenchError:
@@ -339,12 +332,12 @@ class Session:
 
     def _stored(self, case: Case) -> Record | None:
         found = self.store.find(case.id, self._key(case))
-        # Both in whole seconds: one that was made in the second when the run began may be older.
+        # Both in whole seconds: a record of the second in which the run began may be older.
         if found is None or (self.fresh and found.created <= self.since):
             return None
         if found.asked == case.asked:
             return found
-        # The same content under another name: what was measured is the answer to both.
+        # The same content under another name: the record answers both.
         found = replace(found, asked=case.asked)
         self.store.save(found)
         return found
@@ -357,7 +350,7 @@ class Session:
     def going_on(self) -> list[tuple[Case, SavedProgress]]:
         """The cases that an earlier run left unfinished, and how far each came.
 
-        With *fresh* there are none: what is kept of these cases is thrown away.
+        With *fresh* there are none: their journals are deleted.
         """
         begun = self.partials.case_ids()
         found = []
@@ -366,7 +359,7 @@ class Session:
                 continue
             try:
                 key = self._key(case)
-            except PrunebenchError:  # told where the case itself is answered
+            except PrunebenchError:  # reported when the case is answered
                 continue
             if self.fresh or self._answered(case):
                 self.partials.forget(key or "")
@@ -382,48 +375,8 @@ class _SkippedError(Exception):
 
 
 class _UnsavedError(Exception):
-    """A record was made and cannot be written."""
-
-
-def _bug(error: Exception, case: Case) -> str:
-    """One line for an error that nobody foresaw; the whole traceback with PRUNEBENCH_DEBUG=1.
-
-    The place is the last one in the method's or the metric's own file, if it got so far: deep in a
-    library nobody knows whose call it was.
-    """
-    if os.environ.get("PRUNEBENCH_DEBUG"):
-        traceback.print_exception(error)
-    modules = [sys.modules.get(type(p).__module__) for p in (case.method, *case.metrics)]
-    own = {getattr(module, "__file__", None) for module in modules}
-    frames = traceback.extract_tb(error.__traceback__)
-    last = next((f for f in reversed(frames) if f.filename in own), frames[-1])
-    text = (str(error).splitlines() or [""])[0]
-    place = f"{Path(last.filename).name}:{last.lineno}"
-    return f"{type(error).__name__}: {text} (at {place}; PRUNEBENCH_DEBUG=1 shows all)"
-
-
-def exit_code(verdicts: Iterable[Verdict], *, strict: bool = False) -> int:
-    """The exit code of a run: a regression outweighs a crash, a crash outweighs doubt."""
-    verdicts = list(verdicts)
-    if any(not v.ok and not v.error for v in verdicts):
-        return REGRESSION
-    if any(v.error for v in verdicts):
-        return CRASHED
-    if strict and any(v.has(Outcome.NOT_COMPARABLE, Outcome.NEW) for v in verdicts):
-        return NOT_COMPARABLE
-    if strict and any(v.has(Outcome.UNSURE) for v in verdicts):
-        return UNSURE
-    return OK
+    """A record was measured and cannot be saved."""
 
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def failures(results: Iterable[Result]) -> dict[str, str]:
-    """Why cases of a run have no record, by case id."""
-    return {
-        r.case.id: f"crashed: {v.error}" if v.error else f"skipped: {v.skipped}"
-        for r in results
-        if (v := r.verdict) and r.record is None
-    }

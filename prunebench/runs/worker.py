@@ -1,6 +1,6 @@
 """Runs a case: load, choose, apply, measure. Compares nothing.
 
-What a killed run is to find again goes into the case's journal; nothing else is written.
+What a killed run needs to resume is saved in the case's journal; nothing else is written.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from ..models import surgery
 from ..models.calibration import Calibration
 from ..models.causal_lm import CausalLM
 from ..models.loading import available, load_model
-from ..plan import Plan, units
+from ..plan import Plan
 from ..progress import watched
 from ..record import (
     Environment,
@@ -52,6 +52,7 @@ from ..system import machine
 from ..system.machine import PeakMemory
 from ..system.nvml import Gpu
 from . import conformance
+from .search import Search, SharedSearches
 
 #: What a plan depends on.
 Question = tuple[ModelSpec, Method, CalibrationSpec, Target]
@@ -62,10 +63,11 @@ class Worker:
 
     Args:
         device: a torch device; by default a GPU if there is one.
-        progress: told of every step.
+        progress: called with every step.
         upcoming: the cases that will follow, so that a nested method is searched once, for the
             largest amount.
-        partials: where what is finished of a case is kept until its record is; by default nowhere.
+        partials: where the finished parts of a case are saved until its record is; by default
+            nowhere.
 
     Raises:
         PrunebenchError: if there is no such device.
@@ -84,8 +86,10 @@ class Worker:
         self.partials = partials or Partials()
         self._model: tuple[ModelSpec, str | None, CausalLM] | None = None
         self._load_seconds = 0.0
-        self._searches: dict[tuple[ModelSpec, Method, CalibrationSpec, str], _Search] = {}
-        self._last: tuple[Question, _Search] | None = None
+        self._shared = SharedSearches(
+            self.upcoming, self._choose, intact=lambda: self._model is not None
+        )
+        self._last: tuple[Question, Search] | None = None
         self._answered: set[str] = set()
 
     def run(self, case: Case) -> Record:
@@ -109,10 +113,9 @@ class Worker:
             for number, metric in enumerate(case.metrics):
                 measurements += self._measured(case, number, metric, (pruned, dense), journal)
         self._answered.add(case.id)
-        # What the case takes when it is run alone, whatever it shared with others in this run and
-        # whatever an earlier one did of it.
-        spent = time.perf_counter() - start + journal.saved_seconds
-        alone = self._load_seconds + search.seconds + spent
+        # What the case takes when run alone, whatever it shared with others or resumed.
+        own = time.perf_counter() - start + journal.saved_seconds
+        alone = self._load_seconds + search.seconds + own
         now = answer_key.inputs(case) or {}
         if any(was not in (None, now.get(what)) for what, was in read.items()):
             raise PrunebenchError("a file it reads was changed while it was measured; run it again")
@@ -140,15 +143,18 @@ class Worker:
         models: tuple[CausalLM, CausalLM],
         journal: Journal,
     ) -> Sequence[Measurement]:
-        """What a metric gives, from the journal as far as it is there."""
-        if (kept := journal.finished(number)) is not None:
-            return kept
+        """The measurements of a metric, from the journal as far as they are saved."""
+        if (finished := journal.finished(number)) is not None:
+            return finished
         self.progress(case, name := tag(metric))
         pruned, dense = models
         start, saved = time.perf_counter(), journal.saved_seconds
         named = {"dense": dense, "pruned": pruned}
         shared = partial(self._dense_journal, case, metric)
-        with watched(partial(self._tell, case, name)), measuring(journal, number, named, shared):
+        with (
+            watched(partial(self._metric_step, case, name)),
+            measuring(journal, number, named, shared),
+        ):
             given = metric.measure(pruned, dense)
             found = conformance.checked_measurements(given, name, dense=pruned is dense)
         seconds = time.perf_counter() - start + journal.saved_seconds - saved
@@ -159,7 +165,7 @@ class Worker:
         return self.partials.journal(case.id, key, case.families)
 
     def _dense_journal(self, case: Case, metric: Metric) -> Journal:
-        """Where the dense model's own answers to *metric* are kept: the same for all cases."""
+        """The journal of the dense model's answers to *metric*, which all cases share."""
         method, target = Dense(), Target()
         asked = question(
             case.asked["protocol"], case.model, method, target, case.calibration, (metric,)
@@ -172,7 +178,7 @@ class Worker:
 
         Args:
             case: one that was run.
-            names: the measurements wanted; what is measured along with them comes too.
+            names: the measurements wanted; those measured along with them are returned, too.
 
         Raises:
             PrunebenchError: if the method or a metric refuses, with one line saying why.
@@ -185,14 +191,14 @@ class Worker:
         for metric in case.metrics:
             if (name := tag(metric)) in families:
                 self.progress(case, f"{name}, to confirm")
-                with watched(partial(self._tell, case, f"{name}, to confirm")):
+                with watched(partial(self._metric_step, case, f"{name}, to confirm")):
                     found += metric.measure(pruned, dense)
         return tuple(map(storable, found))
 
     def repeated(self, case: Case, metric: Metric, times: int) -> Iterator[dict[str, float]]:
-        """What *metric* gives of the dense model beside itself, *times* over: name to value.
+        """Measure *metric* of the dense model against itself, *times* times: name to value.
 
-        A ratio of the two is 1 but for this machine's noise.
+        A speedup is then 1 except for this machine's noise.
 
         Raises:
             PrunebenchError: if the model cannot be loaded.
@@ -204,15 +210,15 @@ class Worker:
             yield {m.metric: m.value for m in measured if m.value is not None and not m.note}
 
     def dense(self, spec: ModelSpec) -> CausalLM:
-        """The dense model, loaded once while cases of the same model follow each other.
+        """The dense model, loaded once for consecutive cases of the same model.
 
         Raises:
-            PrunebenchError: if it cannot be loaded, or is written to meanwhile.
+            PrunebenchError: if it cannot be loaded, or its files are changed meanwhile.
         """
         content = fingerprints.model_hash(spec)
         if self._model is None or self._model[:2] != (spec, content):
-            self._model = None  # two large models do not fit side by side
-            self._searches.clear()
+            self._model = None  # two large models do not fit in memory
+            self._shared.clear()
             self._last = None
             gc.collect()
             start = time.perf_counter()
@@ -231,28 +237,28 @@ class Worker:
             self._model = (spec, now, loaded)
         return self._model[2]
 
-    def _search(self, case: Case, dense: CausalLM, journal: Journal) -> _Search:
-        # Cases that differ in what they measure follow each other, and share any search.
+    def _search(self, case: Case, dense: CausalLM, journal: Journal) -> Search:
+        # Cases that differ only in their metrics follow each other, and share any search.
         asked = _question(case)
         if self._last is None or self._last[0] != asked:
-            self._last = None  # tensors of two plans are too many
-            if (kept := journal.search()) is not None:
-                plan, found = kept
-                search = _Search(plan, found.seconds, found.tokens, found.memory)
+            self._last = None  # the tensors of two plans are too many
+            if (saved := journal.search()) is not None:
+                plan, found = saved
+                search = Search(plan, found.seconds, found.tokens, found.memory)
             else:
                 with searching(journal):
-                    search = self._searched(case, dense)
+                    search = self._shared.find(case, dense)
                 search.seconds += journal.search_seconds
-                self._keep_for_others(case, dense, search)
+                self._save_for_others(case, dense, search)
             self._last = (asked, search)
-        self._last[1].keep(journal)
+        self._last[1].save(journal)
         return self._last[1]
 
-    def _keep_for_others(self, case: Case, dense: CausalLM, search: _Search) -> None:
-        """Keep a search for all cases that will follow and need it, should they come another day.
+    def _save_for_others(self, case: Case, dense: CausalLM, search: Search) -> None:
+        """Save a search for all later cases that need it, should another run measure them.
 
-        A sweep over amounts is searched once; killed in its first case, it is not to be searched
-        again in the second.
+        A sweep over amounts is searched once; killed in its first case, it must not be searched
+        again for the second.
         """
         for other in self.upcoming:
             if other.id == case.id or other.id in self._answered:
@@ -260,51 +266,14 @@ class Worker:
             if _question(other)[:3] != _question(case)[:3]:
                 continue
             same = other.target == case.target
-            if (shared := search if same else self._known(other, dense)) is not None:
+            if (shared := search if same else self._shared.known(other, dense)) is not None:
                 with closing(self._journal(other, answer_key.key(other, self.device))) as journal:
-                    shared.keep(journal)
+                    shared.save(journal)
 
-    def _known(self, case: Case, dense: CausalLM) -> _Search | None:
-        """A search for *case* that was made already, for its amount or a larger one."""
-        if not _shareable(case.method):
-            return None
-        kind, wanted = _amount(case, dense)
-        search = self._searches.get((case.model, case.method, case.calibration, kind))
-        return None if search is None or search.amount < wanted else search.cut(case, dense)
-
-    def _searched(self, case: Case, dense: CausalLM) -> _Search:
-        method = case.method
-        if not _shareable(method):
-            return self._choose(case, dense, case.target)
-        kind, wanted = _amount(case, dense)
-        memo = (case.model, method, case.calibration, kind)
-        if memo not in self._searches or self._searches[memo].amount < wanted:
-            largest = max(wanted, *self._amounts(case, dense, kind))
-            try:
-                search = self._choose(case, dense, Target(**{kind: largest}))  # type: ignore[arg-type]
-            except PrunebenchError:
-                if largest <= wanted or self._model is None:  # nothing whole is left to search in
-                    raise
-                # A larger amount that cannot be had is that case's failure, not this one's.
-                largest = wanted
-                search = self._choose(case, dense, Target(**{kind: wanted}))  # type: ignore[arg-type]
-            search.amount = largest
-            self._searches[memo] = search
-        return self._searches[memo].cut(case, dense)
-
-    def _amounts(self, case: Case, dense: CausalLM, kind: str) -> Iterable[float]:
-        yield 0
-        for other in self.upcoming:
-            same = (other.model, other.method, other.calibration)
-            if same == (case.model, case.method, case.calibration):
-                their_kind, amount = _amount(other, dense)
-                if their_kind == kind:
-                    yield amount
-
-    def _tell(self, case: Case, metric: str, text: str) -> None:
+    def _metric_step(self, case: Case, metric: str, text: str) -> None:
         self.progress(case, f"{metric}, {text}")
 
-    def _choose(self, case: Case, dense: CausalLM, target: Target) -> _Search:
+    def _choose(self, case: Case, dense: CausalLM, target: Target) -> Search:
         self.progress(case, "searching")
         calibration = Calibration(case.calibration, dense)
         start = time.perf_counter()
@@ -313,7 +282,7 @@ class Worker:
             PeakMemory(self.device) as memory,
         ):
             plan = self._chosen(case.method, dense, calibration, target)
-        return _Search(plan, time.perf_counter() - start, calibration.tokens, memory.added)
+        return Search(plan, time.perf_counter() - start, calibration.tokens, memory.added)
 
     def _chosen(
         self, method: Method, dense: CausalLM, calibration: Calibration, target: Target
@@ -328,7 +297,7 @@ class Worker:
             refused = f" and then refused: {error}"
         finally:
             if changed := conformance.structure(dense) != before:
-                self._model = None  # no other case is to be measured on what is left of it
+                self._model = None  # other cases must not measure what is left of it
         if changed:
             raise PrunebenchError(f"{tag(method)}: choose() changed the dense model{refused}")
         return conformance.checked_plan(plan, tag(method))
@@ -338,61 +307,8 @@ def _question(case: Case) -> Question:
     return (case.model, case.method, case.calibration, case.target)
 
 
-def _shareable(method: Method) -> bool:
-    """Whether one search serves all amounts."""
-    return method.nested and not method.sized and method.unit in ("blocks", "sublayers")
-
-
-def _amount(case: Case, dense: CausalLM) -> tuple[str, float]:
-    """What a nested search counts, and how much of it *case* wants.
-
-    Blocks are told from a sparsity at once. How many sublayers make one is known only when they are
-    chosen: an attention is not as large as an MLP.
-    """
-    if case.method.unit == "blocks":
-        return "blocks", case.target.block_count(dense)
-    if case.target.sublayers is not None:
-        return "sublayers", case.target.sublayers
-    return "sparsity", case.target.sparsity or 0.0
-
-
-class _Search:
-    """A plan with what it cost to find; *amount* is what was searched for."""
-
-    def __init__(self, plan: Plan, seconds: float, tokens: int, memory: int | None) -> None:
-        self.amount = 0.0
-        self.plan = plan
-        self.seconds = seconds
-        self.tokens = tokens
-        self.memory = memory
-
-    @property
-    def cost(self) -> dict[str, float]:
-        """Seconds and bytes of the search (one may serve several amounts), forwards, tokens."""
-        memory = {} if self.memory is None else {"search_memory": self.memory}
-        return {
-            "search_time": self.seconds,
-            "block_forwards": sum(step.block_forwards for step in self.plan.trace),
-            "calibration_tokens": self.tokens,
-            **memory,
-        }
-
-    def cut(self, case: Case, dense: CausalLM) -> _Search:
-        """The same search stopped at what *case* asks for."""
-        kind, wanted = _amount(case, dense)
-        size = int(wanted)
-        if kind == "sparsity":
-            removed = [unit for edit in self.plan for unit in units(edit)]
-            size = case.target.nearest(dense.gone(removed))
-        return _Search(self.plan.prefix(size), self.seconds, self.tokens, self.memory)
-
-    def keep(self, journal: Journal) -> None:
-        """Write it where a later run of the case finds it."""
-        journal.save_search(self.plan, self.seconds, self.tokens, self.memory)
-
-
 def environment(device: str) -> Environment:
-    """This machine, as far as it bears on numbers."""
+    """What of this machine affects numbers."""
     return Environment(
         device=machine.device_name(device),
         python=platform.python_version(),

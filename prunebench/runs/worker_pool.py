@@ -1,9 +1,10 @@
-"""Cases spread over worker processes of this machine, each bound to a GPU and a share of the cores.
+"""A pool of worker processes on this machine, each bound to a GPU and a share of the cores.
 
 This process hands out cases and never imports torch. Cases that share a search go to one worker in
-order; those that time something come last, because they have their device alone (see `claims`); and
-models that are spread over several GPUs come after all others, in one worker that sees all of them.
-A worker that dies loses only the case at hand, which is tried once more in a fresh one.
+order. Cases that time something come last, because they have their device alone (see
+``system.locks``), and models that are spread over several GPUs come after all others, in one worker
+that sees all of them. A worker that dies loses only its current case, which is tried once more in a
+new one.
 """
 
 from __future__ import annotations
@@ -35,19 +36,19 @@ from ..verdicts.verdict import Outcome, Verdict
 from .gpu_slots import Slot, cores
 from .session import Result, Session
 
-#: Seconds that a worker is given to save what it has once it is told to stop: its own last words
-#: included, and less than a scheduler gives all of us.
+#: Seconds that a worker has to save its state after SIGTERM, its last words included; less than a
+#: scheduler gives the whole run.
 PATIENCE = signals.PATIENCE + signals.LAST_WORDS + 1.0
 
-#: How often a case is tried that its worker does not survive.
+#: How often a case is tried whose worker dies.
 TRIES = 2
 
-#: Told the number of a worker, its case, and the step.
+#: Called with the number of a worker, its case, and the step.
 WorkerProgress = Callable[[int, Case, str], None]
 
 
 class Recipe(Struct, frozen=True):
-    """What a session in another process is made from, but for its cases."""
+    """What another process makes a session from, except for its cases."""
 
     store: Path
     baselines: Path
@@ -60,7 +61,7 @@ class Recipe(Struct, frozen=True):
 
     @classmethod
     def of(cls, session: Session, device: str | None) -> Recipe:
-        """That of one like *session*, on *device*."""
+        """The recipe that rebuilds *session* on *device*."""
         return cls(
             store=session.store.root.absolute(),
             baselines=session.baselines.root.absolute(),
@@ -93,9 +94,9 @@ class Recipe(Struct, frozen=True):
 
 
 def groups(cases: Sequence[Case]) -> list[list[int]]:
-    """Numbers of cases that one worker should do in order, for they share a model and a search.
+    """Numbers of cases per group that one worker should answer in order, for they share a search.
 
-    Those that time something come last.
+    Groups that time something come last.
     """
     found: dict[object, list[int]] = {}
     for number, case in enumerate(cases):
@@ -103,8 +104,8 @@ def groups(cases: Sequence[Case]) -> list[list[int]]:
     return sorted(found.values(), key=lambda group: any(cases[i].times for i in group))
 
 
-class _Hand:
-    """A worker process: its number, its place, the cases it is to do and the one at hand."""
+class _Worker:
+    """A worker process: its number, its slot, the cases assigned to it and the current one."""
 
     def __init__(self, number: int, slot: Slot, recipe: Recipe, cases: Sequence[Case]) -> None:
         self.number = number
@@ -120,24 +121,24 @@ class _Hand:
         theirs.close()
 
     def ask(self, number: int, *, waiting: bool) -> None:
-        """Have a case done; if it is dead already, that is found out by its sentinel."""
+        """Send it a case; its sentinel shows if it is dead already."""
         self.at = number
         with contextlib.suppress(OSError):
             self.pipe.send((number, waiting))
 
     def retire(self) -> None:
-        """Have it end."""
+        """Let it end."""
         with contextlib.suppress(OSError):
             self.pipe.send(None)
         self.process.join(PATIENCE)
         self.kill(signal.SIGKILL)
 
     def kill(self, number: int) -> None:
-        """Send a signal to it and whatever it started."""
+        """Send a signal to it and to every process that it started."""
         pid = self.process.pid
         assert pid is not None  # noqa: S101  # it was started
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            if self.process.is_alive():  # perhaps it has no group of its own yet
+            if self.process.is_alive():  # it may have no process group of its own yet
                 os.kill(pid, number)
             os.killpg(pid, number)
 
@@ -148,28 +149,28 @@ class Pool:
     Args:
         cases: the cases.
         recipe: what the workers' sessions are made from.
-        places: a slot for each worker.
-        progress: told what every worker is at.
+        slots: one for each worker.
+        progress: called with every worker's steps.
     """
 
     def __init__(
         self,
         cases: Sequence[Case],
         recipe: Recipe,
-        places: Sequence[Slot],
+        slots: Sequence[Slot],
         progress: WorkerProgress,
     ) -> None:
         self._cases = cases
         self._recipe = recipe
-        self._places = places
+        self._slots = slots
         self._progress = progress
-        self._hands: list[_Hand] = []
+        self._workers: list[_Worker] = []
         self._tries: dict[int, int] = {}
         self._queue: deque[list[int]] = deque()
         self._later: deque[int] = deque()
 
     def answers(self, numbers: Sequence[int]) -> Iterator[tuple[int, Result]]:
-        """The results of the cases of these numbers as they come, with their numbers.
+        """The results of the cases of these *numbers* as they finish, with their numbers.
 
         Raises:
             PrunebenchError: if a record cannot be saved, or there is no such device.
@@ -178,46 +179,46 @@ class Pool:
         found = [[numbers[i] for i in group] for group in groups(chosen)]
         wide = [group for group in found if any(_spread(self._cases[i]) for i in group)]
         narrow = [group for group in found if group not in wide]
-        yield from self._run(narrow, self._places)
+        yield from self._run(narrow, self._slots)
         if wide:
-            gpus = list(dict.fromkeys(s.gpus for s in self._places if s.gpus is not None))
+            gpus = list(dict.fromkeys(s.gpus for s in self._slots if s.gpus is not None))
             everything = Slot(",".join(gpus) if gpus else None, cores())
             yield from self._run(wide, [everything])
 
     def _run(
-        self, found: Sequence[list[int]], places: Sequence[Slot]
+        self, cases: Sequence[list[int]], slots: Sequence[Slot]
     ) -> Iterator[tuple[int, Result]]:
-        self._queue.extend(found)
+        self._queue.extend(cases)
         try:
-            for number, slot in enumerate(places[: len(found)]):
+            for number, slot in enumerate(slots[: len(cases)]):
                 self._start(number, slot)
-            while self._hands:
+            while self._workers:
                 yield from self._listen()
         finally:
             self._stop()
 
     def _start(self, number: int, slot: Slot) -> None:
-        hand = _Hand(number, slot, self._recipe, self._cases)
-        self._hands.append(hand)
-        self._next(hand)
+        worker = _Worker(number, slot, self._recipe, self._cases)
+        self._workers.append(worker)
+        self._next(worker)
 
-    def _next(self, hand: _Hand) -> None:
-        """Give *hand* its next case, or what others hold, or let it go."""
-        last, hand.at = hand.at, None
-        if not hand.group and self._queue:
+    def _next(self, worker: _Worker) -> None:
+        """Give *worker* its next case, or one that another process holds, or let it end."""
+        last, worker.at = worker.at, None
+        if not worker.group and self._queue:
             place = self._nearest(last)
-            hand.group.extend(self._queue[place])
+            worker.group.extend(self._queue[place])
             del self._queue[place]
-        if hand.group:
-            hand.ask(hand.group.popleft(), waiting=False)
+        if worker.group:
+            worker.ask(worker.group.popleft(), waiting=False)
         elif self._later:
-            hand.ask(self._later.popleft(), waiting=True)
+            worker.ask(self._later.popleft(), waiting=True)
         else:
-            self._hands.remove(hand)
-            hand.retire()
+            self._workers.remove(worker)
+            worker.retire()
 
     def _nearest(self, last: int | None) -> int:
-        """Which group is next: one of the model that is loaded already, or else the first."""
+        """The index of the next group: one of the loaded model, or else the first."""
         if last is not None:
             for place, group in enumerate(self._queue):
                 if self._cases[group[0]].model == self._cases[last].model:
@@ -225,21 +226,21 @@ class Pool:
         return 0
 
     def _listen(self) -> Iterator[tuple[int, Result]]:
-        hands = list(self._hands)
-        ready = wait([*(h.pipe for h in hands), *(h.process.sentinel for h in hands)])
-        for hand in hands:
-            if hand.pipe in ready:
-                yield from self._heard(hand)
-            if hand.process.sentinel in ready and hand in self._hands:
-                yield from self._died(hand)
+        workers = list(self._workers)
+        ready = wait([*(h.pipe for h in workers), *(h.process.sentinel for h in workers)])
+        for worker in workers:
+            if worker.pipe in ready:
+                yield from self._heard(worker)
+            if worker.process.sentinel in ready and worker in self._workers:
+                yield from self._died(worker)
 
-    def _heard(self, hand: _Hand) -> Iterator[tuple[int, Result]]:
-        """Everything that *hand* has said."""
+    def _heard(self, worker: _Worker) -> Iterator[tuple[int, Result]]:
+        """Handle every message that *worker* has sent."""
         try:
-            while hand in self._hands and hand.pipe.poll():
-                kind, number, content = hand.pipe.recv()
+            while worker in self._workers and worker.pipe.poll():
+                kind, number, content = worker.pipe.recv()
                 if kind == "step":
-                    self._progress(hand.number, self._cases[number], content)
+                    self._progress(worker.number, self._cases[number], content)
                 elif kind == "failed":
                     raise PrunebenchError(content)
                 else:
@@ -247,59 +248,59 @@ class Pool:
                         self._later.append(number)
                     else:
                         yield number, content
-                    self._next(hand)
+                    self._next(worker)
         except (EOFError, OSError):
-            return  # dead: its sentinel tells
+            return  # dead: its sentinel shows
 
-    def _died(self, hand: _Hand) -> Iterator[tuple[int, Result]]:
-        yield from self._heard(hand)
-        if hand not in self._hands:
+    def _died(self, worker: _Worker) -> Iterator[tuple[int, Result]]:
+        yield from self._heard(worker)
+        if worker not in self._workers:
             return
-        self._hands.remove(hand)
-        hand.process.join()
-        hand.kill(signal.SIGKILL)  # what it may have started
-        rest = list(hand.group)
-        if (number := hand.at) is not None:
+        self._workers.remove(worker)
+        worker.process.join()
+        worker.kill(signal.SIGKILL)  # processes that it may have started
+        rest = list(worker.group)
+        if (number := worker.at) is not None:
             self._tries[number] = self._tries.get(number, 0) + 1
             if self._tries[number] < TRIES:
                 rest.insert(0, number)
             else:
                 case = self._cases[number]
-                error = _death(hand.process.exitcode or 0)
+                error = _death(worker.process.exitcode or 0)
                 yield number, Result(case, Verdict(case.id, ok=False, error=error))
         if rest:
             self._queue.appendleft(rest)
         if self._queue or self._later:
-            self._start(hand.number, hand.slot)
+            self._start(worker.number, worker.slot)
 
     def _stop(self) -> None:
-        """End all workers that there still are: they save, or are killed."""
-        left, self._hands = self._hands, []
+        """End all remaining workers: they save their state, or are killed."""
+        left, self._workers = self._workers, []
         self._queue.clear()
-        for hand in left:
-            hand.kill(signal.SIGTERM)
+        for worker in left:
+            worker.kill(signal.SIGTERM)
         end = time.monotonic() + PATIENCE
-        for hand in left:
-            hand.process.join(max(0.0, end - time.monotonic()))
-            hand.kill(signal.SIGKILL)
-            hand.process.join()
+        for worker in left:
+            worker.process.join(max(0.0, end - time.monotonic()))
+            worker.kill(signal.SIGKILL)
+            worker.process.join()
 
 
 def _spread(case: Case) -> bool:
-    """Whether a case takes several GPUs."""
+    """Whether a case needs several GPUs."""
     return case.model.device_map is not None or (case.needs.gpus or 1) > 1
 
 
 def _death(code: int) -> str:
     if code >= 0:
         return f"the worker ended with exit code {code}, twice"
-    why = " (killed, perhaps for want of memory)" if -code == signal.SIGKILL else ""
+    why = " (killed, perhaps out of memory)" if -code == signal.SIGKILL else ""
     return f"the worker died with signal {-code}{why}, twice"
 
 
 @contextmanager
 def _environment(slot: Slot) -> Iterator[None]:
-    """What has to be in a worker's environment before it starts Python, for this process's."""
+    """Set this process's environment, which a worker inherits, to what its Python needs."""
     before_torch()
     mine = {"OMP_NUM_THREADS": str(slot.threads), "MKL_NUM_THREADS": str(slot.threads)}
     if slot.gpus is not None:
@@ -318,7 +319,7 @@ def _environment(slot: Slot) -> Iterator[None]:
 
 @contextmanager
 def _no_interrupt() -> Iterator[None]:
-    """Ctrl-C reaches a new process only once it has a group of its own, and then not at all."""
+    """Keep Ctrl-C from a new process until it has a process group of its own."""
     blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -327,15 +328,15 @@ def _no_interrupt() -> Iterator[None]:
 
 
 def _work(pipe: Connection, recipe: Recipe, cases: Sequence[Case]) -> None:
-    """The life of a worker: answers what it is asked until there is no more."""
+    """The main loop of a worker process: answer cases until there are no more."""
     os.setsid()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
-    threading.Thread(target=_outlive_nobody, daemon=True, name="parent").start()
+    threading.Thread(target=_end_with_parent, daemon=True, name="parent").start()
     places = {case.id: number for number, case in enumerate(cases)}
     plain_warnings()
 
     def progress(case: Case, what: str) -> None:
-        with contextlib.suppress(OSError):  # nobody listens any more
+        with contextlib.suppress(OSError):  # the parent has closed it
             pipe.send(("step", places[case.id], what))
 
     number = 0
@@ -350,11 +351,11 @@ def _work(pipe: Connection, recipe: Recipe, cases: Sequence[Case]) -> None:
     except PrunebenchError as error:
         pipe.send(("failed", number, str(error)))
     except (EOFError, signals.StopRequest):
-        pass  # what the case has so far is kept, and it is claimed no longer
+        pass  # the case's state is saved, and its claim released
 
 
-def _outlive_nobody() -> None:
-    """Stop when the process that hands out cases is gone, however it went."""
+def _end_with_parent() -> None:
+    """Stop when the process that hands out cases has ended, for whatever reason."""
     parent = multiprocessing.parent_process()
     if parent is None:
         return

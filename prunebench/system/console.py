@@ -1,4 +1,7 @@
-"""The console that people read: what it may show, how wide it is, and with which signs."""
+"""Output for people: the rich console, its width and signs, and lines on stdout and stderr.
+
+Text from files is made inert: it cannot steer a terminal or a CI server.
+"""
 
 from __future__ import annotations
 
@@ -36,15 +39,15 @@ COLOURS = {
     "crashed": "bold red",
 }
 
-#: Columns where nobody's terminal says how many.
+#: Columns where neither a terminal nor ``COLUMNS`` gives a width.
 WIDE = 100
 
 
 class Signs(Struct, frozen=True):
-    """What stands for an outcome or for part of a drawing, so that colour is never the only sign.
+    """The signs of outcomes and block maps, so that colour is never the only sign.
 
     *outcomes* are by word. *kept*, *gone*, *joined* (into a block before it), *cut* and *refit* are
-    states of half a block, *line* leads from a merged block to what it took in.
+    states of half a block; *line* leads from a merged block to those merged into it.
     """
 
     outcomes: dict[str, str]
@@ -74,8 +77,8 @@ class Signs(Struct, frozen=True):
         )
 
 
-# A line under the headings and between groups, nothing else. A text editor shows the eight lines:
-# top, heading, below it, rows, between rows, between sections, last row, bottom.
+# A line under the headings and between groups, nothing else. The eight lines are: top, heading,
+# below it, rows, between rows, between sections, last row, bottom.
 _FRAME = "    \n    \n {} \n    \n {} \n    \n    \n    \n"
 
 UNICODE = Signs(
@@ -135,9 +138,9 @@ ASCII = Signs(
 
 
 class InertConsole(Console):
-    """A console on which text from files is only shown: no markup, no control characters.
+    """A console that shows text from files as it is: no markup, no control characters.
 
-    With ``NO_COLOR`` there is no escape code at all. What its encoding lacks is a question mark.
+    With ``NO_COLOR`` it writes no escape codes. Characters that its encoding lacks become ``?``.
     """
 
     def __init__(self, **options: Any) -> None:
@@ -146,14 +149,14 @@ class InertConsole(Console):
         super().__init__(**options)
 
     def render_str(self, text: str, **options: Any) -> Text:
-        """As rich makes cells of strings: inert before their widths are measured."""
+        """Make a string inert before rich measures its width."""
         return super().render_str(inert_lines(text), **options)
 
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterator[Segment]:
-        """As rich renders, each piece of text made inert; what rich itself adds is left."""
-        blank = True  # so far on this line, where a CI server looks for commands
+        """Make each piece of text inert; what rich itself adds is left."""
+        blank = True  # nothing on this line yet: a CI server looks for commands at its start
         for segment in super().render(renderable, options):
             if segment.control:
                 yield segment
@@ -164,9 +167,9 @@ class InertConsole(Console):
                 text = inert(part, limit=10**6)
                 parts.append(disarmed(text) if blank else text)
                 blank = blank and not text.strip()
-            yield segment._replace(text=self._sayable("\n".join(parts)))
+            yield segment._replace(text=self._encodable("\n".join(parts)))
 
-    def _sayable(self, text: str) -> str:
+    def _encodable(self, text: str) -> str:
         try:
             return text.encode(self.encoding, "replace").decode(self.encoding)
         except LookupError:  # an encoding that Python does not know
@@ -174,7 +177,7 @@ class InertConsole(Console):
 
 
 def console() -> Console:
-    """Standard output; where neither a terminal nor ``COLUMNS`` says how wide, room for a table."""
+    """A console on standard output; WIDE where neither a terminal nor ``COLUMNS`` gives a width."""
     plain: dict[str, Any] = {"markup": False, "emoji": False, "highlight": False}
     found = InertConsole(**plain)
     given = os.environ.get("COLUMNS", "").isdigit() and int(os.environ["COLUMNS"]) > 0
@@ -184,7 +187,7 @@ def console() -> Console:
 
 
 def watched(file: IO[str]) -> bool:
-    """Whether a person's terminal is at the other end, colour or not."""
+    """Whether *file* is a terminal."""
     try:
         return file.isatty()
     except (AttributeError, ValueError):  # closed, or no file at all
@@ -192,7 +195,7 @@ def watched(file: IO[str]) -> bool:
 
 
 def signs(console: Console) -> Signs:
-    """The signs that *console* can show: plain ASCII where its encoding has no others."""
+    """The signs that *console* can show: plain ASCII where its encoding lacks others."""
     every = [v for v in (*UNICODE.outcomes.values(), *_drawn(UNICODE)) if isinstance(v, str)]
     try:
         "".join(every).encode(console.encoding)
@@ -214,7 +217,7 @@ def outcome(word: str, signs: Signs) -> Text:
 
 
 def print_wrapped(console: Console, text: str | Text, style: str = "", hang: int = 4) -> None:
-    """A line: broken at words for a person's terminal, whole for whatever else reads it."""
+    """Print a line: wrapped at words on a terminal, whole otherwise."""
     line = Text(text, style=style) if isinstance(text, str) else text
     if not watched(console.file):
         console.print(line, soft_wrap=True)
@@ -225,7 +228,7 @@ def print_wrapped(console: Console, text: str | Text, style: str = "", hang: int
 
 
 def findings(console: Console, case_id: str, lines: Sequence[str]) -> None:
-    """Lines that begin with a case's id: below it for a person, as they are for other readers."""
+    """Print lines that begin with a case's id: below the id on a terminal, unchanged otherwise."""
     if not watched(console.file):
         for line in lines:
             console.print(Text(line), soft_wrap=True)
@@ -233,15 +236,15 @@ def findings(console: Console, case_id: str, lines: Sequence[str]) -> None:
     if lines:
         print_wrapped(console, inert(case_id), "bold")
     for line in lines:
-        told = line.removeprefix(f"{inert(case_id)}:")
-        word = told.split()[0].rstrip(":") if told.split() else ""
-        text = Text(f" {told}", style="dim" if told.startswith("   ") else "")
+        finding = line.removeprefix(f"{inert(case_id)}:")
+        word = finding.split()[0].rstrip(":") if finding.split() else ""
+        text = Text(f" {finding}", style="dim" if finding.startswith("   ") else "")
         text.highlight_words([word] if word in COLOURS else [], COLOURS.get(word, ""))
         print_wrapped(console, text, hang=6)
 
 
 def plain_warnings() -> None:
-    """From now on our own warnings are plain lines; everybody else's are as Python shows them."""
+    """Print prunebench's own warnings as plain lines from now on; others as Python shows them."""
     others = warnings.showwarning
 
     def show(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
@@ -254,15 +257,15 @@ def plain_warnings() -> None:
 
 
 def print_note(text: str) -> None:
-    """Print *text* on standard error, inert: what a run is doing, or why it stops."""
+    """Print *text* on standard error, inert: progress, warnings, errors."""
     print(inert_lines(text), file=sys.stderr, flush=True)  # noqa: T201
 
 
 def print_line(text: str) -> None:
-    """Print *text* on standard output, inert: the answer of a command."""
+    """Print *text* on standard output, inert: the result of a command."""
     print(inert_lines(text))  # noqa: T201
 
 
 def warn(text: str) -> None:
-    """Warn of something that is lost or ignored; front ends print it as one plain line."""
+    """Warn of lost or ignored data; front ends print it as one plain line."""
     warnings.warn(text, PrunebenchWarning, stacklevel=3)

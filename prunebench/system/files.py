@@ -1,13 +1,10 @@
-"""Files that are whole or absent, and names that stay inside their folder."""
+"""Atomic writes, bounded reads, and file names that stay inside their folder."""
 
 from __future__ import annotations
 
 import codecs
-import contextlib
-import errno
 import os
 import re
-import select
 import sys
 import tempfile
 from pathlib import Path, PurePosixPath
@@ -19,24 +16,24 @@ from ..errors import PrunebenchError, inert
 
 T = TypeVar("T")
 
-#: A file larger than this is no record, plan or list of ours, and is not read into memory.
+#: Bytes above which a file is not read into memory: no record, plan or list is that large.
 MAX_BYTES = 500_000_000
-#: Letters of one part of a case id: with what is added to it, a file system takes no more.
+#: Characters of one part of a case id: with suffixes, file systems take no more.
 MAX_PART = 200
-#: Letters of one part of a path.
+#: Characters of one part of a path.
 MAX_NAME = 255
 
 _PART = re.compile(r"[A-Za-z0-9_=+@][A-Za-z0-9._=+@-]*")
-#: What JSON may have as it is, and a terminal acts on.
+#: Characters that JSON leaves unescaped and a terminal acts on.
 _STEERING = re.compile("[\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
-#: Where msgspec says JSON is malformed.
+#: The offset in a message of msgspec about malformed JSON.
 _BYTE = re.compile(r" \(byte (\d+)\)")
-#: Names that are devices on Windows, whatever follows their first dot.
+#: Device names of Windows, with any suffix.
 _RESERVED = {"con", "prn", "aux", "nul", *(f"{d}{n}" for d in ("com", "lpt") for n in range(1, 10))}
 
 
 def slug(text: str) -> str:
-    """*text* reduced to what may stand in one part of a file name, on any system."""
+    """*text* reduced to characters that one part of a file name may have on any system."""
     plain = re.sub(r"[^A-Za-z0-9._=+-]+", "-", text).strip("-.") or "x"
     return f"x-{plain}" if plain.split(".")[0].lower() in _RESERVED else plain
 
@@ -55,22 +52,22 @@ def inside(root: Path, name: str) -> Path:
     """The path *name* below *root*, and never outside.
 
     Raises:
-        PrunebenchError: if *name* is absolute, climbs with ``..``, or has other letters than the
-            parts of case ids have (``slug``), or too many.
+        PrunebenchError: if *name* is absolute, has ``..``, or has other characters than the parts
+            of case ids have (``slug``), or too many.
     """
     if not is_name(name):
         raise PrunebenchError(
-            f"{inert(name, 100)!r} is no name of a case or device: expected parts of letters, "
+            f"{inert(name, 100)!r} is not the name of a case or device: expected parts of letters, "
             f"digits and ._=+@- with a / between, at most {MAX_PART} each"
         )
     return root / PurePosixPath(name)
 
 
 def below(folder: Path, suffix: str = "") -> list[Path]:
-    """Every file below *folder* whose name ends so, sorted; none where there is no such folder.
+    """Every file below *folder* whose name ends in *suffix*, sorted; empty without such a folder.
 
     Raises:
-        PrunebenchError: if a folder cannot be listed: its files would seem not to be there.
+        PrunebenchError: if a folder cannot be listed: its files would seem absent.
     """
     found: list[Path] = []
     for place, _, names in os.walk(folder, onerror=require_listed):
@@ -79,7 +76,7 @@ def below(folder: Path, suffix: str = "") -> list[Path]:
 
 
 def listed(folder: Path, suffix: str = "") -> list[Path]:
-    """What lies in *folder* itself and is called so, sorted; nothing where there is no such folder.
+    """The entries of *folder* whose name ends in *suffix*, sorted; empty without such a folder.
 
     Raises:
         PrunebenchError: if it cannot be listed.
@@ -93,10 +90,10 @@ def listed(folder: Path, suffix: str = "") -> list[Path]:
 
 
 def require_listed(error: OSError) -> None:
-    """Let an *error* of listing a folder pass only where there is none.
+    """Ignore an *error* of listing a folder only if the folder does not exist.
 
     Raises:
-        PrunebenchError: otherwise, naming the folder and what the system says.
+        PrunebenchError: otherwise, with the folder and the system's reason.
     """
     if not isinstance(error, FileNotFoundError | NotADirectoryError):
         reason = error.strerror or error
@@ -107,12 +104,12 @@ def read(path: Path, limit: int = MAX_BYTES) -> bytes:
     """The bytes of a regular file.
 
     Raises:
-        PrunebenchError: if there is none, it is something else (a pipe would never end), larger
-            than *limit*, or cannot be read.
+        PrunebenchError: if it is missing, not a regular file (a pipe would never end), larger than
+            *limit* bytes, or cannot be read.
     """
     try:
         if not path.is_file():
-            what = "no regular file" if path.exists() else "No such file or directory"
+            what = "not a regular file" if path.exists() else "No such file or directory"
             raise PrunebenchError(f"{path}: cannot be read: {what}")
         if (size := path.stat().st_size) > limit:
             raise PrunebenchError(f"{path}: {size:,} bytes, at most {limit:,} are read")
@@ -123,112 +120,79 @@ def read(path: Path, limit: int = MAX_BYTES) -> bytes:
 
 
 def write(path: Path, data: bytes) -> None:
-    """Write *data* so that a reader sees the old file or the new one, never half of it.
+    """Write *data* atomically: a reader sees the old file or the new one, never half of it.
 
-    A device or a pipe (``/dev/null``, ``/dev/stdout``, a shell's ``>(...)``) is written to: a file
-    put in its place would take it away from everybody. What is a descriptor of this process is
-    written to where it stands, after what was printed.
+    A temporary file is written next to *path* and renamed over it. A device, a pipe or a descriptor
+    (``/dev/null``, ``/dev/stdout``, a shell's ``>(...)``) is written to instead: a file renamed
+    over it would take it away from everybody.
 
     Raises:
-        PrunebenchError: if the place cannot be written.
+        PrunebenchError: if *path* cannot be written.
     """
     try:
         if _is_stream(path):
-            _send(path, data)
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as stream:
-                stream.write(data)
-                stream.flush()
-                os.fsync(stream.fileno())
-            # mkstemp makes files private; results are as readable as anything else of the user's.
-            Path(name).chmod(0o666 & ~_UMASK)
-            Path(name).replace(path)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+            _write_to_stream(path, data)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            _replace(path, data)
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
         reason = getattr(error, "strerror", None) or error
         raise PrunebenchError(f"{path}: cannot be written: {reason}") from error
 
 
-def _is_stream(path: Path) -> bool:
-    """Whether that is a device, a pipe or an open file of a process rather than a place."""
-    if _descriptor(path) is not None or (path.exists() and not path.is_file()):
-        return not path.is_dir()
-    return _folder(path).startswith("/proc/")
-
-
-def _descriptor(path: Path) -> int | None:
-    """The number of this process's descriptor that *path* names, as ``/dev/stdout`` does."""
-    own = re.compile(rf"/dev/fd|/proc/{os.getpid()}(/task/\d+)?/fd")
-    for _ in range(40):  # as many links as Linux follows
-        if own.fullmatch(folder := _folder(path)):
-            return int(path.name) if re.fullmatch("[0-9]{1,9}", path.name) else None
-        if not path.is_symlink():
-            return None
-        path = Path(folder) / path.readlink()
-    return None
-
-
-def _folder(path: Path) -> str:
-    return os.path.realpath(path.parent)  # unlike resolve, without an error where links go round
-
-
-def _send(path: Path, data: bytes) -> None:
-    if (number := _descriptor(path)) is not None:
-        _require_given(number)
-        # What was printed before comes before.
-        for stream in (sys.stdout, sys.stderr):
-            with contextlib.suppress(AttributeError, OSError, ValueError):  # None, or closed
-                stream.flush()
-        # Not opened anew: that would begin at another place of a file than what is printed next.
-        _pour(number, data)
-        return
-    # A pipe that nobody reads is an error, not a wait without an end.
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
+def _replace(path: Path, data: bytes) -> None:
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        # mkstemp makes files private; results are as readable as any other file of the user's.
+        Path(name).chmod(0o666 & ~_UMASK)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether *path* is a device, a pipe or a process's descriptor rather than a file."""
+    folder = os.path.realpath(path.parent)  # unlike resolve, without an error for circular links
+    if folder == "/dev" or folder.startswith("/proc/"):  # a descriptor may lead to a regular file
+        return not path.is_dir()
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def _write_to_stream(path: Path, data: bytes) -> None:
+    if str(path) == "/dev/stdout" and sys.stdout is not None:
+        sys.stdout.flush()  # what was printed comes before, also where it leads to a file
+        sys.stdout.buffer.write(data)
+        sys.stdout.flush()
+        return
+    # Without O_NONBLOCK, opening a pipe that nobody reads would wait forever.
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK)
+    with os.fdopen(handle, "wb") as stream:
         os.set_blocking(handle, True)
-        _pour(handle, data)
-    finally:
-        os.close(handle)
-
-
-def _require_given(number: int) -> None:
-    # One that was closed when we began may be a file of ours by now; those no program inherits.
-    if not os.get_inheritable(number):
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
-
-
-def _pour(handle: int, data: bytes) -> None:
-    left = memoryview(data)
-    while left:
-        try:
-            left = left[os.write(handle, left) :]
-        except BlockingIOError:  # whoever gave it to us does not wait
-            select.select([], [handle], [])
+        stream.write(data)
 
 
 def require_writable(path: Path) -> None:
     """Refuse to begin long work whose result could not be written to *path*.
 
-    Nothing is left behind, not even the folders that are missing.
+    Nothing is left behind, not even missing folders.
 
     Raises:
-        PrunebenchError: naming it and what the system says.
+        PrunebenchError: with *path* and the system's reason.
     """
     try:
-        if (number := _descriptor(path)) is not None:
-            _require_given(number)
-        if _is_stream(path):
-            return
         if path.is_dir():
             raise PrunebenchError(f"{path}: cannot be written: it is a folder")
+        if _is_stream(path):
+            path.stat()
+            return
         above = path.absolute().parents
-        there = next(folder for folder in above if folder.exists() or folder.is_symlink())
-        with tempfile.TemporaryFile(dir=there):
+        existing = next(folder for folder in above if folder.exists() or folder.is_symlink())
+        with tempfile.TemporaryFile(dir=existing):
             pass
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
@@ -236,25 +200,25 @@ def require_writable(path: Path) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Write *data* as indented JSON; what is not finite becomes null."""
+    """Write *data* as indented JSON; a value that is not finite becomes null."""
     write(path, as_json(data))
 
 
 def as_json(data: Any) -> bytes:
-    """What *write_json* writes."""
+    """The bytes that *write_json* writes."""
     return msgspec.json.format(msgspec.json.encode(data), indent=2) + b"\n"
 
 
 def printable_json(data: Any) -> str:
-    """*data* as *write_json* writes it, with what would steer a terminal escaped as JSON can."""
+    """*data* as *write_json* writes it, with characters that steer a terminal as JSON escapes."""
     return _STEERING.sub(lambda found: f"\\u{ord(found[0]):04x}", as_json(data).decode())
 
 
 def read_json(path: Path, kind: type[T]) -> T:
-    """Read a *kind* from a JSON file; what Windows puts before UTF-8 is passed over.
+    """Read a *kind* from a JSON file; a byte order mark is skipped.
 
     Raises:
-        PrunebenchError: if it is missing, truncated, or something else; the file is left alone.
+        PrunebenchError: if it is missing, truncated, or not a *kind*; the file is left unchanged.
     """
     data = read(path).removeprefix(codecs.BOM_UTF8)
     try:
@@ -265,7 +229,7 @@ def read_json(path: Path, kind: type[T]) -> T:
 
 
 def _place(data: bytes, message: str) -> str:
-    """Line and column of the byte that *message* speaks of, as ``:3:17``; else nothing."""
+    """Line and column of the byte that *message* names, as ``:3:17``; empty without one."""
     if (found := _BYTE.search(message)) is None:
         return ""
     lines = data[: int(found[1])].split(b"\n")

@@ -1,14 +1,13 @@
-"""Files known by their content: each is hashed once and its hash remembered in the user's cache.
+"""SHA-256 hashes of files, each computed once and cached in the user's cache folder.
 
-A remembered hash holds while the file is untouched: same device, inode, path, size, time of change
-and time of status change, which no program can set back. Times have a grain, and a file written
-again within it looks untouched; so only the hash of a file that was at rest for a while before it
-was read is remembered (the rule by which git tells racy entries of its index). The file is opened
-before it is looked at, which makes network file systems ask the server instead of their memory.
+A cached hash is valid while the file is unchanged: same device, inode, path, size, mtime and ctime
+(which no program can set back). Timestamps are coarse, and a file written again within their
+resolution looks unchanged; so a hash is cached only if the file had not changed for REST before it
+was read (git's rule for racy index entries). The file is opened before its status is read, which
+makes network file systems ask the server instead of their cache.
 
-Every entry is a small file of its own, written beside its place and renamed into it: several
-processes, or machines with one home, neither wait for each other nor lose anything. One that is
-damaged is as good as absent.
+Every entry is a small file of its own, written atomically: several processes, or machines with one
+home, neither wait for each other nor lose entries. A damaged entry counts as absent.
 """
 
 from __future__ import annotations
@@ -30,13 +29,13 @@ from ..errors import PrunebenchError
 from ..progress import say
 from . import files
 
-#: Nanoseconds that a file must have been at rest: the grain of the coarsest file systems.
+#: Nanoseconds that a file must have been unchanged: the resolution of the coarsest file systems.
 REST = 2_000_000_000
-#: Smaller files are read again sooner than an entry would be found.
+#: Bytes below which hashing again is faster than reading an entry.
 SMALL = 1 << 20
-#: Reading a file larger than this takes long enough to be told.
+#: Bytes above which hashing takes long enough to report progress.
 LARGE = 10**9
-#: Large files hashed side by side.
+#: Large files hashed at the same time.
 AT_ONCE = min(4, os.cpu_count() or 1)
 
 
@@ -59,12 +58,12 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True):
         )
 
     def rested(self, now: int) -> bool:
-        """Whether nothing was done to the file for a while before *now*."""
+        """Whether the file was unchanged for REST before *now*."""
         return now - max(self.modified, self.changed) > REST
 
 
 def cache_folder() -> Path:
-    """Where this package keeps what it can make again: PRUNEBENCH_CACHE, or the user's cache."""
+    """The folder for data that can be computed again: PRUNEBENCH_CACHE, or the user's cache."""
     if own := os.environ.get("PRUNEBENCH_CACHE"):
         return Path(own)
     base = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
@@ -72,18 +71,18 @@ def cache_folder() -> Path:
 
 
 def memory() -> Path:
-    """The folder of what is remembered."""
+    """The folder of the cached hashes."""
     return cache_folder() / "hashes"
 
 
 def sha256(path: Path) -> str:
-    """The sha256 of a file's content, read only where it is not known yet.
+    """The SHA-256 of a file's content, computed only if it is not cached.
 
-    A blob of the hub's cache is named by it, which is taken at its word: the hub client trusts the
-    name as well, and a snapshot is not to be written to.
+    A blob of the hub's cache is named by its hash, and the name is trusted: the hub client trusts
+    it as well, and snapshots are read-only by convention.
 
     Raises:
-        PrunebenchError: if it cannot be read, or is written to meanwhile.
+        PrunebenchError: if it cannot be read, or is changed meanwhile.
     """
     if (blob := _blob(path)) is not None:
         return blob
@@ -94,7 +93,7 @@ def sha256(path: Path) -> str:
             if (known := _recall(seen)) is not None:
                 return known
             now = time.time_ns()
-            digest = hashlib.file_digest(_Told(stream, seen), "sha256").hexdigest()  # type: ignore[arg-type]
+            digest = hashlib.file_digest(_Reporting(stream, seen), "sha256").hexdigest()  # type: ignore[arg-type]
         with place.open("rb", buffering=0) as stream:
             after = Entry.of(place, os.fstat(stream.fileno()))
     except OSError as error:
@@ -107,7 +106,7 @@ def sha256(path: Path) -> str:
 
 
 def sha256s(paths: Sequence[Path]) -> list[str]:
-    """The sha256 of each file; of several large ones a few at a time.
+    """The SHA-256 of each file; several large ones in parallel.
 
     A disk reads faster than one core hashes.
 
@@ -118,20 +117,20 @@ def sha256s(paths: Sequence[Path]) -> list[str]:
     if len(large) < 2:
         return [sha256(path) for path in paths]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        # Each with a context of its own, so that whoever watches is told.
+        # Each with a copy of the context, so that the progress hook is called.
         running = {path: pool.submit(copy_context().run, sha256, path) for path in large}
         done = {path: hashed.result() for path, hashed in running.items()}
     return [done.get(path) or sha256(path) for path in paths]
 
 
 def entries() -> Iterator[tuple[Path, Entry | None]]:
-    """What is remembered: the file of each entry, and the entry unless it is damaged."""
+    """The cached entries: the file of each, and the entry unless it is damaged."""
     for path in sorted(memory().glob("*.json")):
         yield path, _read(path)
 
 
 def outdated(entry: Entry | None) -> bool:
-    """Whether an entry will never be used again: damaged, or the file is gone or another."""
+    """Whether an entry will never be used again: damaged, or its file was removed or changed."""
     if entry is None:
         return True
     try:
@@ -141,7 +140,7 @@ def outdated(entry: Entry | None) -> bool:
     return Entry.of(Path(entry.path), stat) != msgspec.structs.replace(entry, sha256="")
 
 
-#: What this process has hashed or recalled, so that no entry is read twice.
+#: Entries that this process has computed or read, so that none is read twice.
 _KNOWN: dict[str, Entry] = {}
 
 
@@ -162,7 +161,7 @@ def _remember(entry: Entry) -> None:
     try:
         files.write_json(_place(entry), entry)
     except (PrunebenchError, UnicodeError):
-        return  # a cache that cannot be written costs time, and `doctor` says so
+        return  # a cache that cannot be written costs time, and `doctor` reports it
 
 
 def _place(entry: Entry) -> Path:
@@ -173,13 +172,13 @@ def _place(entry: Entry) -> Path:
 def _read(path: Path) -> Entry | None:
     try:
         entry = msgspec.json.decode(path.read_bytes(), type=Entry)
-    except (OSError, ValueError, RecursionError):  # a text that is no UTF-8 is a plain ValueError
+    except (OSError, ValueError, RecursionError):  # text that is not UTF-8 is a plain ValueError
         return None
     return entry if _is_sha256(entry.sha256) else None
 
 
 def _blob(path: Path) -> str | None:
-    """The sha256 that a file of the hub's cache is named by; small ones have git's hash instead."""
+    """The SHA-256 in the name of a blob of the hub's cache; small blobs have git's hash instead."""
     if not path.is_symlink():
         return None
     target = path.resolve()
@@ -191,15 +190,15 @@ def _is_sha256(text: str) -> bool:
     return len(text) == 64 and not set(text) - set("0123456789abcdef")
 
 
-class _Told:
-    """A stream that says how much of a large file was read."""
+class _Reporting:
+    """A stream that reports how much of a large file was read."""
 
     def __init__(self, stream: IO[bytes], entry: Entry) -> None:
         self._stream = stream
         self._name = Path(entry.path).name
         self._size = entry.size
         self._done = 0
-        self._told = 0
+        self._reported = 0
 
     def readable(self) -> bool:
         return True
@@ -207,7 +206,7 @@ class _Told:
     def readinto(self, buffer: memoryview) -> int:
         count: int = self._stream.readinto(buffer)  # type: ignore[attr-defined]
         self._done += count
-        if self._size >= LARGE and self._done - self._told >= LARGE // 10:
-            self._told = self._done
+        if self._size >= LARGE and self._done - self._reported >= LARGE // 10:
+            self._reported = self._done
             say(f"hashing {self._name}, {self._done / 1e9:.1f} of {self._size / 1e9:.1f} GB")
         return count

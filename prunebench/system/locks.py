@@ -1,10 +1,10 @@
-"""Who answers which case: a lock file per content in the store, so that several processes share it.
+"""Locks between processes: a claim per content key in the store, and turns on a device.
 
 ``<store>/locks/<first 20 of the key>.lock`` is held while a case is measured, judged and saved;
-beside it lies ``.owner``, which says by whom. The library filelock does the locking: by ``flock``,
-which the kernel lets go when its holder dies, or, where the filesystem refuses that, by a file
-whose existence is the lock, with a heartbeat. Such a file is taken over at once if its holder on
-this host is dead, and from another host once nobody has renewed it for LEASE seconds.
+``.owner`` next to it names the holder. The library filelock does the locking: by ``flock``, which
+the kernel releases when its holder dies, or, where the filesystem has none, by a file whose
+existence is the lock, with a heartbeat. Such a file is taken over at once if its holder on this
+host is dead, and from another host after LEASE seconds without a heartbeat.
 
 Processes that compute on one device share it through `turn`: those that time have it alone.
 """
@@ -23,26 +23,30 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..errors import PrunebenchError
+from ..errors import PrunebenchError, inert
+from . import files
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-#: Told in words for whom is being waited.
+#: Called with what is being waited for, in words.
 Waiting = Callable[[str], None]
 
-#: Seconds without a heartbeat after which a lock by existence may be taken from another host.
+#: Seconds without a heartbeat after which another host may take over a lock file.
 LEASE = 120.0
+
+#: Bytes of an ``.owner`` file that are read at most.
+MAX_OWNER = 10_000
 
 #: Seconds between two looks at a lock.
 POLL = 0.2
 
-#: ``soft`` or ``native`` in this variable decides what is otherwise found out.
+#: The environment variable that chooses between ``soft`` and ``native`` locks.
 KIND = "PRUNEBENCH_LOCKS"
 
 
 class HeldError(Exception):
-    """Another process holds the claim; the text says which."""
+    """Another process holds the claim; the text names it."""
 
 
 class Claims:
@@ -50,12 +54,12 @@ class Claims:
 
     Args:
         root: the results folder.
-        say: told of what a person should know: claims of the dead, a filesystem without ``flock``.
+        note: prints what a user should know: claims of dead processes, no ``flock``.
     """
 
-    def __init__(self, root: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, root: Path, note: Callable[[str], None]) -> None:
         self._folder = root / "locks"
-        self._say = say
+        self._note = note
         self._soft: bool | None = None
 
     @contextmanager
@@ -64,8 +68,8 @@ class Claims:
 
         Args:
             key: a content key.
-            what: whose it is, for a person.
-            waiting: told, again and again, for whom is being waited; without it nobody is.
+            what: the case, for the messages of others.
+            waiting: called repeatedly with the holder while waiting; None does not wait.
 
         Raises:
             HeldError: if another holds it and *waiting* is None.
@@ -80,24 +84,20 @@ class Claims:
         except OSError as error:
             raise PrunebenchError(f"{path}: cannot be locked: {error.strerror or error}") from error
         try:
-            # Whoever is done takes this file away, so one that is still there tells of a death.
+            # A holder removes this file when it is done; one that is left is of a dead process.
             if dead := owner_of(owner):
-                self._say(f"{what}: {dead} left it unfinished; it is taken over")
-            with contextlib.suppress(OSError):  # it only serves to tell others
-                owner.write_text(json.dumps(_me()))
+                self._note(f"{what}: {dead} left it unfinished; it is taken over")
+            with contextlib.suppress(OSError):  # it only names the holder to others
+                owner.write_text(json.dumps(_owner(what)))
             yield
         finally:
             with contextlib.suppress(OSError):
                 owner.unlink()
             if not self._soft:
-                # Still held: whoever has it open already finds it without a name and tries again.
+                # Still held: who has it open already finds it without a name and tries again.
                 with contextlib.suppress(OSError):
                     path.unlink()
             lock.release()
-
-    def holder(self, key: str) -> str:
-        """Who says to hold the claim of *key*, in words; empty if nobody does."""
-        return owner_of(self._folder / f"{key[:20]}.owner")
 
     def _lock(self, path: Path) -> BaseFileLock:
         import filelock
@@ -109,8 +109,8 @@ class Claims:
         return filelock.SoftFileLease(
             path,
             lease_duration=LEASE,
-            on_compromise=lambda _: self._say(
-                f"{path}: the claim was lost while at work, another may do the same case twice"
+            on_compromise=lambda _: self._note(
+                f"{path}: the claim was lost during the work; another may measure the same case"
             ),
         )
 
@@ -119,29 +119,30 @@ class Claims:
             if kind not in ("soft", "native"):
                 raise PrunebenchError(f"{KIND}={kind}: expected soft or native")
             return kind == "soft"
-        # All who share the store have to lock alike, whatever their own mount can do.
+        # All processes of a store have to lock in the same way, whatever their own mount can do.
         marker = self._folder / "soft"
         if _has_flock(self._folder) and not marker.exists():
             return False
-        self._say(f"{self._folder}: no flock on this filesystem, locking by existing files")
+        self._note(f"{self._folder}: no flock on this filesystem, locking by existing files")
         marker.touch()
         return True
 
 
 def owner_of(path: Path) -> str:
-    """What an ``.owner`` file says, in words; empty if there is none."""
+    """The process, host and case that an ``.owner`` file names, inert; empty without a file."""
     try:
-        told = json.loads(path.read_text())
-        return f"process {told['pid']} on {told['host']} (since {told['since']})"
-    except FileNotFoundError:
-        return ""
-    except (OSError, ValueError, TypeError, KeyError):
-        return "a process that is not known"
+        owner = json.loads(files.read(path, MAX_OWNER))
+        process = f"process {owner['pid']} on {owner['host']}"
+        return inert(f"{process} running {owner['case']} (since {owner['since']})")
+    except PrunebenchError:
+        return "an unknown process" if path.exists() else ""
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return "an unknown process"
 
 
-def _me() -> dict[str, object]:
+def _owner(case: str) -> dict[str, object]:
     since = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"pid": os.getpid(), "host": socket.gethostname(), "since": since}
+    return {"pid": os.getpid(), "host": socket.gethostname(), "case": case, "since": since}
 
 
 def _has_flock(folder: Path) -> bool:
@@ -166,27 +167,27 @@ def _acquire(lock: BaseFileLock, owner: Path, waiting: Waiting | None) -> None:
             lock.acquire(timeout=0)
             return
         except Timeout:
-            who = owner_of(owner) or "another process"
+            holder = owner_of(owner) or "another process"
             if waiting is None:
-                raise HeldError(who) from None
-            waiting(who)
+                raise HeldError(holder) from None
+            waiting(holder)
             time.sleep(POLL)
 
 
 @contextmanager
 def turn(devices: Sequence[str], *, alone: bool, waiting: Waiting) -> Iterator[None]:
-    """Compute on *devices* within the block: beside others of this machine, or *alone*.
+    """Compute on *devices* within the block: together with others of this machine, or *alone*.
 
-    Whoever wants to be alone closes a gate behind which the others wait, so that it is not kept
-    waiting by ever new ones.
+    A process that wants to be alone closes a gate behind which later ones wait, so that they
+    cannot starve it.
 
     Args:
-        devices: what they are called on this machine.
-        alone: wait until nobody else of this user computes there, and let nobody begin.
-        waiting: told, again and again, what is being waited for.
+        devices: their names on this machine.
+        alone: wait until no other process of this user computes there, and let none begin.
+        waiting: called repeatedly with what is being waited for.
     """
     with ExitStack() as held:
-        for device in sorted(devices):  # all in one order, or two could wait for each other
+        for device in sorted(devices):  # one order for all, or two could wait for each other
             held.enter_context(_turn(_turns() / device, alone=alone, waiting=waiting))
         yield
 
@@ -227,7 +228,7 @@ def _tried(acquire: Callable[..., object]) -> bool:
 
 
 def _turns() -> Path:
-    """A folder of this machine and user: a device is shared whatever the stores are."""
+    """A folder per machine and user: processes share a device whatever their stores are."""
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"prunebench-{user}"
     try:

@@ -1,4 +1,4 @@
-"""What this machine has, as far as a case can need it; torch only where a GPU has to be asked."""
+"""Facts of this machine: memory, GPUs, device names. Imports torch only to ask a GPU."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from .nvml import Gpu
 
 GIB = 2**30
 
-#: Where Linux shows the GPUs that torch can use: NVIDIA's, AMD's, and those of Windows below it.
+#: Device files of GPUs that torch can use: NVIDIA's, AMD's, and those of WSL.
 GPU_FILES = ("/dev/nvidiactl", "/dev/nvidia0", "/dev/kfd", "/dev/dxg")
 
 
 def before_torch() -> None:
-    """What has to be in the environment before torch starts its threads.
+    """Set the environment variables that torch reads when it starts its threads.
 
-    OpenMP threads that spin while they wait make a shared machine crawl: the dense smoke case took
-    95 s beside another busy process, and 12 s with threads that sleep.
+    OpenMP threads that spin while they wait slow a shared machine down: next to another busy
+    process the dense smoke case took 95 s, and 12 s with threads that sleep.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
 def default_device() -> str:
-    """A GPU if there is one; torch is imported only where there might be."""
+    """``cuda`` if there is a GPU, else ``cpu``; torch is imported only where there might be one."""
     if not has_gpu_files():
         return "cpu"
     before_torch()
@@ -36,7 +36,7 @@ def default_device() -> str:
 
 
 def has_gpu_files() -> bool:
-    """Whether there might be a GPU, found out without torch."""
+    """Whether there might be a GPU, without importing torch."""
     return sys.platform != "linux" or any(Path(name).exists() for name in GPU_FILES)
 
 
@@ -47,7 +47,7 @@ def gibibytes(text: str) -> float:
 
 
 def main_memory() -> int | None:
-    """Bytes of main memory, less where a container is allowed less; None where it is not told."""
+    """Bytes of main memory or of the container's limit; None where the system does not say."""
     try:
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -73,11 +73,11 @@ def gpu_count() -> int:
 
 
 def gpu_ids(device: str, *, spread: bool = False) -> list[str]:
-    """What the GPUs that a model on *device* takes are called; none where it is no GPU.
+    """The UUIDs of the GPUs that a model on *device* takes; empty for a CPU.
 
     Args:
         device: a torch device.
-        spread: the model is spread over all that are visible.
+        spread: whether the model is spread over all visible GPUs.
     """
     if not device.startswith("cuda"):
         return []
@@ -88,17 +88,17 @@ def gpu_ids(device: str, *, spread: bool = False) -> list[str]:
 
 
 class PeakMemory:
-    """Measures what the work inside a ``with`` adds to memory at its peak, in bytes.
+    """Measures the peak of memory that the work inside a ``with`` adds, in bytes.
 
-    On a GPU what torch allocates on all of them; on Linux the resident size of this process, whose
-    high-water mark is set back first. Memory that Python had already and used again is not counted,
-    so a figure on a CPU is a lower bound.
+    On GPUs it is what torch allocates on all of them; on Linux the resident size of this process,
+    whose high-water mark is reset first. Memory that Python had already and reuses is not counted,
+    so a number from a CPU is a lower bound.
 
     Args:
         device: where the work is done.
 
     Attributes:
-        added: the result; None where the system does not tell or does not permit it.
+        added: the result; None where the system does not provide or permit it.
     """
 
     def __init__(self, device: str) -> None:
@@ -117,7 +117,7 @@ class PeakMemory:
 
     @staticmethod
     def _gpu_bytes(*, reset: bool) -> int:
-        """What torch has allocated now, as the new peak (*reset*), or at most since then."""
+        """The peak of what torch has allocated; *reset* makes the current amount the new peak."""
         import torch
 
         total = 0
@@ -130,7 +130,7 @@ class PeakMemory:
 
 
 def resident(field: str) -> int | None:
-    """Resident bytes of this process, now (VmRSS) or at most (VmHWM); None where Linux is not."""
+    """Resident bytes of this process, now (VmRSS) or at peak (VmHWM); None except on Linux."""
     try:
         lines = Path("/proc/self/status").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
@@ -139,7 +139,7 @@ def resident(field: str) -> int | None:
 
 
 def _resident_now() -> int | None:
-    """The resident size, made the new high-water mark; None where that is not permitted."""
+    """The current resident size, after a reset of the peak to it; None where not permitted."""
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
@@ -151,8 +151,8 @@ def _resident_now() -> int | None:
 def device_name(device: str) -> str:
     """``cpu``, or the GPU's product name as a folder name: ``nvidia-h200``.
 
-    The product names form factor, memory and MIG slice; a power cap below the usual is added, for a
-    card that is held back is another device: ``nvidia-h200-500w``.
+    The product name has form factor, memory and MIG slice. A power cap below the default is added,
+    because it makes the card another device for timings: ``nvidia-h200-500w``.
     """
     if not device.startswith("cuda"):
         return device

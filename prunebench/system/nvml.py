@@ -1,4 +1,4 @@
-"""What NVIDIA's management library says about a GPU: is it shared, throttled, capped?
+"""Asks NVIDIA's management library whether a GPU is shared, throttled or power-capped.
 
 The library (``nvidia-ml-py``) is optional. Without it, or without a GPU, nothing is known.
 """
@@ -9,8 +9,8 @@ import os
 import statistics
 from typing import Any
 
-#: Why a clock can be low, as far as it spoils a timing. A power cap that a heavy kernel runs into
-#: is how the card works at full load, and belongs to the device.
+#: Reasons for a low clock that spoil a timing. The power cap is not among them: reaching it is how
+#: the card works at full load.
 _THROTTLES = {
     0x08: "hardware slowdown",
     0x20: "too hot (driver)",
@@ -19,7 +19,7 @@ _THROTTLES = {
 }
 
 
-#: A clock below this part of its median so far is held down, whatever the driver says (nvbench).
+#: A clock below this fraction of its median so far counts as throttled, as in nvbench.
 _LEAST_CLOCK = 0.75
 
 
@@ -37,7 +37,7 @@ class Gpu:
 
     @classmethod
     def of(cls, device: Any) -> Gpu | None:
-        """The GPU that torch calls *device*; None where it is none or the library is not there."""
+        """The GPU that torch calls *device*; None for a CPU or without the library."""
         import torch
 
         if torch.device(device).type != "cuda":
@@ -49,20 +49,20 @@ class Gpu:
             uuid = str(torch.cuda.get_device_properties(device).uuid)
         except Exception:  # absent, another driver, no permission: then nothing is known
             return None
-        # Torch leaves out what kind it is.
+        # Torch leaves out the prefix.
         names = [uuid] if uuid.startswith(("GPU-", "MIG-")) else [f"GPU-{uuid}", f"MIG-{uuid}"]
         for name in names:
             try:
                 return cls(pynvml, pynvml.nvmlDeviceGetHandleByUUID(name))
-            except Exception:  # noqa: S112  # not of this kind
+            except Exception:  # noqa: S112  # the other prefix
                 continue
         return None
 
     def busy(self) -> str:
         """Which other processes compute on it, in words; empty if none.
 
-        To be asked once this process computes there too, so that one of those listed is this one:
-        in a container it stands under a number that it does not know itself by.
+        To be called once this process computes there too, so that one of those listed is this one:
+        in a container its listed id is not the one it knows.
         """
         pids = sorted(p.pid for p in self._ask("nvmlDeviceGetComputeRunningProcesses", default=[]))
         others = [pid for pid in pids if pid != os.getpid()]
@@ -74,12 +74,12 @@ class Gpu:
         return f"the GPU was shared with process{plural} {listed}"
 
     def throttled(self) -> str:
-        """Why its clock is held down right now, in words; empty if it is not.
+        """Why its clock is throttled now, in words; empty if it is not.
 
-        To be asked after each round: what is usual for the clock is what it was then.
+        To be called after each round: the usual clock is the median of those calls.
         """
         reasons = self._ask("nvmlDeviceGetCurrentClocksEventReasons", card=True)
-        if reasons is None:  # drivers and libraries before 2023 know the older word only
+        if reasons is None:  # drivers and libraries before 2023 have the older name only
             reasons = self._ask("nvmlDeviceGetCurrentClocksThrottleReasons", card=True, default=0)
         if held := ", ".join(text for bit, text in _THROTTLES.items() if reasons & bit):
             return held
@@ -91,7 +91,7 @@ class Gpu:
         return f"at {clock} of {usual:.0f} MHz" if clock < _LEAST_CLOCK * usual else ""
 
     def state(self) -> dict[str, Any]:
-        """Driver, power cap in watts and what it is by default, temperature, MIG: what is known."""
+        """Driver, power cap and default cap in watts, temperature, MIG: those that are known."""
         facts = {
             "driver": self._ask("nvmlSystemGetDriverVersion", own=False),
             "memory": getattr(self._ask("nvmlDeviceGetMemoryInfo"), "total", None),

@@ -1,11 +1,11 @@
-"""Stopping a run from outside: Ctrl-C, and the signals that schedulers send before they kill.
+"""Signals that stop a run: Ctrl-C, and those that schedulers send before they kill.
 
-The first signal becomes an exception in the main thread, so that the batch at hand is abandoned and
-everything on the way out is closed. A second Ctrl-C kills at once. Where a scheduler's signal finds
-the main thread deep in a library, where Python cannot raise, a second thread has the last words
-within the time that schedulers allow (Slurm's KillWait and Kubernetes' grace period are 30 s); a
-main thread that comes back meanwhile lets it finish.
-What is written on the way out asks *time_left* whether it still may.
+The first signal raises an exception in the main thread, which abandons the current batch and closes
+everything on its way out. A second Ctrl-C kills at once. Where a scheduler's signal finds the main
+thread deep in a library, where Python cannot raise, a second thread calls *last_words* within the
+time that schedulers allow (Slurm's KillWait and Kubernetes' grace period are 30 s); a main thread
+that returns meanwhile lets it finish. Code that saves state on the way out asks *time_left* whether
+it still may.
 """
 
 from __future__ import annotations
@@ -20,35 +20,35 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-#: Exit code: killed by the second Ctrl-C, as a shell says it (128 + SIGINT).
+#: Exit code: killed by the second Ctrl-C, by a shell's rule (128 + SIGINT).
 KILLED = 130
 
-#: Seconds in which a second Ctrl-C is the first one again: a wrapper and the terminal both send it.
+#: Seconds in which a second Ctrl-C counts as the first: a wrapper and the terminal both send it.
 TWICE = 0.1
 
 #: Exit code: stopped by a scheduler, saved, run again (``EX_TEMPFAIL`` of sysexits.h).
 STOPPED = 75
 
-#: Seconds that the main thread is given to come to its end by itself.
+#: Seconds that the main thread has to end by itself.
 PATIENCE = 20.0
 
-#: Seconds after a scheduler's signal in which the main thread may write what is under way.
+#: Seconds after a scheduler's signal in which the main thread may save its state.
 SAVING = 18.0
 
 #: Seconds that the last words may take.
 LAST_WORDS = 6.0
 
-#: Held while the last words are spoken, which end the process. Again and again by one thread: a
-#: signal's handler may interrupt whoever holds it.
+#: Held during the last words, which end the process. Reentrant: a signal's handler may interrupt
+#: the thread that holds it.
 _SPEAKING = threading.RLock()
 
-#: When a scheduler's signal came, by the clock of *time.monotonic*.
+#: When a scheduler's signal arrived, by *time.monotonic*.
 _asked: float | None = None
 
-#: The handlers that ours stand in for, by signal.
+#: The handlers that ours replace, by signal.
 _BEFORE: dict[signal.Signals, Any] = {}
 
-#: What schedulers send.
+#: The signals that schedulers send.
 NAMES = ("SIGTERM", "SIGUSR1")
 
 
@@ -60,12 +60,12 @@ class StopRequest(KeyboardInterrupt):
 def handled(last_words: Callable[[], None], patience: float = PATIENCE) -> Iterator[None]:
     """Within the block, SIGINT raises KeyboardInterrupt and a scheduler's signal StopRequest.
 
-    In any other thread than the main one nothing is done. A signal that is ignored, as SIGINT is
-    below ``nohup``, stays so.
+    Does nothing in any thread but the main one. An ignored signal, as SIGINT is under ``nohup``,
+    stays ignored.
 
     Args:
-        last_words: called from another thread, *patience* seconds after a scheduler's signal, where
-            the block has not ended by then; the process then exits with 75. May take *LAST_WORDS*.
+        last_words: called from another thread if the block has not ended *patience* seconds after a
+            scheduler's signal; the process then exits with 75. May take *LAST_WORDS* seconds.
         patience: in seconds.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -87,7 +87,7 @@ def handled(last_words: Callable[[], None], patience: float = PATIENCE) -> Itera
             signal.signal(number, _interrupt if number == signal.SIGINT else _stop)
         yield
     finally:
-        # Last words that have begun end the process; others are not begun any more.
+        # Last words that have begun end the process; no others may begin.
         silent = _SPEAKING.acquire(timeout=LAST_WORDS)
         ended.set()
         _ask(None)
@@ -101,12 +101,12 @@ def handled(last_words: Callable[[], None], patience: float = PATIENCE) -> Itera
 
 
 def time_left() -> float:
-    """Seconds in which the main thread may still write; no limit but after a scheduler's signal."""
+    """Seconds in which the main thread may save state; infinite before a scheduler's signal."""
     return math.inf if _asked is None else _asked + SAVING - time.monotonic()
 
 
 def _ask(when: float | None) -> None:
-    global _asked  # signals are the whole process's
+    global _asked  # signals belong to the whole process
     _asked = when
 
 
@@ -116,7 +116,7 @@ def _stops() -> list[signal.Signals]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     del frame
-    signal.signal(number, _nothing)  # the second one is the other thread's
+    signal.signal(number, _nothing)  # the other thread handles the second one
     raise KeyboardInterrupt
 
 
@@ -130,13 +130,13 @@ def _stop(number: int, frame: FrameType | None) -> None:
         _ask(time.monotonic())
     for other in _stops():  # some schedulers send theirs several times
         signal.signal(other, signal.SIG_IGN)
-    if _SPEAKING.acquire(timeout=LAST_WORDS):  # not while another thread has the last words
+    if _SPEAKING.acquire(timeout=LAST_WORDS):  # not during another thread's last words
         _SPEAKING.release()
     raise StopRequest(signal.Signals(number).name)
 
 
 def _forked() -> None:
-    """A child is stopped as if we were not there; the pipe, which it inherits, is its parent's."""
+    """Restore the handlers in a forked child; the pipe that it inherits belongs to its parent."""
     if _BEFORE:
         signal.set_wakeup_fd(-1)
         for number, handler in _BEFORE.items():
@@ -155,13 +155,13 @@ def _watch(
     last_words: Callable[[], None],
     patience: float,
 ) -> None:
-    """The C part of Python writes the number of every signal to the pipe, whatever runs."""
+    """Read the signal numbers that Python's C handler writes to the pipe, whatever code runs."""
     pressed = math.inf
     try:
         while byte := os.read(reading, 1):
             now = time.monotonic()
             if byte[0] == signal.SIGINT:
-                if now - pressed > TWICE:  # whatever the main thread is at
+                if now - pressed > TWICE:  # whatever the main thread does
                     os._exit(KILLED)
                 pressed = min(pressed, now)
             elif byte[0] in stops:

@@ -1,8 +1,8 @@
-"""Files that count together: a change of many is whole or absent, wherever it is cut off.
+"""Multi-file transactions: a change of many files is whole or absent, wherever it is interrupted.
 
-New files are written to a folder of drafts below the root, with a list of where each belongs. One
-rename of that folder makes all of them count; only then is each moved to its place. Whoever changes
-files there next first ends a change that counts, and clears away drafts that never did.
+New files are written to a draft folder below the root, with a list of where each belongs. One
+rename of that folder commits all of them; only then is each moved to its place. The next process
+that changes files there first completes a committed change, and deletes uncommitted drafts.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from msgspec import Struct
 from ..errors import PrunebenchError
 from . import files
 
-#: Folders below the root: a change that counts, and how those begin that do not yet.
+#: Folders below the root: a committed change, and the prefix of uncommitted ones.
 COUNTED = ".prunebench-counted"
 DRAFT = ".prunebench-draft-"
 
-#: Seconds after which a draft is nobody's, where the file system cannot say who is at work.
+#: Seconds after which a draft is abandoned, where the file system has no locks to tell.
 LEFT = 86_400
 
 
 class _Listing(Struct, frozen=True, forbid_unknown_fields=True):
-    """Where the files of a change belong, in their order, and which files it removes.
+    """Where the files of a change belong, in order, and which files it removes.
 
-    It lies in the change's folder as ``<id>.json``, the files as ``<id>.0``, ``<id>.1``, ...: a
-    name is never used twice, so that two who end one change cannot take files of another.
+    It is ``<id>.json`` in the change's folder, and the files are ``<id>.0``, ``<id>.1``, ...: a
+    name is never used twice, so that two processes that complete a change cannot mix up two.
     """
 
     put: tuple[str, ...]
@@ -43,13 +43,15 @@ class _Listing(Struct, frozen=True, forbid_unknown_fields=True):
 
 @contextmanager
 def turn(root: Path) -> Iterator[bool]:
-    """Change files below *root* within the block, in turn with others; what was cut off is ended.
+    """Change files below *root* within the block, one process at a time.
+
+    An interrupted change is completed first.
 
     Yields:
-        Whether an earlier change was ended.
+        Whether an earlier change was completed.
 
     Raises:
-        PrunebenchError: if nothing can be written there, or an earlier change cannot be ended.
+        PrunebenchError: if nothing can be written there, or an earlier change cannot be completed.
     """
     made = not root.is_dir()
     try:
@@ -64,24 +66,24 @@ def turn(root: Path) -> Iterator[bool]:
         yield ended
     finally:
         if made:
-            with suppress(OSError):  # it goes if nothing came into it
+            with suppress(OSError):  # removed again if it stayed empty
                 root.rmdir()
         if handle is not None:
             os.close(handle)
 
 
 def write(root: Path, contents: Mapping[str, bytes], gone: Iterable[str] = ()) -> None:
-    """Write files below *root*, all of them or none; to be called within its `turn`.
+    """Write files below *root*, all of them or none; must be called within its `turn`.
 
     Args:
         root: a folder.
         contents: by names of plain parts below it (``files.is_name``), in the order in which they
-            come to their places.
-        gone: names of files that are no more afterwards.
+            are moved to their places.
+        gone: names of files to remove.
 
     Raises:
-        PrunebenchError: if they cannot be written. Nothing is changed then, unless the text says
-            that the change counts.
+        PrunebenchError: if they cannot be written. Nothing is changed then, unless the message
+            says that the change counts.
     """
     listing = _Listing(tuple(contents), tuple(gone))
     own = uuid.uuid4().hex
@@ -89,7 +91,7 @@ def write(root: Path, contents: Mapping[str, bytes], gone: Iterable[str] = ()) -
     try:
         for name in (*listing.put, *listing.gone):
             if not files.is_name(name, files.MAX_NAME):
-                raise PrunebenchError(f"{root}: {name!r} is no name of a file")
+                raise PrunebenchError(f"{root}: {name!r} is not a file name")
             _require_place(root / name)
         draft.mkdir()
         try:
@@ -109,19 +111,19 @@ def write(root: Path, contents: Mapping[str, bytes], gone: Iterable[str] = ()) -
 
 
 def unfinished(root: Path) -> bool:
-    """Whether a change below *root* counts and is not whole yet; nothing is written."""
+    """Whether a change below *root* is committed and incomplete; writes nothing."""
     folder = root / COUNTED
     try:
         return any(name.endswith(".json") for name in os.listdir(folder))  # noqa: PTH208
     except OSError:
-        return os.path.lexists(folder)  # it is there and cannot be looked into
+        return os.path.lexists(folder)  # it exists and cannot be listed
 
 
 def _locked(root: Path) -> int | None:
-    """An open handle of the folder, made if need be, that nobody else has locked.
+    """An open, locked handle of the folder, which is made if it is missing.
 
-    None where folders cannot be locked. Then the rename alone keeps two changes apart: there is one
-    place for a change that counts.
+    None where folders cannot be locked. Then only the rename keeps two changes apart: there is one
+    place for a committed change.
     """
     while True:
         root.mkdir(parents=True, exist_ok=True)
@@ -129,7 +131,7 @@ def _locked(root: Path) -> int | None:
             import fcntl
         except ImportError:
             return None
-        with suppress(FileNotFoundError):  # whoever had made it took it away again
+        with suppress(FileNotFoundError):  # the process that had made it removed it again
             handle = os.open(root, os.O_RDONLY)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX)
@@ -152,12 +154,12 @@ def _age(path: Path) -> float:
 
 
 def _require_place(path: Path) -> None:
-    """Refuse what could not be moved there once the change counts."""
+    """Refuse a place to which a committed file could not be moved."""
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, f"{path} is a folder")
     there = next(parent for parent in path.parents if os.path.lexists(parent))
     if not there.is_dir():
-        raise NotADirectoryError(errno.ENOTDIR, f"{there} is no folder")
+        raise NotADirectoryError(errno.ENOTDIR, f"{there} is not a folder")
     if not os.access(there, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, f"{there}: {os.strerror(errno.EACCES)}")
 
@@ -170,14 +172,14 @@ def _put(path: Path, content: bytes) -> None:
 
 
 def _sync(folder: Path) -> None:
-    """Bring the names in *folder* to disk."""
+    """Flush the names in *folder* to disk."""
     if os.name == "nt":
-        return  # where a folder cannot be opened
+        return  # a folder cannot be opened there
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that has nothing to bring
+        if error.errno != errno.EINVAL:  # a file system that cannot flush folders
             raise
     finally:
         os.close(handle)
@@ -190,15 +192,15 @@ def _count(draft: Path, root: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
                 raise
-            _end(root)  # of another, where folders cannot be locked
+            _end(root)  # of another process, where folders cannot be locked
         else:
             return
 
 
 def _end(root: Path, mine: str = "") -> bool:
-    """Put the files of the change that counts in their places; whether there was one.
+    """Move the files of the committed change to their places; whether there was one.
 
-    Any but *mine* may be of a stranger, as everything that comes with a repository.
+    Any change but *mine* may be a stranger's, like everything that comes with a repository.
     """
     folder = root / COUNTED
     if not os.path.lexists(folder):
@@ -215,19 +217,19 @@ def _end(root: Path, mine: str = "") -> bool:
 
 def _moved(root: Path, folder: Path, mine: str) -> bool:
     if folder.is_symlink() or not folder.is_dir():
-        raise _damaged(folder, "no folder")
+        raise _damaged(folder, "not a folder")
     lists = files.listed(folder, ".json")
     if len(lists) > 1:
         raise _damaged(folder, "more than one list")
     if not lists:
-        shutil.rmtree(folder)  # its list goes last
+        shutil.rmtree(folder)  # complete: the list is removed last
         return False
     own = lists[0].stem
     try:
         listing = files.read_json(lists[0], _Listing)
     except PrunebenchError as error:
         if not lists[0].exists():
-            return True  # another has ended it meanwhile
+            return True  # another process has completed it meanwhile
         raise PrunebenchError(f"{error}; {_give_up(folder)}") from None
     places = [root / name for name in (*listing.put, *listing.gone)]
     if own != mine:
@@ -235,7 +237,7 @@ def _moved(root: Path, folder: Path, mine: str) -> bool:
     parts = [folder / f"{own}.{number}" for number in range(len(listing.put))]
     for part in parts:
         if os.path.lexists(part) and not stat.S_ISREG(part.lstat().st_mode):
-            raise _damaged(folder, f"{part.name} is no regular file")
+            raise _damaged(folder, f"{part.name} is not a regular file")
     for part, place in zip(parts, places, strict=False):
         if part.exists():
             _move(part, place)
@@ -247,16 +249,16 @@ def _moved(root: Path, folder: Path, mine: str) -> bool:
             _sync(above)
     lists[0].unlink(missing_ok=True)
     with suppress(OSError):
-        folder.rmdir()  # an empty one says nothing
+        folder.rmdir()  # an empty one means nothing
     return True
 
 
 def _require_inside(root: Path, folder: Path, names: Iterable[str]) -> None:
-    """Refuse names of files that are not below *root*, by their letters or by a link."""
+    """Refuse names of files that are not below *root*, by their characters or by a link."""
     whole = root.resolve()
     for name in names:
         if not files.is_name(name, files.MAX_NAME):
-            raise _damaged(folder, f"{name!r} is no name")
+            raise _damaged(folder, f"{name!r} is not a file name")
         if not (root / name).parent.resolve().is_relative_to(whole):
             raise _damaged(folder, f"{name} leads out of {root} by a link")
 

@@ -1,4 +1,4 @@
-"""Posts JSON to a webhook. Its address is a secret: no message of ours shows more than its host."""
+"""Posts JSON to a webhook. Its address is a secret: messages show its host alone."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from urllib.parse import urlsplit
 from ..errors import PrunebenchError, inert
 
 TIMEOUT = 10.0
-#: Seconds before each new attempt; a server that says Retry-After is given at most the limit.
+#: Seconds before each new attempt, and the most that a server's Retry-After may ask for.
 WAITS = (1.0, 4.0, 15.0)
 MAX_WAIT = 60.0
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A redirected POST would become a GET, and the message would be lost without a word."""
+    """A redirected POST would become a GET, and the message would be lost silently."""
 
     def redirect_request(self, *_: Any, **__: Any) -> None:
         return None
@@ -30,7 +30,7 @@ class PostError(PrunebenchError):
 
 
 def shown(url: str) -> str:
-    """What of an address may be seen: scheme and host."""
+    """The part of an address that may be shown: scheme and host."""
     try:
         parts = urlsplit(url)
         return inert(f"{parts.scheme}://{parts.hostname}/...", 100)
@@ -39,7 +39,7 @@ def shown(url: str) -> str:
 
 
 def check(url: str) -> None:
-    """Refuse what is no web address.
+    """Refuse a text that is not a web address.
 
     Raises:
         PrunebenchError: without the address in it.
@@ -50,15 +50,15 @@ def check(url: str) -> None:
     except ValueError:
         fine = False
     if not fine or any(not 0x20 < ord(letter) < 0x7F for letter in url):
-        raise PrunebenchError("the webhook is no address that begins with https:// or http://")
+        raise PrunebenchError("the webhook is not an address that begins with https:// or http://")
 
 
 def post(url: str, data: object) -> None:
-    """Post *data* as JSON; tried again where the server or the network may do better.
+    """Post *data* as JSON, with retries after server errors and network failures.
 
     Args:
-        url: where to; checked.
-        data: what JSON can say.
+        url: the address; checked first.
+        data: what JSON can represent.
 
     Raises:
         PostError: one line, with the host and why.
@@ -79,7 +79,7 @@ def post(url: str, data: object) -> None:
             after = error.headers.get("Retry-After", "") if error.headers else ""
         except (OSError, http.client.HTTPException) as error:
             reason = getattr(error, "reason", error)
-            # Its text may quote the address; the system's own word for it does not.
+            # Its text may quote the address; the system's name for it does not.
             why = getattr(reason, "strerror", None) or type(reason).__name__
             hopeless, after = False, ""
         if hopeless or wait is None:

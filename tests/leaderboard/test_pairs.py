@@ -26,7 +26,7 @@ from prunebench.verdicts.evidence import evidence, tasks_of
 
 METRIC = "accuracy/mean"
 
-    """``significance.sign_flips`` of each row: P(a sum of random signs >= the sum seen).
+
 def measured(samples: Sequence[float], metric: str = METRIC, **more: object) -> Measurement:
     fields = {"value": sum(samples) / len(samples), "unit": "acc", "better": "higher"}
     return Measurement(metric, samples=tuple(samples), paired=True, **{**fields, **more})

@@ -233,7 +233,7 @@ def test_an_address_that_is_none_is_refused_and_not_shown(
     code, out, err = cli("notify", tmp_path / "absent.json")
 
     assert (code, out) == (2, "")
-    assert err == "the webhook is no address that begins with https:// or http://\n"
+    assert err == "the webhook is not an address that begins with https:// or http://\n"
 
 
 def test_dry_run_posts_and_remembers_nothing(nights: Nights, cli, hook: Hook) -> None:

@@ -1,4 +1,4 @@
-"""How far a run is, how long it still takes, and what a shell completes."""
+"""The progress of a run, and what a shell completes."""
 
 from __future__ import annotations
 
@@ -14,17 +14,14 @@ from factories import ROOT, record, result
 
 from prunebench.case import Case
 from prunebench.reports import progress_bar
-from prunebench.reports.eta import TimeLeft, expected
 from prunebench.reports.progress_bar import Display, fitted
 from prunebench.results.store import Store
-from prunebench.runs.dry_run import Outlook
-from prunebench.runs.estimate import Parts
 from prunebench.runs.session import Result
 from prunebench.verdicts.verdict import Verdict
 
 
 class FakeClock:
-    """Seconds that grow when they are told to."""
+    """Seconds that a test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -33,121 +30,16 @@ class FakeClock:
         return self.now
 
 
-def outlook(
-    case: Case, status: str = "run", parts: Parts | None = None, basis: str = ""
-) -> Outlook:
-    return Outlook(case.id, "m", None, "folder", None, (), (), status, parts=parts, basis=basis)
-
-
-# -------------------------------------------------------------------------------------- time left
-
-
-def test_known_cases_take_what_they_took() -> None:
-    """10 + 20 + 30 seconds; 4 of the first are over, then all of it in 5, half as long as told."""
-    clock = FakeClock()
-    left = TimeLeft(clock)
-    left.expect(["a", "b", "c"], {"a": 10.0, "b": 20.0, "c": 30.0})
-    assert left.left() is None  # nothing has begun
-
-    left.begin("a")
-    clock.now += 4
-    assert left.left() == pytest.approx(6 + 20 + 30)
-    clock.now += 1
-    assert left.finish("a") == 5
-    assert left.left() == pytest.approx((20 + 30) * 5 / 10)
-
-
-def test_unknown_cases_take_the_mean_of_those_that_ran() -> None:
-    """Nothing is told before one is finished; reused answers say nothing."""
-    clock = FakeClock()
-    left = TimeLeft(clock)
-    left.expect(["a", "b", "c", "d"], {})
-    left.begin("a")
-    assert left.left() is None
-    clock.now += 8
-    left.finish("a")
-    assert left.left() == 24
-    left.begin("b")
-    assert left.finish("b", reused=True) is None
-    assert left.left() == 16
-    left.begin("c")
-    clock.now += 4
-    assert left.finish("c") == 4
-    assert left.left() == (8 + 4) / 2
-
-
-def test_known_and_unknown_ones_each_by_their_own() -> None:
-    """The known took twice as long as told: 2 x 10 is left of them, and a mean of 20."""
-    clock = FakeClock()
-    left = TimeLeft(clock)
-    left.expect(["a", "b", "c"], {"a": 10.0, "b": 10.0})
-    left.begin("a")
-    clock.now += 20
-    left.finish("a")
-
-    assert left.left() == pytest.approx(2 * 10 + 20)
-
-
-def test_workers_share_the_work_but_not_a_case() -> None:
-    """Two of them: half of 10 + 10 + 40, yet no less than the 40 of one case."""
-    clock = FakeClock()
-    left = TimeLeft(clock)
-    left.expect(["a", "b", "c"], {"a": 10.0, "b": 10.0, "c": 40.0})
-    left.begin("a")
-    left.begin("b")
-
-    assert left.left(1) == 60
-    assert left.left(2) == 40
-    clock.now += 5
-    assert left.left(1) == 5 + 5 + 40
-
-
-def test_a_case_that_takes_longer_than_told_leaves_nothing_of_itself() -> None:
-    """Never less than none; and with nothing pending nothing is said."""
-    clock = FakeClock()
-    left = TimeLeft(clock)
-    left.expect(["a", "b"], {"a": 1.0, "b": 2.0})
-    left.begin("a")
-    clock.now += 100
-    assert left.left() == 2
-    left.finish("a")
-    left.finish("b", reused=True)
-    assert left.left() is None
-
-
-def test_what_cases_share_counts_for_the_first_of_them(cases: dict[str, Case]) -> None:
-    """A model's loading, a nested search; stored ones take nothing, rough guesses are left out."""
-    parts = Parts(load=1.0, search=10.0, own=100.0)
-    labels = ["sleb-0.15", "sleb-0.3", "slicegpt-0.15", "dense", "slicegpt-0.3"]
-    run = [cases[label] for label in labels]
-    outlooks = [
-        outlook(run[0], parts=parts, basis="measured"),
-        outlook(run[1], parts=parts, basis="measured"),
-        outlook(run[2], parts=parts, basis="measured"),
-        outlook(run[3], "reuse"),
-        outlook(run[4], parts=parts, basis="rough"),
-    ]
-
-    assert expected(run, outlooks) == {
-        run[0].id: 111.0,
-        run[1].id: 100.0,
-        run[2].id: 110.0,
-        run[3].id: 0.0,
-    }
-
-
 # ---------------------------------------------------------------------------------------- display
 
 
 def test_a_log_gets_a_line_per_case(
     cases: dict[str, Case], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Which of how many, the seconds, what is left; on standard error alone."""
+    """Which of how many, and the seconds; on standard error alone."""
     clock = FakeClock()
-    sleb, dense, other = (cases[label] for label in ("sleb-0.15", "dense", "sleb-0.3"))
-    run = [dense, sleb, other]
+    sleb, dense = cases["sleb-0.15"], cases["dense"]
     with Display(3, clock=clock) as display:
-        display.expect(lambda: (run, [outlook(case) for case in run]))
         display.done(Result(dense, Verdict(dense.id, ok=True), record(), cached=True))
         display.step(sleb, "waiting for another")
         display.step(sleb, "waiting for another")
@@ -162,7 +54,7 @@ def test_a_log_gets_a_line_per_case(
         "[1/3] tiny/dense: same (reused)",
         "sleb-0.15: waiting for another",
         "[2/3] tiny/sleb-0.15: loading",  # after so long a wait, a sign of life
-        "[2/3] tiny/sleb-0.15: same in 12 s, about 12 s left",
+        "[2/3] tiny/sleb-0.15: same in 12 s",
     ]
 
 
@@ -193,47 +85,33 @@ def test_quiet_says_nothing(cases: dict[str, Case], capsys: pytest.CaptureFixtur
     assert capsys.readouterr() == ("", "")
 
 
-def test_the_store_is_asked_once_and_only_when_something_runs(cases: dict[str, Case]) -> None:
-    """An unchanged night reads no record twice."""
-    asked = []
-    case = cases["sleb-0.15"]
-
-    def look() -> tuple[list[Case], list[Outlook]]:
-        asked.append(1)
-        return [case], [outlook(case)]
-
-    with Display(2, quiet=True) as display:
-        display.expect(look)
-        display.done(Result(case, Verdict(case.id, ok=True), record(), cached=True))
-        assert not asked
-        display.step(case, "loading")
-        display.step(case, "searching")
-
-    assert asked == [1]
-
-
 def test_the_bar_shows_each_worker_and_what_is_left(
     cases: dict[str, Case], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A line for what each is at, and one of the whole, no wider than the window."""
+    """A line per worker, and a bar no wider than the window.
+
+    Of 5 cases 3 are finished; the last two took 10 and 110 s, so the other two take about 2 min.
+    """
     monkeypatch.delenv("CI", raising=False)
-    monkeypatch.setattr(progress_bar.screen, "watched", lambda _: True)
+    monkeypatch.setattr(progress_bar.console, "watched", lambda _: True)
     clock = FakeClock()
-    run = [cases["sliding_layer_merging-0.3-nsamples10"], cases["sleb-0.3"]]
-    parts = Parts(load=0.0, search=0.0, own=60.0)
-    display = Display(2, clock=clock)
+    display = Display(5, clock=clock)
     display.console.width = 60
-    display.expect(lambda: (run, [outlook(c, parts=parts, basis="measured") for c in run]))
-    display.worker_step(0, run[0], "searching, trial 7, blocks 3 to 5")
-    display.worker_step(1, run[1], "loading")
+    for seconds in (3, 10, 110):
+        clock.now += seconds
+        display.done(result(cases["dense"], "same", 0))
+    display.worker_step(
+        0, cases["sliding_layer_merging-0.3-nsamples10"], "searching, blocks 3 to 5"
+    )
+    display.worker_step(1, cases["sleb-0.3"], "loading")
     with display.console.capture() as captured:
         display.console.print(display._bar.get_renderable())
     lines = [line.rstrip() for line in captured.get().splitlines()]
 
-    assert lines[0].startswith("1 sliding_l..")
-    assert lines[0].endswith(": searching, trial 7, blocks 3 to 5")
+    assert lines[0].startswith("1 sliding_layer")
+    assert lines[0].endswith(": searching, blocks 3 to 5")
     assert lines[1] == "2 sleb-0.3: loading"
-    assert lines[2].endswith("0/2 0:00:00 about 60 s left")
+    assert lines[2].endswith("3/5 0:02:03 0:02:00")
     assert max(map(len, lines)) <= 60
 
 

@@ -178,7 +178,7 @@ def test_a_system_without_a_load_average_has_every_other_command(
 ) -> None:
     """Windows has none; the command line imports this module whatever it is asked."""
     monkeypatch.delattr(os, "getloadavg")
-    spec = importlib.util.spec_from_file_location("prunebench._elsewhere", doctor.__file__)
+    spec = importlib.util.spec_from_file_location("prunebench.runs._elsewhere", doctor.__file__)
     assert spec is not None
     assert spec.loader is not None
     there = importlib.util.module_from_spec(spec)
@@ -186,7 +186,7 @@ def test_a_system_without_a_load_average_has_every_other_command(
     (found,) = there._guarded("load", there._one(there.load))
 
     assert (found.check, found.state) == ("load", "note")
-    assert found.found.startswith("could not be told: AttributeError")
+    assert found.found.startswith("could not be checked: AttributeError")
 
 
 def test_load_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -231,7 +231,7 @@ def test_bos(tmp_path: Path, letters) -> None:
     shutil.copy(reference.MODEL / "config.json", folder)
     assert doctor.bos(str(folder)).state == "problem"
     letters.save_pretrained(folder)
-    assert doctor.bos(str(folder)).found == f"{folder} puts '<s>' before a text"
+    assert doctor.bos(str(folder)).found == f"{folder} adds '<s>' before a text"
 
     assert doctor.bos(reference.MODEL_ID).state == "note"
     words = doctor.protocol_bos()
@@ -271,7 +271,7 @@ def test_a_check_that_fails_itself_ends_no_other(
     monkeypatch.setattr(doctor, "load", broken)
     found = {f.check: f for f in doctor.examine(tmp_path, tmp_path, "cpu", ("./nowhere",))}
 
-    assert found["load"].found == "could not be told: OSError: no such thing here"
+    assert found["load"].found == "could not be checked: OSError: no such thing here"
     assert found["threads"].check == "threads"
     assert found["bos"].state == "problem"
 

@@ -13,6 +13,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -26,7 +27,7 @@ from prunebench.errors import PrunebenchError
 from prunebench.reports import sentences
 from prunebench.results import gpu_time
 from prunebench.results.store import Store
-from prunebench.runs import execution, job_submit, worker_pool
+from prunebench.runs import execution, job_collect, job_submit, worker_pool
 from prunebench.runs import gpu_slots as places
 from prunebench.runs.gpu_slots import Slot
 from prunebench.runs.session import Result
@@ -74,9 +75,8 @@ def test_a_claim_is_held_by_one_and_the_dead_ones_is_taken_over(
     with other(HOLD, tmp_path, KEY) as holder:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(HeldError, match=f"process {holder.pid} on "):
+        with pytest.raises(HeldError, match=rf"process {holder.pid} on \S+ running a/b \(since "):
             mine.hold(KEY, "a/b", None).__enter__()
-        assert f"process {holder.pid} on " in mine.holder(KEY)
         holder.kill()
     assert not said
     with mine.hold(KEY, "a/b", None):
@@ -85,9 +85,62 @@ def test_a_claim_is_held_by_one_and_the_dead_ones_is_taken_over(
     (line,) = said
     assert f"a/b: process {holder.pid} on " in line
     assert "left it unfinished; it is taken over" in line
-    assert mine.holder(KEY) == ""
+    assert not list((tmp_path / "locks").glob("*.owner"))
     with mine.hold(KEY, "a/b", None):
         assert len(said) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        (json.dumps({"pid": 7, "host": "h\x1b[2J\n::error::", "case": "a/b", "since": "now"}), "7"),
+        ("{}", ""),
+        ("[" * 9000, ""),
+        ("x" * 20_000, ""),
+    ],
+)
+def test_a_planted_owner_steers_no_terminal(
+    text: str, named: str, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    """A holder with escape codes in its name: what a session prints while it waits is inert."""
+    from prunebench.reports.progress_bar import Display
+    from prunebench.results.baselines.files import Baselines
+    from prunebench.runs.session import Session
+    from prunebench.system.console import print_note
+
+    monkeypatch.setattr(locks, "POLL", 0.01)
+    (case,) = loader.load([Path("cases/small.yaml")])
+    with Display(1) as display:
+        session = Session([case], Store(Path("s")), Baselines(Path("b")), "cpu")
+        key = session._key(case)
+        assert key is not None
+        other_claims = Claims(Path("s"), print_note)
+        with other_claims.hold(key, case.id, None):
+            owner = Path("s") / "locks" / f"{key[:20]}.owner"
+            owner.write_text(text)
+
+            def step(case: Case, what: str) -> None:
+                display.step(case, what)
+                if what.startswith("waiting"):
+                    raise KeyboardInterrupt
+
+            session.progress = step
+            with pytest.raises(KeyboardInterrupt):
+                session.answer(case)
+            owner.write_text(text)
+        # Left by a process that died, it is named once more when its claim is taken over.
+        owner.write_text(text)
+        with other_claims.hold(key, case.id, None):
+            pass
+    waited, taken = capsys.readouterr().err.splitlines()
+
+    what = (
+        "process 7 on h\\x1b[2J\\n::error:: running a/b (since now)"
+        if named
+        else "an unknown process"
+    )
+    assert waited == f"{case.label}: waiting for {what}"
+    assert taken == f"{case.id}: {what} left it unfinished; it is taken over"
 
 
 ELSEWHERE = ["unshare", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh"]
@@ -303,7 +356,7 @@ def test_a_worker_that_dies_loses_its_case_and_no_other(tmp_path: Path) -> None:
     found = answered(cases_of(tmp_path / "cases"), plan, tmp_path)
 
     assert found["first-1blocks"].error == (
-        "the worker died with signal 9 (killed, perhaps for want of memory), twice"
+        "the worker died with signal 9 (killed, perhaps out of memory), twice"
     )
     assert found["last-2blocks"].error == "the worker ended with exit code 7, twice"
     done = {label for label, verdict in found.items() if verdict.ok}
@@ -365,7 +418,7 @@ def test_stopping_leaves_no_process(tmp_path: Path) -> None:
     file, end = tmp_path / "child", time.monotonic() + 20
     while not (file.exists() and file.read_text()) and time.monotonic() < end:
         time.sleep(0.05)
-    pids = [int(file.read_text()), *(hand.process.pid for hand in pool._hands)]
+    pids = [int(file.read_text()), *(worker.process.pid for worker in pool._workers)]
     results.close()  # what an interrupt does to it
 
     for pid in pids:
@@ -456,10 +509,10 @@ def test_a_cli_workers_and_pytest_share_a_store(project: Path) -> None:
 def test_who_has_workers_waits_for_their_last_words() -> None:
     """All within the 30 s that Slurm and Kubernetes give before they kill; else a pod would end."""
     last_of_worker = signals.PATIENCE + signals.LAST_WORDS
-    parents = execution.How(workers="2").patience
+    parents = execution.ExecutionOptions(workers="2").patience
 
     assert last_of_worker < worker_pool.PATIENCE < parents < 30
-    assert execution.How().patience == signals.PATIENCE > signals.SAVING
+    assert execution.ExecutionOptions().patience == signals.PATIENCE > signals.SAVING
 
 
 @pytest.mark.slow
@@ -496,25 +549,45 @@ def test_interrupted_workers_go_on_with_equal_numbers(project: Path, cli: Any) -
             assert mine[part] == theirs[part]
 
 
-# submitit's debug executor leaves its log files open.
+@pytest.fixture
+def jobs_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs are processes of this machine, through submitit's local executor."""
+    submitit = pytest.importorskip("submitit")
+
+    class Here(submitit.LocalExecutor):  # type: ignore[misc]
+        def __init__(self, folder: Path, max_num_timeout: int) -> None:
+            super().__init__(folder, max_num_timeout=max_num_timeout)
+            super().update_parameters(timeout_min=60)
+
+        def update_parameters(self, **given: object) -> None:
+            """Options of Slurm."""
+
+    library = SimpleNamespace(core=submitit.core, SlurmExecutor=Here)
+    monkeypatch.setattr(job_submit, "library", lambda: library)
+    monkeypatch.setattr(job_collect, "library", lambda: library)
+    monkeypatch.setattr(job_collect, "POLL", 0.1)
+
+
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_local_jobs_fill_the_store(project: Path, cli: Any) -> None:
-    """Submitit's local executor fills the store; its records serve the next command."""
-    pytest.importorskip("submitit")
+@pytest.mark.usefixtures("jobs_here")
+def test_jobs_fill_the_store(project: Path, cli: Any) -> None:
+    """What jobs saved serves the next command; a failed case's verdict comes from its job."""
     (project / "cases" / "small.yaml").write_text(
         SMALLER.replace("sleb", "first").replace(", calibration_unit: windows", "")
     )
-    code, out, _ = cli("run", "cases", "--executor", "local", "-n", "1", "--json", "a.json", "-q")
+    code, out, _ = cli("run", "cases", "--executor", "slurm", "--json", "a.json", "-q")
     assert code == 0, out
     assert "1 case: 1 new" in out
     assert "reused" not in out
     assert "1 reused" in cli("run", "cases", "-q", "--json", "b.json")[1]
     assert read(project / "a.json")["records"] == read(project / "b.json")["records"]
 
-    code, out, _ = cli("run", "cases", "--executor", "debug", "-q", "--set", "blocks=60")
+    code, out, _ = cli("run", "cases", "--executor", "slurm", "-q", "--set", "blocks=60")
     assert code == 3
     assert "of 12 blocks are to go" in out
+    logs = "".join(f.read_text() for f in (project / ".prunebench" / "slurm").glob("*_log.*"))
+    assert "small/first-2blocks: new" in logs
+    assert "small/first-2blocks: loading" in logs
 
 
 # ------------------------------------------------------------------ jobs, with a scheduler of straw
@@ -550,10 +623,10 @@ def test_an_array_of_jobs_is_submitted_once(project: Path, cli: Any, scheduler: 
     assert "account=007" in lines
     assert "array=0-2%3" in lines  # the two amounts of a method share a search
     assert "small/sleb-windows-1blocks and 1 more" in errors
-    assert "6 cases are on their way; to collect them, run the same command again" in errors
+    assert "6 cases are submitted; to collect them, run the same command again" in errors
 
     (scheduler / "sbatch.sh").unlink()
-    assert "6 cases are on their way" in cli(*command)[2]
+    assert "6 cases are submitted" in cli(*command)[2]
     assert not (scheduler / "sbatch.sh").exists()
 
     # Two of them have left the queue without an answer: only theirs are submitted again.
@@ -605,11 +678,12 @@ def test_slurms_times(text: str, expected: int) -> None:
     ("arguments", "says"),
     [
         (["-n", "none"], "-n none: expected a number from 1, or auto"),
-        (["--executor", "ray"], "--executor ray: unknown; allowed: slurm, local, debug"),
+        (["--executor", "ray"], "--executor ray: unknown; allowed: slurm; -n N runs workers"),
+        (["--executor", "local"], "--executor local: unknown; allowed: slurm; -n N runs workers"),
         (["--slurm", "time=3"], "--slurm goes with --executor slurm"),
-        (["--executor", "debug", "--detach"], "--detach goes with --executor slurm"),
-        (["--executor", "debug", "--slurm", "x"], "--slurm x: expected KEY=VALUE"),
-        (["--executor", "debug", "--slurm", "time=x"], "--slurm time=x: expected minutes"),
+        (["--detach"], "--detach goes with --executor slurm"),
+        (["--executor", "slurm", "--slurm", "x"], "--slurm x: expected KEY=VALUE"),
+        (["--executor", "slurm", "--slurm", "time=x"], "--slurm time=x: expected minutes"),
         (["--per-gpu", "2"], "--per-gpu goes with -n"),
         (["--detach", "--accept", "--because", "x"], "--accept and --detach exclude each other"),
     ],

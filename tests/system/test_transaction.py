@@ -422,7 +422,7 @@ def test_a_refused_accept_leaves_no_folder(cases: list[Case]) -> None:
     ("spoil", "says"),
     [
         (lambda r: (r / "x.json").mkdir(), "x.json is a folder; nothing was changed"),
-        (lambda r: (r / "c").write_text(""), "c is no folder; nothing was changed"),
+        (lambda r: (r / "c").write_text(""), "c is not a folder; nothing was changed"),
     ],
 )
 def test_what_could_not_be_put_in_place_never_counts(
@@ -502,15 +502,15 @@ def _no_list(root: Path) -> Path:
 
 
 HOSTILE: dict[str, tuple[Callable[[Path], object], str]] = {
-    "climbs": (lambda r: counted(r, ["a", "../outside/secret"]), "is no name"),
-    "absolute": (lambda r: counted(r, ["a", "/etc/secret"]), "is no name"),
-    "hidden": (lambda r: counted(r, ["a", ".git/hooks/pre-commit"]), "is no name"),
-    "removes": (lambda r: counted(r, ["a"], ("../outside/secret",)), "is no name"),
-    "a null": (lambda r: counted(r, ["a", "b\0"]), "is no name"),
+    "climbs": (lambda r: counted(r, ["a", "../outside/secret"]), "is not a file name"),
+    "absolute": (lambda r: counted(r, ["a", "/etc/secret"]), "is not a file name"),
+    "hidden": (lambda r: counted(r, ["a", ".git/hooks/pre-commit"]), "is not a file name"),
+    "removes": (lambda r: counted(r, ["a"], ("../outside/secret",)), "is not a file name"),
+    "a null": (lambda r: counted(r, ["a", "b\0"]), "is not a file name"),
     "a link": (_link("out/secret"), "leads out of"),
-    "a linked part": (_linked_part, "is no regular file"),
-    "a linked folder": (_linked, "no folder"),
-    "a file": (lambda r: (r / transaction.COUNTED).write_text(""), "no folder"),
+    "a linked part": (_linked_part, "is not a regular file"),
+    "a linked folder": (_linked, "not a folder"),
+    "a file": (lambda r: (r / transaction.COUNTED).write_text(""), "not a folder"),
     "two lists": (_two, "more than one list"),
     "deep": (_no_list, "damaged"),
     "another key": (lambda r: counted(r, ["a"], run="rm -rf /"), "damaged"),

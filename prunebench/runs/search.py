@@ -1,0 +1,136 @@
+"""Shares a search between cases: a nested method is searched once, for the largest amount."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from ..api import Method, Target
+from ..case import Case, serves_all_amounts
+from ..errors import PrunebenchError
+from ..plan import Plan, units
+from ..results.resume.journal import Journal
+from ..specs import CalibrationSpec, ModelSpec
+
+if TYPE_CHECKING:
+    from ..models.causal_lm import CausalLM
+
+#: What a shared search depends on; the last says what its amount counts.
+Key = tuple[ModelSpec, Method, CalibrationSpec, str]
+
+
+class Search:
+    """A plan with the cost of finding it; *amount* is what was searched for."""
+
+    def __init__(self, plan: Plan, seconds: float, tokens: int, memory: int | None) -> None:
+        self.amount = 0.0
+        self.plan = plan
+        self.seconds = seconds
+        self.tokens = tokens
+        self.memory = memory
+
+    @property
+    def cost(self) -> dict[str, float]:
+        """Seconds, block forwards, calibration tokens, and bytes where they were measured.
+
+        Cases that share a search each have the cost of all of it.
+        """
+        memory = {} if self.memory is None else {"search_memory": self.memory}
+        return {
+            "search_time": self.seconds,
+            "block_forwards": sum(step.block_forwards for step in self.plan.trace),
+            "calibration_tokens": self.tokens,
+            **memory,
+        }
+
+    def cut(self, case: Case, dense: CausalLM) -> Search:
+        """This search stopped at the amount of *case*."""
+        kind, amount = amount_of(case, dense)
+        size = int(amount)
+        if kind == "sparsity":
+            removed = [unit for edit in self.plan for unit in units(edit)]
+            size = case.target.nearest(dense.gone(removed))
+        return Search(self.plan.prefix(size), self.seconds, self.tokens, self.memory)
+
+    def save(self, journal: Journal) -> None:
+        """Save it where a later run of the case finds it."""
+        journal.save_search(self.plan, self.seconds, self.tokens, self.memory)
+
+
+class SharedSearches:
+    """The searches of one dense model that serve several amounts.
+
+    Args:
+        upcoming: the cases of the run, whose largest amount is searched.
+        choose: runs a search of a case's method for a target.
+        intact: whether the dense model may still be searched after a search that failed.
+    """
+
+    def __init__(
+        self,
+        upcoming: Sequence[Case],
+        choose: Callable[[Case, CausalLM, Target], Search],
+        intact: Callable[[], bool],
+    ) -> None:
+        self._upcoming = upcoming
+        self._choose = choose
+        self._intact = intact
+        self._searches: dict[Key, Search] = {}
+
+    def clear(self) -> None:
+        """Forget all searches, as for another dense model."""
+        self._searches.clear()
+
+    def known(self, case: Case, dense: CausalLM) -> Search | None:
+        """A finished search that serves *case*, for its amount or a larger one."""
+        if not serves_all_amounts(case.method):
+            return None
+        kind, amount = amount_of(case, dense)
+        search = self._searches.get(_key(case, kind))
+        return None if search is None or search.amount < amount else search.cut(case, dense)
+
+    def find(self, case: Case, dense: CausalLM) -> Search:
+        """The search of *case*: a finished one, or a new one that serves later cases as well."""
+        if not serves_all_amounts(case.method):
+            return self._choose(case, dense, case.target)
+        if (search := self.known(case, dense)) is not None:
+            return search
+        kind, amount = amount_of(case, dense)
+        largest = max(amount, *self._amounts(case, dense, kind))
+        try:
+            search = self._choose(case, dense, Target(**{kind: largest}))  # type: ignore[arg-type]
+        except PrunebenchError:
+            if largest <= amount or not self._intact():
+                raise
+            # A larger amount that cannot be reached is that case's failure, not this one's.
+            largest = amount
+            search = self._choose(case, dense, Target(**{kind: amount}))  # type: ignore[arg-type]
+        search.amount = largest
+        self._searches[_key(case, kind)] = search
+        return search.cut(case, dense)
+
+    def _amounts(self, case: Case, dense: CausalLM, kind: str) -> Iterable[float]:
+        """The amounts of all cases that share a search with *case*."""
+        yield 0
+        for other in self._upcoming:
+            if _key(other, kind) == _key(case, kind):
+                other_kind, amount = amount_of(other, dense)
+                if other_kind == kind:
+                    yield amount
+
+
+def amount_of(case: Case, dense: CausalLM) -> tuple[str, float]:
+    """What the amount of a nested search counts, and how much of it *case* asks for.
+
+    A sparsity gives the number of blocks at once. How many sublayers reach it is known only when
+    they are chosen: an attention is not as large as an MLP.
+    """
+    if case.method.unit == "blocks":
+        return "blocks", case.target.block_count(dense)
+    if case.target.sublayers is not None:
+        return "sublayers", case.target.sublayers
+    return "sparsity", case.target.sparsity or 0.0
+
+
+def _key(case: Case, kind: str) -> Key:
+    return case.model, case.method, case.calibration, kind
