@@ -1,4 +1,4 @@
-"""Draws a strip: a model's blocks with what is left of each, wrapped at the terminal's width."""
+"""Prints a block map: what is left of each block, wrapped at the terminal's width."""
 
 from __future__ import annotations
 
@@ -8,13 +8,7 @@ from itertools import groupby
 from rich.text import Text
 
 from ..system.console import Signs
-from .block_map import (
-    PARTS,
-    Block,
-    Half,
-    Strip,
-    merged,
-)
+from .block_map import PARTS, Block, Half, Strip, merged
 
 #: Columns before the first block.
 MARGIN = 7
@@ -29,7 +23,7 @@ def drawing(strip: Strip, width: int, signs: Signs) -> list[Text]:
     count = len(strip.blocks)
     cell = 3 if MARGIN + 3 * count <= width else 2
     fitting = max(1, (width - MARGIN) // cell)
-    # Tens are easier to count by than whatever the window holds.
+    # Rows of tens are easier to count than rows as wide as the window.
     band = fitting if fitting >= count or fitting < 10 else fitting // 10 * 10
     lines: list[Text] = []
     ends = merged(strip)
@@ -41,7 +35,7 @@ def drawing(strip: Strip, width: int, signs: Signs) -> list[Text]:
 
 
 def state(half: Half) -> str:
-    """What is drawn of half a block: that it is gone outweighs that it was cut, and so on."""
+    """The state to draw; the first that applies of gone, joined, refit, cut and kept."""
     if half.state != "kept":
         return half.state
     if half.refit:
@@ -102,23 +96,24 @@ def _legend(strip: Strip, width: int, signs: Signs) -> list[Text]:
         lines[-1].append(getattr(signs, kind), style=STYLES[kind]).append(f" {word}  ", "dim")
     for line in lines:
         line.rstrip()
-    if strip.width is None and "cut" in shown | {"refit"}:
+    if strip.width is None and "cut" in shown:
         lines += _widths(strip)
     if strip.width is not None and "cut" not in shown:
-        lines.append(Text(f"{' ' * MARGIN}the stream is cut to width {strip.width}", style="dim"))
+        lines.append(Text(f"{' ' * MARGIN}cut to width {strip.width}", style="dim"))
     if not strip.whole:
-        told = "how many blocks there are is not known here"
-        lines.append(Text(f"{' ' * MARGIN}{signs.ellipsis} {told}", style="dim"))
+        unknown = "how many blocks there are is not known here"
+        lines.append(Text(f"{' ' * MARGIN}{signs.ellipsis} {unknown}", style="dim"))
     return lines
 
 
 def _widths(strip: Strip) -> Iterable[Text]:
-    """Where the widths differ: runs of blocks that have the same two."""
+    """Lines for widths that differ: one for each run of blocks with the same widths."""
     pairs = [(b.number, (b.attn.width, b.mlp.width)) for b in strip.blocks]
     for (attn, mlp), run in groupby(pairs, key=lambda pair: pair[1]):
-        if attn is None and mlp is None:
+        cut = [f"{part} to {w}" for part, w in (("attn", attn), ("mlp", mlp)) if w is not None]
+        if not cut:
             continue
         numbers = [number for number, _ in run]
         ends = str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}-{numbers[-1]}"
-        told = f"blocks {ends}: attn cut to {attn}, mlp to {mlp}"
-        yield Text(f"{' ' * MARGIN}{told}", style="dim")
+        words = ", ".join(cut).replace(" to ", " cut to ", 1)
+        yield Text(f"{' ' * MARGIN}blocks {ends}: {words}", style="dim")

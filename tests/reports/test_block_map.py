@@ -33,7 +33,7 @@ def drawn(edits: tuple[AnyEdit, ...], blocks: int | None, width: int = 80) -> li
         ((SliceHidden((8,), scope="global"),), "======", "======"),
         ((RefitWeights(("model.layers.3.mlp.down_proj",)),), "######", "###*##"),
         ((RefitWeights(("model.decoder.layers.0.self_attn.out_proj",)),), "*#####", "######"),
-        # SPRINT: halves go, and what follows them is fitted anew.
+        # SPRINT: halves go, and what follows them is refitted.
         (
             (
                 DropSublayers(((1, "attn"), (2, "mlp"))),
