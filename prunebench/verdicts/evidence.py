@@ -58,14 +58,19 @@ def unpairable(now: Measurement, was: Measurement) -> str:
 
 def tasks_of(mean: Measurement, now: Record, was: Record) -> list[tuple[Measurement, Measurement]]:
     """The tasks whose mean this is, where both records have all of them with their samples."""
-    tasks = [
-        (task, was.find(task.metric))
-        for task in now.measurements
-        if task.instead == mean.metric and task.unit == mean.unit and task.samples
-    ]
+    tasks = [(task, was.find(task.metric)) for task in tasks_behind(mean, now)]
     both = [(task, old) for task, old in tasks if old and len(task.samples) == len(old.samples)]
     whole = sum(len(task.samples) for task, _ in both) == len(mean.samples)
     return both if whole and len(both) == len(tasks) else []
+
+
+def tasks_behind(mean: Measurement, record: Record) -> list[Measurement]:
+    """The tasks of *record* whose mean this is, those that have samples."""
+    return [
+        task
+        for task in record.measurements
+        if task.instead == mean.metric and task.unit == mean.unit and task.samples
+    ]
 
 
 def p_among(now: Record, was: Record | None) -> Callable[[Measurement, Measurement], float | None]:

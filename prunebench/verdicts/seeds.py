@@ -11,6 +11,7 @@ from statistics import NormalDist, fmean, stdev
 from msgspec import Struct
 
 from ..record import Measurement, Record
+from .evidence import tasks_behind
 
 CONFIDENCE = 0.95
 
@@ -75,12 +76,7 @@ def standard_error(measurement: Measurement, record: Record) -> float:
 
 
 def _standard_error(measurement: Measurement, record: Record) -> float:
-    tasks = [
-        m
-        for m in record.measurements
-        if m.instead == measurement.metric and m.unit == measurement.unit and m.samples
-    ]
-    if tasks:
+    if tasks := tasks_behind(measurement, record):
         return math.sqrt(math.fsum(standard_error(t, record) ** 2 for t in tasks)) / len(tasks)
     samples, count = measurement.samples, len(measurement.samples)
     groups = len({*measurement.clusters}) or count

@@ -13,6 +13,7 @@ from msgspec import Struct
 from ...record import Direction, Measurement, Record
 from ...specs import CalibrationSpec
 from ...verdicts import seeds
+from ...verdicts.evidence import tasks_behind
 
 _USUAL = CalibrationSpec()
 
@@ -88,12 +89,7 @@ def standard_error(measurement: Measurement, record: Record) -> float | None:
     """
     if measurement.value is None:
         return None
-    tasks = [
-        m
-        for m in record.measurements
-        if m.instead == measurement.metric and m.unit == measurement.unit and m.samples
-    ]
-    if not tasks and not _is_mean(measurement):
+    if not tasks_behind(measurement, record) and not _is_mean(measurement):
         return None
     error = seeds.standard_error(measurement, record)
     return error if math.isfinite(error) else None
