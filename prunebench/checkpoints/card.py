@@ -1,4 +1,4 @@
-"""What a model card of a pruned checkpoint says, as plain data; ``card_text`` writes it."""
+"""The model card of a pruned checkpoint as plain data; ``card_text`` renders it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..verdicts import seeds
 
 
 class Base(Struct, frozen=True):
-    """The dense model: what to call it, its id on the hub if it has one, and its licence."""
+    """The dense model: name to show, id on the hub if it has one, and licence."""
 
     shown: str
     hub_id: str = ""
@@ -27,7 +27,7 @@ class Base(Struct, frozen=True):
 
 
 class Score(Struct, frozen=True):
-    """A line of the table of numbers, each already in words; *half* is of a 95 % interval."""
+    """A line of the table of numbers, as texts; *half* is half of a 95 % interval."""
 
     metric: str
     dense: str
@@ -37,7 +37,7 @@ class Score(Struct, frozen=True):
 
 
 class Paper(Struct, frozen=True):
-    """A published number beside ours."""
+    """A published number next to ours."""
 
     metric: str
     theirs: str
@@ -46,10 +46,10 @@ class Paper(Struct, frozen=True):
 
 
 class Card(Struct, frozen=True):
-    """What a card says.
+    """The contents of a model card.
 
-    *case* is the question as a case file has it, *about* says how the numbers were made, *facts*
-    are lines of provenance. *code* says that the checkpoint carries a model file of its own.
+    *case* is the question as a case file has it, *about* are sentences on how the numbers were
+    made, *facts* lines of provenance. *code*: the checkpoint has a model file of its own.
     """
 
     base: Base
@@ -69,19 +69,18 @@ class Card(Struct, frozen=True):
 
     @property
     def sparsity(self) -> float:
-        """The fraction of the dense model's parameters that is gone."""
+        """The fraction of the dense model's parameters that was removed."""
         return (self.dense_parameters - self.parameters) / self.dense_parameters
 
     @property
     def title(self) -> str:
-        """``org/model pruned by sleb, 20.1 % of its parameters gone``."""
-        return (
-            f"{self.base.shown} pruned by {self.method}, {self.sparsity:.1%} of its parameters gone"
-        )
+        """``org/model pruned by sleb, 20.1% of its parameters removed``."""
+        removed = f"{self.sparsity:.1%} of its parameters removed"
+        return f"{self.base.shown} pruned by {self.method}, {removed}"
 
 
 def case_file(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """A question as a case file asks it."""
+    """A question in the form of a case file."""
     amount = asked.get("amount") or {}
     parts: dict[str, Any] = {key: asked.get(key) for key in ("protocol", "model", "method")}
     parts |= {key: amount[key] for key in AMOUNTS if amount.get(key) is not None}
@@ -103,7 +102,7 @@ def of_record(
     Args:
         record: the pruned model's.
         base: the dense model.
-        code: whether the checkpoint carries a model file of its own.
+        code: whether the checkpoint has a model file of its own.
         dense: the dense model's record, measured by the same protocol.
         rows: the papers' numbers about this record.
         dtype: what the checkpoint's weights are saved in.
@@ -111,7 +110,7 @@ def of_record(
     asked = record.asked
     case = case_file(asked)
     if isinstance(model := case.get("model"), dict) and not base.hub_id:
-        case["model"] = {**model, "id": base.shown}  # a folder's name, not where it lies
+        case["model"] = {**model, "id": base.shown}  # a folder's name without its path
     return Card(
         base=base,
         method=str((asked.get("method") or {}).get("name", "")),
@@ -131,7 +130,7 @@ def of_record(
 
 
 def half_width(measurement: Measurement, record: Record) -> float:
-    """Half of a 95 % interval: how far other questions of the kind would move it; 0 if unknown."""
+    """Half of a 95 % interval over questions or windows; 0 if unknown."""
     if measurement.varies:
         return 0.0  # its samples are rounds, not questions
     return NormalDist().inv_cdf(0.975) * seeds.standard_error(measurement, record)
@@ -175,27 +174,27 @@ def _papers(record: Record, rows: Sequence[published.Row]) -> Iterator[Paper]:
 
 def _about(record: Record, dense: Record | None, dtype: str) -> Iterator[str]:
     protocol = record.asked.get("protocol")
-    yield f"Protocol: {protocol}." if protocol else "Measured by no named protocol: see the case."
+    yield f"Protocol: {protocol}." if protocol else "No named protocol: see the case."
     weights = f", weights in {dtype}" if dtype else ""
     yield f"Measured on {record.environment.device}{weights}."
     if any(half_width(m, record) for m in record.measurements):
-        yield "± is half of a 95 % interval over the questions or windows of the same kind."
-    if any(_alike(m) for m in record.measurements):
-        yield "Where every answer is the same, these cannot tell how far others would differ."
+        yield "± is half of a 95 % interval over questions or windows."
+    if any(_constant(m) for m in record.measurements):
+        yield "Where all answers are the same, they give no interval."
     if dense is None:
-        yield "No record of the dense model by the same protocol was at hand."
+        yield "No record of the dense model by the same protocol was available."
     elif dense.environment.device != record.environment.device:
         yield f"The dense model was measured on {dense.environment.device}."
     if any(m.varies for m in record.measurements):
         yield "Times and memory are this device's; a speedup is dense time / pruned time."
 
 
-def _alike(measurement: Measurement) -> bool:
+def _constant(measurement: Measurement) -> bool:
     return len(set(measurement.samples)) == 1 and not measurement.varies
 
 
 def _facts(record: Record) -> Iterator[str]:
-    """Provenance without what is the author's own: command line, host and settings."""
+    """Provenance without what is private: command line, host, settings and model path."""
     private = ("command:", "host:", "settings:", "model:")
     yield from (f for f in provenance.told(record) if not f.startswith(private))
     yield f"dense weights: {record.model_hash}"

@@ -1,4 +1,4 @@
-"""What the Hugging Face hub reads of a model card: its metadata, and files of results."""
+"""The metadata of a model card and the result files that the Hugging Face hub reads."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BENCHMARKS = {
 }
 #: What the hub's metadata calls our metrics.
 METRIC_TYPES = {"perplexity": "perplexity", "accuracy": "accuracy", "generation": "exact_match"}
-#: Measurements of a family that are no task's.
+#: Measurements of a family that are not of one task.
 SUMMARIES = ("mean", "recovery", "flips")
 
 
@@ -47,7 +47,7 @@ def metadata(card: Card) -> Any:
 def eval_results(record: Record) -> list[Any]:
     """The scores that have a text or task, as ``huggingface_hub.EvalResult``.
 
-    Timings and memory are left to the table: they are one machine's.
+    Without timings and memory, which depend on the machine; the table has them.
     """
     from huggingface_hub import EvalResult
 
@@ -85,13 +85,13 @@ def benchmark_files(record: Record) -> dict[str, bytes]:
         if m.metric not in BENCHMARKS or m.value is None or "limit" in settings:
             continue
         dataset, task = BENCHMARKS[m.metric]
-        told = ", ".join(f"{key} {value}" for key, value in settings.items())
+        described = ", ".join(f"{key} {value}" for key, value in settings.items())
         entry = EvalResultEntry(
             dataset_id=dataset,
             task_id=task,
             value=round(100 * m.value, 4),
             date=record.created[:10],
-            notes=inert(f"pruned model, lm-eval by prunebench, per cent; {told}", 200),
+            notes=inert(f"pruned model, lm-eval by prunebench, per cent; {described}", 200),
         )
         data = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False)
         found[f".eval_results/{task}.yaml"] = data.encode()
@@ -99,7 +99,7 @@ def benchmark_files(record: Record) -> dict[str, bytes]:
 
 
 def _settings(record: Record, measurement: Measurement) -> dict[str, Any]:
-    """What the question says about how *measurement* is made, and by which protocol."""
+    """The protocol and the settings of *measurement* in the question."""
     what = measurement.metric.partition("/")[2].removesuffix("-norm").removesuffix("-bos")
     protocol = record.asked.get("protocol")
     found = {"protocol": protocol} if protocol else {}

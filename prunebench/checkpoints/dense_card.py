@@ -1,4 +1,4 @@
-"""What the dense model's own card says of it: its id on the hub, revision and licence."""
+"""Reads the dense model's own card: its id on the hub, revision and licence."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ MAX_BYTES = 5_000_000
 
 
 def read(model_id: str, revision: str | None = None, commit: str = "") -> Base:
-    """What is known of a dense model.
+    """Id, revision and licence of a dense model.
 
     Args:
-        model_id: a folder or hub id. Of a folder only its name is told, not where it lies.
+        model_id: a folder or hub id. Of a folder only its name is published.
         revision: of a hub id: branch, tag or commit.
-        commit: what that stood for, where it is known.
+        commit: the commit of that revision, if known.
 
-    The card of a hub model is fetched where the cache lacks it and the hub may be asked. The
-    licence is unknown where no card says it.
+    The card of a hub model is downloaded if it is not cached and the process is not offline.
+    Without a licence in the card, it is empty.
     """
     folder = hub.folder_of(model_id)
     if folder is not None:
@@ -40,13 +40,13 @@ def read(model_id: str, revision: str | None = None, commit: str = "") -> Base:
     card = known / "README.md" if known else None
     if card is None or not card.is_file():
         card = _fetched(model_id, revision)
-    told = licence(card) if card else {}
+    known_licence = licence(card) if card else {}
     hub_id = model_id if HUB_ID.fullmatch(model_id) else ""
-    return Base(model_id, hub_id, commit or revision or "", told)
+    return Base(model_id, hub_id, commit or revision or "", known_licence)
 
 
 def licence(card: Path) -> dict[str, str]:
-    """The licence that a model card's metadata states, in the hub's own keys; else nothing."""
+    """The licence in a model card's metadata, by the hub's keys; empty if there is none."""
     import yaml
 
     try:
@@ -57,20 +57,20 @@ def licence(card: Path) -> dict[str, str]:
     given = data.get("license") if isinstance(data, dict) else None
     if not isinstance(given, str) or not _LICENCE.fullmatch(given):
         return {}
-    told = {"license": given}
+    stated = {"license": given}
     for key in ("license_name", "license_link"):
         if isinstance(value := data.get(key), str) and len(value) <= 300:
-            told[key] = value
-    return told
+            stated[key] = value
+    return stated
 
 
 def _fetched(model_id: str, revision: str | None) -> Path | None:
-    """The card from the hub, or None where it cannot be had: no reason to fail."""
+    """The card from the hub, or None if it cannot be downloaded."""
     if hub.offline():
         return None
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(model_id, "README.md", revision=revision))
-    except Exception:  # whatever the network, the hub or its client says
+    except Exception:  # whatever the network, the hub or its client raises
         return None

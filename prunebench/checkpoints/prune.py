@@ -27,7 +27,7 @@ from ..system import files
 from . import card_text, dense_card
 from .card import Card, Score
 
-#: No vocabulary has as many tokens.
+#: No vocabulary is as large.
 MAX_TOKEN = 2**31
 
 
@@ -40,7 +40,7 @@ class Perplexities(Struct, frozen=True):
 
 
 class Pruned(Struct, frozen=True):
-    """What came of it, as ``--json`` writes it; *tensors* go into files beside that."""
+    """Result of ``prune``, as written by ``--json``; *tensors* are saved next to it."""
 
     method: Method
     model: str
@@ -54,7 +54,7 @@ class Pruned(Struct, frozen=True):
 
 
 class UnsavedError(PrunebenchError):
-    """The checkpoint could not be kept; *pruned*, which may have taken hours, is there."""
+    """The checkpoint could not be saved; *pruned* has the result, which may have taken hours."""
 
     def __init__(self, message: str, pruned: Pruned) -> None:
         super().__init__(message)
@@ -77,7 +77,7 @@ def prune(
     Args:
         model: a folder or hub id.
         method: the method with its options.
-        target: how much is to go.
+        target: how much to remove.
         calibration_ids: JSON file of token windows; by default WikiText-2, or TinyWorld's own
             calibration split for the reference model.
         eval_ids: JSON file of token windows; without it nothing is evaluated.
@@ -86,11 +86,11 @@ def prune(
         device: a torch device.
 
     Raises:
-        PrunebenchError: if anything given does not fit; nothing is then written.
-        UnsavedError: if that shows only when the checkpoint is written.
+        PrunebenchError: if an argument is invalid; nothing is written then.
+        UnsavedError: if writing the checkpoint fails.
     """
     if output is not None:
-        export.require_free(output)  # hours of search are not to end with this
+        export.require_free(output)  # fail before hours of search
     given = functional.tensor(_read_ids(calibration_ids)) if calibration_ids else None
     evaluated = functional.tensor(_read_ids(eval_ids)) if eval_ids else None
     lm = load_model(model, dtype=dtype, device=device)

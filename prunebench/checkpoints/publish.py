@@ -1,4 +1,4 @@
-"""Makes the checkpoint that a record is about, with its model card, ready to be shared."""
+"""Makes the checkpoint of a record again, with its model card."""
 
 from __future__ import annotations
 
@@ -54,27 +54,27 @@ def checkpoint(
 ) -> Card:
     """Apply the plan of *record* to its dense model and save the result with a model card.
 
-    Nothing is searched, unless the plan names tensors that lie nowhere and *search_again* is given;
-    what that finds must be the recorded plan, bit for bit.
+    Nothing is searched, unless tensors of the plan are missing and *search_again* is given; the
+    plan found must then be the recorded one, its tensors equal bit for bit.
 
     Args:
-        record: what was measured.
-        folder: where to; it must not be there yet, or be empty.
-        case: the case as it is defined now, which knows where relative paths lead to.
+        record: the record of the pruned model.
+        folder: where to save; missing or empty.
+        case: the case as it is defined now, with resolved paths.
         dense: the dense model's record by the same protocol (see *dense_record*).
         rows: the papers' numbers.
-        beside: folders in which the plan's tensors may lie.
-        search_again: search for a plan whose tensors are gone.
+        beside: folders to look for the plan's tensors in.
+        search_again: search again if tensors of the plan are missing.
         device: where to load the model.
 
     Raises:
         PrunebenchError: if nothing was removed, the dense model is not the one that was measured,
-            the plan's tensors are missing, or the place is taken.
+            the plan's tensors are missing, or *folder* is not empty.
     """
     _require_plan(record)
     export.require_free(folder)
     if case is not None and {**case.asked, "metrics": 0} != {**record.asked, "metrics": 0}:
-        case = None  # it asks something else by now
+        case = None  # it has changed since
     spec = case.model if case else _convert(record, "model", ModelSpec)
     lm = _load_dense(record, spec, device)
     tensors = _tensors(record, beside)
@@ -114,13 +114,13 @@ def _apply(record: Record, lm: CausalLM, tensors: Tensors | None) -> CausalLM:
 
 
 def dense_record(record: Record, candidates: Iterable[Record]) -> Record | None:
-    """Of *candidates* the first of the same dense weights, with what it measured alike."""
+    """The first dense record of the same weights and protocol, with what both measured equally."""
     _, mine = split_question(record.asked)
     for other in candidates:
         asked = other.asked
         named = (asked.get("method") or {}).get("name")
-        alike = asked.get("protocol") == record.asked.get("protocol")
-        if named != "dense" or not alike or other.model_hash != record.model_hash:
+        same_protocol = asked.get("protocol") == record.asked.get("protocol")
+        if named != "dense" or not same_protocol or other.model_hash != record.model_hash:
             continue
         _, theirs = split_question(asked)
         same = [m for m in other.measurements if mine.get(m.family) == theirs.get(m.family)]
@@ -134,7 +134,7 @@ def _require_plan(record: Record) -> None:
         raise PrunebenchError(f"{record.case_id}: nothing was removed from the model")
     if any(edit.foreign for edit in record.plan):
         raise PrunebenchError(
-            f"{record.case_id}: it measured somebody's checkpoint, which is one already"
+            f"{record.case_id}: it measured an external checkpoint, which needs no export"
         )
 
 
@@ -161,7 +161,7 @@ def _tensors(record: Record, beside: Iterable[Path]) -> Tensors | None:
     """The tensors that the plan names, from the first folder that has them all; else None."""
     names = _tensor_names(record.plan)
     if any(len(name) != 64 or not name.isalnum() for name in names):
-        raise PrunebenchError(f"{record.case_id}: damaged: its plan names tensors by no hash")
+        raise PrunebenchError(f"{record.case_id}: damaged: its plan names tensors without a hash")
     for folder in beside:
         if names and all((folder / f"{name}.safetensors").is_file() for name in names):
             found = Tensors()

@@ -104,13 +104,13 @@ def signed_ranks(worse_by: Floats, *, sign_test: bool) -> Floats:
     sizes = np.abs(worse_by)
     moved = np.count_nonzero(sizes, axis=1)
     if worse_by.shape[1] > EXACT_RANKS:
-        alike = moved > EXACT_RANKS  # normal for SciPy
+        batched = moved > EXACT_RANKS  # normal for SciPy
     else:  # without zeros and ties: exact for SciPy
-        alike = (np.diff(np.sort(sizes, axis=1), prepend=0.0, axis=1) > 0).all(axis=1)
+        batched = (np.diff(np.sort(sizes, axis=1), prepend=0.0, axis=1) > 0).all(axis=1)
     p = np.ones(len(worse_by))
-    if alike.any():
-        p[alike] = stats.wilcoxon(worse_by[alike], alternative="greater", axis=1).pvalue
-    for i in np.flatnonzero(~alike):
+    if batched.any():
+        p[batched] = stats.wilcoxon(worse_by[batched], alternative="greater", axis=1).pvalue
+    for i in np.flatnonzero(~batched):
         p[i] = significance.signed_ranks(worse_by[i].tolist())
     if sign_test:
         single = ((sizes == 0) | (sizes == sizes.max(axis=1, keepdims=True))).all(axis=1)

@@ -16,8 +16,8 @@ from .row_values import Timing, Value
 class Row(Struct, frozen=True):
     """A method at an amount; *records* are its seeds, the first of which has the plan shown.
 
-    *values* are by metric, *places* by the metric that ranks. *mark* says whose result it is where
-    it is not ours. *published* are the papers' numbers of the same protocol.
+    *values* are by metric, *places* by the metric that ranks. *mark* names the origin of results
+    made elsewhere. *published* are the papers' numbers of the same protocol.
     """
 
     records: tuple[Record, ...]
@@ -39,31 +39,32 @@ class Row(Struct, frozen=True):
 
     @property
     def dense(self) -> bool:
-        """Whether nothing was removed, and nothing asked to be."""
+        """Whether this is the dense model."""
         return self.method == "dense"
 
     @property
     def label(self) -> str:
         """The method with its options that are not defaults: ``sleb (keep_first=2)``."""
-        return f"{self.method} ({', '.join(self.spoken)})" if self.options else self.method
+        return f"{self.method} ({', '.join(self.option_texts)})" if self.options else self.method
 
     @property
-    def spoken(self) -> list[str]:
+    def option_texts(self) -> list[str]:
         """The options as ``name=value``."""
         return [f"{k}={_plain(v)}" for k, v in self.options.items()]
 
     @property
     def amount(self) -> str:
-        """What was asked for: ``30 %``, ``4 blocks``, ``slicing 0.25``."""
+        """The requested amount: ``30 %``, ``4 blocks``, ``slicing 0.25``."""
         return _amount(self.record.asked.get("amount") or {})
 
 
 class Board(Struct, frozen=True):
     """The rows of one model under one protocol, from dense to sparse.
 
-    *metrics* are what was asked for of those that are ranked by, *rank_by* the measurements that
-    rank, the first of them before all. *groups* are the sparsities, from and to, of the rows that
-    are ranked together. *blocks* is how many the dense model has, as far as its plans show.
+    *metrics* are the settings of accuracy, generation and perplexity; *rank_by* the measurements
+    that rank, the most important first. *groups* are the lowest and highest sparsity of the rows
+    that are ranked together; *near* is how far apart these may be. *blocks* is the number of blocks
+    of the dense model, as far as its plans and traces show.
     """
 
     name: str
@@ -82,11 +83,11 @@ class Board(Struct, frozen=True):
 
     @property
     def made(self) -> str:
-        """When its newest record was made."""
+        """Creation time of its newest record."""
         return max(r.created for row in self.rows for r in row.records)
 
     def measured(self, family: str) -> list[str]:
-        """The measurements of a metric that any row has, in the order of the first that does."""
+        """The measurements of metric *family* in any row, in order of first appearance."""
         found = dict.fromkeys(name for row in self.rows for name in row.values)
         return [name for name in found if name.split("/")[0] == family]
 
@@ -110,7 +111,7 @@ def _plain(value: object) -> str:
 
 
 def plain(board: Board) -> dict[str, Any]:
-    """A board as plain data, without samples: what is downloaded and printed as JSON."""
+    """A board as plain data without samples: the JSON of ``--json`` and of downloads."""
     head = {k: getattr(board, k) for k in ("model", "revision", "model_hash", "protocol", "dtype")}
     head |= {"metrics": board.metrics, "rank_by": board.rank_by, "groups": board.groups}
     rows = []

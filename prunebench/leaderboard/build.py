@@ -1,4 +1,4 @@
-"""Records as boards: a board per model and protocol, dense first, with ranks that chance shares.
+"""Builds boards from records: one per model and protocol, dense first, with ranks.
 
 Numbers of different models, protocols, limits or data are never on one board. Pure.
 """
@@ -28,9 +28,9 @@ from . import ranking, row_values
 from .board import Board, Row
 from .ranking import Place
 
-#: The metrics that must have been asked alike for two records to stand on one board.
+#: The metrics whose settings must be equal for two records to be on one board.
 RANKED = ("accuracy", "generation", "perplexity")
-#: How near two sparsities must be to be ranked together, where no plan says how large a block is.
+#: How near two sparsities must be to be ranked together, if no plan gives the size of a block.
 NEAR = 0.01
 Published = Callable[[Record], Sequence[published.Row]]
 
@@ -39,19 +39,19 @@ def boards(records: Iterable[Record], lookup: Published = lambda _: ()) -> list[
     """The boards of the newest record of each case, those with most rows first.
 
     Args:
-        records: of any number of nights, cases and devices, in any order.
+        records: of any number of runs, cases and devices, in any order.
         lookup: finds the papers' numbers about a record.
     """
     cases: dict[str, list[Record]] = {}
     for record in sorted(records, key=_age, reverse=True):
         cases.setdefault(record.case_id, []).append(record)
     gathered: dict[str, list[tuple[dict[str, str], list[Record]]]] = {}
-    for nights in cases.values():
-        _place(nights[0], gathered.setdefault(_key(nights[0]), []))
+    for runs in cases.values():
+        _add(runs[0], gathered.setdefault(_key(runs[0]), []))
     found = [
         _board(newest, cases, lookup)
-        for alike in gathered.values()
-        for _, newest in alike
+        for boards_of_key in gathered.values()
+        for _, newest in boards_of_key
         if newest
     ]
     return sorted(found, key=lambda b: (-len(b.rows), b.model, b.protocol, b.name))
@@ -62,19 +62,19 @@ def _age(record: Record) -> tuple[str, int, bytes]:
     return record.created, len(record.measurements), msgspec.json.encode(record)
 
 
-def _place(record: Record, alike: list[tuple[dict[str, str], list[Record]]]) -> None:
-    """Put *record* to those whose texts and tasks were the same bytes, as far as is known."""
+def _add(record: Record, boards_of_key: list[tuple[dict[str, str], list[Record]]]) -> None:
+    """Add *record* to the board whose texts and tasks have the same hashes, as far as is known."""
     own = record.provenance.data
-    for data, records in alike:
+    for data, records in boards_of_key:
         if all(data.get(name, digest) == digest for name, digest in own.items()):
             data.update(own)
             records.append(record)
             return
-    alike.append((dict(own), [record]))
+    boards_of_key.append((dict(own), [record]))
 
 
 def _key(record: Record) -> str:
-    """What records must share to be on one board."""
+    """What records must have in common to be on one board."""
     model = {k: v for k, v in (record.asked.get("model") or {}).items() if k != "device_map"}
     weights = [record.model_hash, record.dense_parameters]
     asked = [model, weights, record.asked.get("protocol"), _ranked_metrics(record)]
@@ -83,7 +83,7 @@ def _key(record: Record) -> str:
 
 def _ranked_metrics(record: Record) -> list[dict[str, Any]]:
     return [
-        # The size of a batch changes the last bits alone.
+        # The batch size changes the last bits only.
         {k: v for k, v in metric.items() if k != "batch_size"}
         for metric in record.asked.get("metrics") or ()
         if metric.get("name") in RANKED
@@ -140,8 +140,8 @@ def _groups(rows: Sequence[Row], near: float) -> list[list[int]]:
     """The numbers of the rows to rank among each other: dense, then by sparsity."""
     dense = [i for i, row in enumerate(rows) if row.dense]
     pruned = [i for i, row in enumerate(rows) if not row.dense]
-    by_sparsity = ranking.alike([rows[i].sparsity for i in pruned], near)
-    groups = [[pruned[i] for i in group] for group in by_sparsity]
+    found = ranking.by_sparsity([rows[i].sparsity for i in pruned], near)
+    groups = [[pruned[i] for i in group] for group in found]
     return [dense, *groups] if dense else groups
 
 
@@ -161,15 +161,15 @@ def _ranked(
 
 
 def _in_order(rows: Sequence[Row], rank_by: Sequence[str]) -> tuple[Row, ...]:
-    """*rows* group by group, the best in front; places name rows by their new numbers."""
+    """*rows* group by group, the best first, with the row numbers in their places updated."""
 
-    def standing(i: int) -> tuple[float, ...]:
+    def sort_key(i: int) -> tuple[float, ...]:
         row, unranked = rows[i], (math.inf, math.inf)
         places = (row.places.get(name) for name in rank_by)
         ranks = ((p.rank, p.last) if p else unranked for p in places)
         return (row.group, *(end for pair in ranks for end in pair))
 
-    order = sorted(range(len(rows)), key=standing)
+    order = sorted(range(len(rows)), key=sort_key)
     new = {old: number for number, old in enumerate(order)}
 
     def renumbered(place: Place) -> Place:
@@ -186,7 +186,7 @@ def _in_order(rows: Sequence[Row], rank_by: Sequence[str]) -> tuple[Row, ...]:
 
 
 def _unseeded(record: Record) -> tuple[str, str]:
-    """The question without its metrics and seeds, and the seeds: of calibration and method."""
+    """The question without metrics and seeds, and the seeds of calibration and method, as JSON."""
     question = {k: v for k, v in record.asked.items() if k != "metrics"}
     method, calibration = (dict(question.get(k) or {}) for k in ("method", "calibration"))
     drawn = [part.pop("seed", 0) for part in (calibration, method)]
@@ -226,17 +226,17 @@ def _papers(record: Record, lookup: Published) -> tuple[published.Row, ...]:
     try:
         return tuple(published.compared(record, lookup(record)))
     except PrunebenchError:
-        return ()  # somebody else's record, of a protocol or settings that are not known here
+        return ()  # a record from elsewhere, of an unknown protocol or settings
 
 
 def _same_model(record: Record, newest: Record) -> bool:
-    """Whether both measured the same pruned model: what was timed is what was scored."""
+    """Whether both records are of the same pruned model, so that the timed one was scored."""
     plans = [[bare(edit) for edit in r.plan] for r in (record, newest)]
     return plans[0] == plans[1] and record.model_hash == newest.model_hash
 
 
 def _rank_by(rows: Sequence[Row]) -> tuple[str, ...]:
-    """Two of accuracy, perplexity and generation, in this order: the mean, or the first of each."""
+    """The first two of accuracy, perplexity and generation; of each the mean, else the first."""
     names = dict.fromkeys(
         name for row in rows for name, value in row.values.items() if value.unit != "of dense"
     )
@@ -248,9 +248,9 @@ def _rank_by(rows: Sequence[Row]) -> tuple[str, ...]:
 
 
 def _near(rows: Sequence[Row]) -> float:
-    """Half a block, as a fraction of the model: what matching by whole blocks cannot come nearer.
+    """Half a block as a fraction of the parameters: matching by whole blocks gets no nearer.
 
-    The middle one of what the plans say that only dropped blocks.
+    The median over the plans that only drop blocks.
     """
     sizes = sorted(
         row.record.sparsity / len(plan[0].blocks)
@@ -264,7 +264,7 @@ def _near(rows: Sequence[Row]) -> float:
 
 
 def _blocks(record: Record) -> int:
-    """The least number of blocks that a model has of which this is said."""
+    """The least number of blocks that the model of this plan and trace has."""
     named = [edit.last_block() for edit in record.plan]
     named += [block for step in record.trace for block in _candidates(step)]
     return max(named, default=-1) + 1
@@ -278,7 +278,7 @@ def _candidates(step: Step) -> Iterator[int]:
 
 
 def _notes(rows: Sequence[Row]) -> Iterator[str]:
-    """What a reader should know of numbers that stand together all the same."""
+    """Warnings about differences between the records of one board."""
     for package in ("lm_eval", "transformers", "torch"):
         found = {r.environment.packages.get(package) for row in rows for r in row.records}
         if len(found - {None}) > 1:

@@ -1,4 +1,4 @@
-"""Ranks that chance does not give: shared where no test tells two methods apart. Pure."""
+"""Ranks by significance: rows that no test tells apart share theirs. Pure."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from .pair_test import Entry
 
 
 class Place(Struct, frozen=True):
-    """Where a row stands: 1 + the number of rows of its group that are significantly better.
+    """A row's rank: 1 + the number of rows of its group that are significantly better.
 
-    *better* and *worse* are the numbers of the rows that are so; no test tells the others apart.
+    *of* is the size of the group; *better* and *worse* are the numbers of the rows that are
+    significantly so.
     """
 
     rank: int
@@ -25,19 +26,19 @@ class Place(Struct, frozen=True):
 
     @property
     def last(self) -> int:
-        """The rank that it would have if all that are not significantly worse were better."""
+        """The rank if every row that is not significantly worse were better."""
         return self.of - len(self.worse)
 
     @property
     def text(self) -> str:
-        """``3``, or ``3-8`` where it shares what lies between."""
+        """``3``, or ``3-8`` for a shared rank."""
         return f"{self.rank}" if self.rank == self.last else f"{self.rank}\N{EN DASH}{self.last}"
 
 
 class Test(Struct, frozen=True):
     """One comparison of two rows: two-sided *p*, *adjusted* among all of the board (Holm).
 
-    *first_better* says which way the difference goes.
+    *first_better* is the direction of the difference.
     """
 
     first: int
@@ -56,7 +57,7 @@ def places(
         entries: what is ranked.
         groups: numbers of the entries that are ranked among each other.
         metric: the measurement to rank by.
-        alpha: how often, by chance, any difference at all is called one on a board of equals.
+        alpha: family-wise error rate over all pairs of the board.
     """
     ranked = [
         [i for i in group if pair_test.value(entries[i], metric) is not None] for group in groups
@@ -93,8 +94,8 @@ def _pairs(
             yield first.at, other.at, *result
 
 
-def alike(sparsities: Sequence[float], reach: float) -> list[list[int]]:
-    """Groups of rows to rank among each other: from least to most no further apart than *reach*.
+def by_sparsity(sparsities: Sequence[float], reach: float) -> list[list[int]]:
+    """Groups of rows to rank among each other, each spanning at most *reach* of sparsity.
 
     Going up from the least sparse, a group takes what is within *reach* of its first, so that a
     row is never ranked with one that has more than *reach* less removed. Returns the numbers of
@@ -102,7 +103,7 @@ def alike(sparsities: Sequence[float], reach: float) -> list[list[int]]:
     """
     groups: list[list[int]] = []
     for i in sorted(range(len(sparsities)), key=lambda i: sparsities[i]):
-        # A whole group may be one hair further apart than fractions of parameters can say.
+        # Allows for the rounding of the fractions.
         if groups and sparsities[i] - sparsities[groups[-1][0]] <= reach + 1e-9:
             groups[-1].append(i)
         else:
@@ -111,13 +112,13 @@ def alike(sparsities: Sequence[float], reach: float) -> list[list[int]]:
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
-    """The points that no other one beats: none is at least as good in both and better in one.
+    """The Pareto front: no other point is at least as good in both and better in one.
 
     Args:
-        points: two numbers each, of both of which more is better.
+        points: pairs of numbers; more is better in both.
 
     Returns:
-        Their numbers, by the first number; equal points are all on the front.
+        Indices in order of the first number; of equal points all.
     """
 
     def unbeaten(i: int) -> bool:

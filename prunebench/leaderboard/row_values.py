@@ -1,4 +1,4 @@
-"""What a row of a board says: its values over seeds, each with an interval, and its timings."""
+"""The values of a row over its seeds, each with an interval, and its timings."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Value(Struct, frozen=True):
 
     @property
     def arm(self) -> float | None:
-        """The longer arm of the interval; the other may end where values do, as at zero."""
+        """The longer arm of the interval; the other may be clipped, as at zero."""
         if self.low is None or self.high is None:
             return None
         return max(self.high - self.value, self.value - self.low)
@@ -57,7 +57,7 @@ def values(records: Sequence[Record]) -> Iterator[tuple[str, Value]]:
             continue
         if (spread := over_seeds.get(first.metric)) is not None:
             one = Value(spread.mean, one.unit, one.better, spread.low, spread.high, one.note)
-        yield first.metric, _within_reason(one)
+        yield first.metric, _clipped(one)
 
 
 def value(own: Sequence[Measurement], records: Sequence[Record]) -> Value | None:
@@ -77,8 +77,8 @@ def value(own: Sequence[Measurement], records: Sequence[Record]) -> Value | None
     return Value(found[0], first.unit, first.better, low, high, first.note)
 
 
-def _within_reason(one: Value) -> Value:
-    """Without what an interval has beyond the possible."""
+def _clipped(one: Value) -> Value:
+    """The value with its interval clipped to the possible range."""
     least, most = possible(one.unit)
     low = None if one.low is None else max(least, one.low)
     high = None if one.high is None else min(most, one.high)
@@ -86,14 +86,14 @@ def _within_reason(one: Value) -> Value:
 
 
 def possible(unit: str) -> tuple[float, float]:
-    """The least and the most that a value of *unit* can be."""
+    """The lower and upper bound of values of *unit*."""
     if unit in ("acc", "match", "of answers", "of n-grams"):
         return 0.0, 1.0
     return (0.0 if unit == "ppl" else -math.inf), math.inf
 
 
 def _median_interval(samples: Sequence[float]) -> tuple[float | None, float | None]:
-    """95 % by order statistics, which assume no distribution; nothing of fewer than six rounds."""
+    """95 % interval of the median by order statistics; (None, None) below six rounds."""
     n = len(samples)
     tail, cut = 0.0, 0
     while cut < n // 2 and tail + math.comb(n, cut) / 2**n <= 0.025:
@@ -106,7 +106,7 @@ def _median_interval(samples: Sequence[float]) -> tuple[float | None, float | No
 
 
 def timings(records: Iterable[Record]) -> Iterator[Timing]:
-    """Of each device the newest speedups of every shape; *records* newest first."""
+    """The newest speedups of every shape on each device; *records* newest first."""
     seen = set()
     for record in records:
         found: dict[str, dict[str, Value]] = {}

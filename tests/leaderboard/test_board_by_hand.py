@@ -1,4 +1,4 @@
-"""A shipped board computed anew, from the records alone, with NumPy and SciPy and nothing of ours.
+"""A shipped board computed again, from the records alone, with NumPy and SciPy and nothing of ours.
 
 The reference cases have dense, seeds, several sparsities and two measurements that rank.
 """
@@ -135,7 +135,7 @@ def test_intervals(board: Board, metric: str) -> None:
     seeded = next(row for row in board.rows if len(row.records) > 1 and row.sparsity > 0.3)
     clipped = seeded.values["perplexity/tinyworld"]
     assert clipped.low == 0.0
-    assert cells.told(clipped).small == f"±{interval(seeded, 'perplexity/tinyworld')[1]:.0f}"
+    assert cells.value_cell(clipped).small == f"±{interval(seeded, 'perplexity/tinyworld')[1]:.0f}"
 
 
 def test_recovery_is_the_score_over_the_dense_one(board: Board) -> None:

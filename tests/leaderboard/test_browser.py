@@ -107,7 +107,7 @@ def test_a_header_sorts_up_down_and_back(page: Any, board: str) -> None:
 
 
 def test_groups_stand_only_over_their_own_order(page: Any, board: str) -> None:
-    """Sorted by a column the headings of groups are gone, and come back."""
+    """Sorted by a column the headings of groups disappear, and come back."""
     page.goto(board)
     groups = page.locator("#board tr.group:visible")
     whole = groups.count()
@@ -127,11 +127,11 @@ def test_filters_narrow_and_say_how_much_is_left(page: Any, board: str) -> None:
 
     page.get_by_label("Find").fill("CRITERION ppl")
     assert rows.count() == 2
-    page.get_by_role("combobox", name="Gone").select_option(index=2)
+    page.get_by_role("combobox", name="Removed").select_option(index=2)
     assert rows.count() == 1
     assert page.locator("#count").inner_text() == "1 of 17 rows"
     page.get_by_label("Find").fill("")
-    page.get_by_role("combobox", name="Gone").select_option(index=0)
+    page.get_by_role("combobox", name="Removed").select_option(index=0)
     page.get_by_role("combobox", name="Method").select_option("slicegpt")
     assert rows.count() == 2
     page.get_by_role("combobox", name="Device").select_option("cpu")

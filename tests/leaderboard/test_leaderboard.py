@@ -180,7 +180,7 @@ def test_groups_hold_each_row_once_and_nothing_further_apart(
     sparsities: list[float], reach: float
 ) -> None:
     """A partition, in order, each part no wider than the reach."""
-    groups = ranking.alike(sparsities, reach)
+    groups = ranking.by_sparsity(sparsities, reach)
 
     assert sorted(itertools.chain.from_iterable(groups)) == list(range(len(sparsities)))
     for group in groups:

@@ -397,11 +397,13 @@ def test_a_legend_of_many_methods_has_room(count: int) -> None:
 def test_long_names_share_a_legend_of_fewer_columns() -> None:
     """Three columns of long names would be wider than the plot; wide letters count twice."""
     assert (
-        plots._across(["dense", "first", "random", "sleb", "slicegpt", "sliding_layer_merging"])
+        plots._legend_columns(
+            ["dense", "first", "random", "sleb", "slicegpt", "sliding_layer_merging"]
+        )
         == 3
     )
-    assert plots._across(["m" * 25 + "..."] * 9) == 2
-    assert plots._across(["日" * 25 + "..."] * 9) == 1
+    assert plots._legend_columns(["m" * 25 + "..."] * 9) == 2
+    assert plots._legend_columns(["日" * 25 + "..."] * 9) == 1
 
 
 @pytest.mark.filterwarnings("error")

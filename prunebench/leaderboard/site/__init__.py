@@ -12,13 +12,13 @@ from ...record import Record
 from ...system import console, files, transaction
 from ..board import Board, plain
 
-#: What an earlier build wrote; those files are removed when they are no longer built.
+#: Lists the files of a build; the next one removes those that it does not build.
 MANIFEST = "manifest.json"
 STATIC = Path(__file__).parent / "static"
 
 
 def require_plots() -> None:
-    """Say how to get what the plots need, before anything is computed.
+    """Check that the plots can be drawn, before anything is computed.
 
     Raises:
         PrunebenchError: if matplotlib is not installed.
@@ -35,8 +35,8 @@ def build(boards: Sequence[Board], records: Sequence[Record], title: str) -> dic
 
     Args:
         boards: what to show.
-        records: all that is known, older nights too, for the history of each case.
-        title: of the site.
+        records: all records, older ones too, for the history of each case.
+        title: the title of the site.
 
     Raises:
         PrunebenchError: if matplotlib is not installed.
@@ -54,21 +54,21 @@ def build(boards: Sequence[Board], records: Sequence[Record], title: str) -> dic
 
 
 def write(folder: Path, built: Mapping[str, bytes]) -> None:
-    """Write the site, and remove what only an earlier one had: all of it, or nothing.
+    """Write the site and remove files of the earlier one that are no longer built, atomically.
 
-    Files that no site of ours had stay. One that was cut off in the middle is ended first.
+    Files that no build wrote stay. An interrupted write is completed first.
 
     Raises:
-        PrunebenchError: if *folder* has other files than a site of ours, or cannot be written.
+        PrunebenchError: if *folder* has files but no manifest, or cannot be written.
     """
     with transaction.turn(folder) as ended:
         if ended:
             console.print_note(f"{folder}: a site that was cut off is ended")
-        gone = sorted(_older(folder) - set(built))
-        transaction.write(folder, {**built, MANIFEST: files.as_json(sorted(built))}, gone)
+        outdated = sorted(_earlier(folder) - set(built))
+        transaction.write(folder, {**built, MANIFEST: files.as_json(sorted(built))}, outdated)
 
 
-def _older(folder: Path) -> set[str]:
+def _earlier(folder: Path) -> set[str]:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         if files.listed(folder):

@@ -1,4 +1,4 @@
-"""The columns of a board's table, and what stands in each cell."""
+"""The columns of a board's table, and the text of their cells."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ..row_values import Timing, Value
 
 
 class Cell(Struct, frozen=True):
-    """*text* with a *small* one after it; *sort* is what a column is sorted by."""
+    """*text* with *small* text after it; *sort* is the value to sort by."""
 
     text: str = ""
     small: str = ""
@@ -21,12 +21,12 @@ class Cell(Struct, frozen=True):
 
     @property
     def key(self) -> str:
-        """What it is sorted by, with as many digits as tell values apart."""
+        """The value to sort by, as text; numbers with seven digits."""
         return self.sort if isinstance(self.sort, str) else f"{self.sort or 0:.7g}"
 
 
 class Column(Struct, frozen=True):
-    """*head* with a *small* line below it; *set* names the columns that are shown together."""
+    """*head* with a *small* line below it; columns of one *set* are shown and hidden together."""
 
     key: str
     head: str
@@ -42,7 +42,7 @@ def columns(board: Board) -> list[Column]:
 
 
 def rank_cell(row: Row, name: str) -> Cell:
-    """The rank of a row by a measurement; none where nothing is ranked with it."""
+    """The rank of a row by a measurement; empty for the dense model and without a rank."""
     place = row.places.get(name)
     if place is None or row.dense:
         return Cell()
@@ -51,7 +51,7 @@ def rank_cell(row: Row, name: str) -> Cell:
 
 def _front(board: Board) -> Iterator[Column]:
     yield Column("amount", "Asked", "", lambda row: Cell(row.amount, sort=row.sparsity), "asked")
-    yield Column("sparsity", "Gone", "of parameters", _gone)
+    yield Column("sparsity", "Removed", "of parameters", _sparsity)
     for i, name in enumerate(board.rank_by):
         family, _, what = name.partition("/")
         if i:
@@ -69,7 +69,7 @@ def _rank(name: str) -> Callable[[Row], Cell]:
 
 
 def _recovery(row: Row) -> Cell:
-    # Its interval is that of the accuracy beside it, divided by the same number.
+    # No interval: it is that of the accuracy next to it, divided by the same number.
     value = row.values.get("accuracy/recovery")
     return (
         Cell()
@@ -78,16 +78,16 @@ def _recovery(row: Row) -> Cell:
     )
 
 
-def _gone(row: Row) -> Cell:
+def _sparsity(row: Row) -> Cell:
     return Cell(f"{row.sparsity * 100:.1f} %", sort=row.sparsity)
 
 
 def _valued(name: str) -> Callable[[Row], Cell]:
-    return lambda row: told(row.values.get(name))
+    return lambda row: value_cell(row.values.get(name))
 
 
-def told(value: Value | None) -> Cell:
-    """A value and the longer arm of its interval."""
+def value_cell(value: Value | None) -> Cell:
+    """A value with the longer arm of its interval, or with its note."""
     if value is None:
         return Cell()
     small = value.note
@@ -103,7 +103,7 @@ def _timings(board: Board) -> Iterator[Column]:
             yield Column(part, part.capitalize(), "speedup", _timed(part))
         yield Column("device", "Timed on", "", _device, numeric=False)
     if any(row.memory for row in board.rows):
-        yield Column("memory", "Memory", "peak, MiB", lambda row: told(row.memory))
+        yield Column("memory", "Memory", "peak, MiB", lambda row: value_cell(row.memory))
 
 
 def _timed(part: str) -> Callable[[Row], Cell]:
@@ -112,15 +112,15 @@ def _timed(part: str) -> Callable[[Row], Cell]:
         if not found:
             return Cell()
         (shown, value), *others = found
-        first = told(value)
-        more = (f"{formatting.value(v.value, v.unit)} {_unlike(t, shown)}" for t, v in others)
+        first = value_cell(value)
+        more = (f"{formatting.value(v.value, v.unit)} {_difference(t, shown)}" for t, v in others)
         return Cell(first.text, "; ".join(filter(None, (first.small, *more))), first.sort)
 
     return cell
 
 
-def _unlike(timing: Timing, shown: Timing) -> str:
-    """In what a timing was taken otherwise than the one that is shown: device, backend, shape."""
+def _difference(timing: Timing, shown: Timing) -> str:
+    """Where a timing differs from the one shown: device, backend, shape."""
     pairs = ((getattr(timing, key), getattr(shown, key)) for key in ("device", "backend", "shape"))
     return "on " + " ".join(own for own, other in pairs if own != other)
 
@@ -138,16 +138,16 @@ def _costs(board: Board) -> Iterator[Column]:
         "calibration_tokens": ("Calibration", "tokens", lambda n: f"{n:,.0f}"),
         "search_memory": ("Search", "peak memory", lambda n: size(int(n))),
     }
-    for key, (head, small, tell) in units.items():
+    for key, (head, small, text) in units.items():
         if any(row.record.cost.get(key) for row in board.rows):
-            cell = _cost(key, tell)
+            cell = _cost(key, text)
             yield Column(key, head, small, cell, "" if key == "search_time" else "cost")
 
 
-def _cost(key: str, tell: Callable[[float], str]) -> Callable[[Row], Cell]:
+def _cost(key: str, text: Callable[[float], str]) -> Callable[[Row], Cell]:
     def cell(row: Row) -> Cell:
         amount = row.record.cost.get(key)
-        return Cell() if amount is None else Cell(tell(amount), sort=amount)
+        return Cell() if amount is None else Cell(text(amount), sort=amount)
 
     return cell
 

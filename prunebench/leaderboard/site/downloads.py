@@ -1,4 +1,4 @@
-"""A board as CSV: a line per row, with all digits."""
+"""A board as CSV: a line per row, numbers in full precision."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _TIMED = ("device", "backend", "shape", "prefill", "decode", "whole")
 
 
 def table(board: Board) -> str:
-    """The file; a row with several timings has a line for each."""
+    """The text of the file; a row with several timings has a line for each."""
     names = list(dict.fromkeys(name for row in board.rows for name in row.values))
     costs = list(dict.fromkeys(name for row in board.rows for name in row.record.cost))
     heads = ["case_id", "method", "options", "mark", "asked", "sparsity", "seeds"]

@@ -24,12 +24,12 @@ from ..row_values import Value, possible
 from . import block_map_svg, cells, plots
 from .block_map_svg import Drawing
 
-#: Scores of a step that a page lists; the plan file has them all.
+#: The most steps of a search that a page lists; the record has all.
 MOST_STEPS = 200
 
 
-class Spot(Struct, frozen=True):
-    """Where a case stands: its board and row, and its strip there."""
+class Position(Struct, frozen=True):
+    """The board and row of a case, and its strip there."""
 
     board: Board
     row: Row
@@ -37,7 +37,7 @@ class Spot(Struct, frozen=True):
 
 
 class Curve(Struct, frozen=True):
-    """A metric's nights as points of a polyline in a box of 300 by 60."""
+    """The history of a metric as a polyline in a box of 300 by 60; *rows* has a run each."""
 
     metric: str
     line: str
@@ -55,7 +55,7 @@ def pages(boards: Sequence[Board], records: Sequence[Record], title: str) -> dic
     older: dict[str, list[Record]] = {}
     for record in sorted(records, key=lambda r: (r.created, r.key), reverse=True):
         older.setdefault(record.case_id, []).append(record)
-    spots = {}
+    positions = {}
     built = {"index.html": env.get_template("index.html").render(root="", boards=boards)}
     template = env.get_template("board.html")
     for board in boards:
@@ -64,7 +64,7 @@ def pages(boards: Sequence[Board], records: Sequence[Record], title: str) -> dic
         for row in board.rows:
             for record in row.records:
                 drawn[record.case_id] = block_map_svg.draw(record.plan, board.blocks, stream)
-                spots[record.case_id] = Spot(board, row, drawn[record.case_id])
+                positions[record.case_id] = Position(board, row, drawn[record.case_id])
         built[f"boards/{board.name}.html"] = template.render(
             root="../",
             board=board,
@@ -75,10 +75,10 @@ def pages(boards: Sequence[Board], records: Sequence[Record], title: str) -> dic
             devices=sorted({t.device for row in board.rows for t in row.timings}),
         )
     template = env.get_template("case.html")
-    for case_id, spot in spots.items():
-        record = next(r for r in spot.row.records if r.case_id == case_id)
+    for case_id, position in positions.items():
+        record = next(r for r in position.row.records if r.case_id == case_id)
         built[case_path(case_id)] = template.render(
-            root="../", record=record, spot=spot, **_case(record, spot, older[case_id])
+            root="../", record=record, position=position, **_case(record, position, older[case_id])
         )
     return built
 
@@ -93,7 +93,7 @@ def _environment(title: str) -> Any:
     import jinja2
 
     def shown(value: object) -> object:
-        """Numbers as they are, and text without what steers a page or hides its meaning."""
+        """Numbers unchanged, text without control characters and direction marks."""
         return inert_lines(value) if isinstance(value, str) and _foreign(value) else value
 
     env = jinja2.Environment(
@@ -116,7 +116,7 @@ def _environment(title: str) -> Any:
 
 
 def _foreign(text: object) -> bool:
-    # Pieces that are markup already were made by us and hold nothing but what is escaped.
+    # Markup was made here, from escaped text.
     return not hasattr(text, "__html__")
 
 
@@ -131,7 +131,7 @@ def _span(low: float, high: float) -> str:
 
 
 def _figures(board: Board) -> Iterator[dict[str, Any]]:
-    """Each plot with its caption, where two rows or more have what it shows."""
+    """Each plot with its caption, if it has two points or more."""
     from markupsafe import Markup
 
     methods = sorted({row.method for row in board.rows})
@@ -139,7 +139,7 @@ def _figures(board: Board) -> Iterator[dict[str, Any]]:
         if len(plot.points) > 1:
             drawn = plots.svg(plot, methods)
             own = [plot.points[i].text for i in plot.front]
-            # The only markup that is not escaped: ElementTree wrote it, escaped, a line above.
+            # Not escaped again: ElementTree escapes what it writes.
             yield {"svg": Markup(drawn), "caption": caption, "front": own, "at": number_}  # noqa: S704
 
 
@@ -160,7 +160,7 @@ def _plots(board: Board) -> Iterator[tuple[plots.Plot, str]]:
         rows_ = [row for row in board.rows if name in row.values and row.values[name].value > 0]
         points = [_point(row, row.sparsity * 100, row.values[name], 1) for row in rows_]
         yield (
-            _plot("ppl", points, (1, -1), "parameters gone, %", "perplexity", board),
+            _plot("ppl", points, (1, -1), "parameters removed, %", "perplexity", board),
             ("Perplexity against achieved sparsity. Down and to the right is better."),
         )
 
@@ -172,11 +172,11 @@ def _plot(
     ends = [p.y for p in points]
     log = y == "perplexity" and bool(ends) and max(ends) > 4 * min(ends)
     model = inert(board.model, 100)
-    said = "; ".join(points[i].text for i in front)
+    best = "; ".join(points[i].text for i in front)
     return plots.Plot(
         ident=f"p-{kind}",
         title=f"{y} against {x} of {model}",
-        description=f"{len(points)} points. On the Pareto front: {said}.",
+        description=f"{len(points)} points. On the Pareto front: {best}.",
         x=x,
         y=f"{y} (log)" if log else y,
         points=tuple(points),
@@ -188,7 +188,9 @@ def _plot(
 def _point(row: Row, x: float, value: Value, scale: float) -> plots.Point:
     low, high = ((None if end is None else end * scale) for end in (value.low, value.high))
     label = inert(row.label, 200)
-    text = f"{label}, {row.sparsity * 100:.1f} % gone: {formatting.value(value.value, value.unit)}"
+    text = (
+        f"{label}, {row.sparsity * 100:.1f} % removed: {formatting.value(value.value, value.unit)}"
+    )
     return plots.Point(x, value.value * scale, row.method, text, low, high)
 
 
@@ -214,10 +216,10 @@ def _speed(row: Row, how: tuple[str, str, str, str]) -> float | None:
 # ------------------------------------------------------------------------------------- a case
 
 
-def _case(record: Record, spot: Spot, older: Sequence[Record]) -> dict[str, Any]:
-    """What a case's page says beside its record and place."""
+def _case(record: Record, position: Position, older: Sequence[Record]) -> dict[str, Any]:
+    """The values of a case's page, apart from its record and position."""
     return {
-        "standing": list(_standing(spot)),
+        "ranks": list(_ranks(position)),
         "measured": [_measured(m, record) for m in record.measurements],
         "facts": [tuple(line.split(": ", 1)) for line in provenance.told(record)],
         "asked": json.dumps(record.asked, indent=2, sort_keys=True, ensure_ascii=False),
@@ -226,22 +228,22 @@ def _case(record: Record, spot: Spot, older: Sequence[Record]) -> dict[str, Any]
         "cost": ", ".join(_costs(record)),
         "edits": plan.describe(record.plan),
         "curves": list(_curves(older)),
-        "seeds": [r for r in spot.row.records if r is not record],
+        "seeds": [r for r in position.row.records if r is not record],
     }
 
 
 def _costs(record: Record) -> Iterator[str]:
     for name, amount in record.cost.items():
         if name.endswith("_time"):
-            told = duration(amount)
+            text = duration(amount)
         else:
-            told = size(int(amount)) if name.endswith("_memory") else f"{amount:,.0f}"
-        yield f"{name.replace('_', ' ')} {told}"
+            text = size(int(amount)) if name.endswith("_memory") else f"{amount:,.0f}"
+        yield f"{name.replace('_', ' ')} {text}"
 
 
-def _standing(spot: Spot) -> Iterator[str]:
-    """The ranks of a case in words, with the methods that tests tell it apart from."""
-    row, board = spot.row, spot.board
+def _ranks(position: Position) -> Iterator[str]:
+    """A sentence per rank, with the methods that are significantly better and worse."""
+    row, board = position.row, position.board
     if row.dense:
         yield "The dense model, which the others are compared with."
         return
@@ -250,7 +252,7 @@ def _standing(spot: Spot) -> Iterator[str]:
             ", ".join(dict.fromkeys(board.rows[i].label for i in rows))
             for rows in (place.better, place.worse)
         )
-        among = f"of {place.of} at {_span(*board.groups[row.group])} gone"
+        among = f"of {place.of} at {_span(*board.groups[row.group])} removed"
         text = f"Rank {place.text} {among} by {name}."
         text += f" Significantly better: {better}." if better else ""
         yield text + (f" Significantly worse: {worse}." if worse else "")
@@ -274,7 +276,7 @@ def _measured(m: Measurement, record: Record) -> dict[str, str]:
 
 
 def _curves(older: Sequence[Record]) -> Iterator[Curve]:
-    """The nights of the first metrics, where there is more than one."""
+    """The history of the first metrics, where there is more than one run."""
     if len(older) < 2:
         return
 
@@ -284,18 +286,18 @@ def _curves(older: Sequence[Record]) -> Iterator[Curve]:
     try:
         past = history.history(older, choose)
     except (PrunebenchError, KeyError, TypeError):
-        return  # a question that nothing is known of has no history
+        return  # a record from elsewhere, of an unknown question
     for series in past.series:
         values = [(i, n.value) for i, n in enumerate(series.nights) if n.value is not None]
         if len(values) < 2:
             continue
         low, high = min(v for _, v in values), max(v for _, v in values)
-        wide = 300 / max(len(series.nights) - 1, 1)
-        # What reads the same is drawn the same: a baseline keeps fewer digits than a night.
-        tall = high - low if number(low) != number(high) else 0.0
-        heights = (58 - 56 * (v - low) / tall if tall else 30.0 for _, v in values)
+        step = 300 / max(len(series.nights) - 1, 1)
+        # Equal texts are drawn at equal heights: a baseline has fewer digits than a result.
+        spread = high - low if number(low) != number(high) else 0.0
+        heights = (58 - 56 * (v - low) / spread if spread else 30.0 for _, v in values)
         line = " ".join(
-            f"{i * wide:.1f},{y:.1f}" for (i, _), y in zip(values, heights, strict=True)
+            f"{i * step:.1f},{y:.1f}" for (i, _), y in zip(values, heights, strict=True)
         )
         yield Curve(
             metric=f"{series.metric} ({series.better} is better)",
@@ -305,7 +307,7 @@ def _curves(older: Sequence[Record]) -> Iterator[Curve]:
             low=number(low),
             high=number(high),
             rows=tuple(
-                (n.created[:16].replace("T", " "), (n.commit or "")[:7], _night(n.value))
+                (n.created[:16].replace("T", " "), (n.commit or "")[:7], _value_text(n.value))
                 for n in series.nights
             ),
             steps=tuple(
@@ -316,5 +318,5 @@ def _curves(older: Sequence[Record]) -> Iterator[Curve]:
         )
 
 
-def _night(value: float | None) -> str:
+def _value_text(value: float | None) -> str:
     return "not finite" if value is None else number(value)

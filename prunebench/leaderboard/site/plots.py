@@ -17,7 +17,7 @@ from ...errors import inert
 
 SVG = "http://www.w3.org/2000/svg"
 XLINK = "http://www.w3.org/1999/xlink"
-#: Colours that matplotlib writes and the page's style sheet replaces.
+#: Placeholder colours that the page's style sheet replaces.
 INK, RULE, FRONT = "#010101", "#020202", "#040404"
 _CLASSES = {INK: "ink", RULE: "rule", FRONT: "front"}
 #: How many hues the style sheet has; more methods differ by their marks alone.
@@ -26,18 +26,18 @@ HUES = 8
 NAMED = 45
 #: Inches; a plot is scaled to its column, and taller where its legend is.
 WIDE, TALL = 5.6, 5.0
-#: How wide a letter of the legend is, and a mark with what is left free beside it.
+#: Inches of a letter of the legend, and of a mark with the space around it.
 LETTER, MARK = 0.083, 0.36
 MARKS = "osD^vPX*<>ph"
-#: What presentation attributes can say.
-_KEPT = {
+#: The style properties that become presentation attributes.
+_PRESENTATION = {
     *("fill", "stroke", "stroke-width", "stroke-dasharray", "stroke-linecap"),
     *("fill-opacity", "stroke-opacity", "opacity", "text-anchor"),
 }
 
 
 class Point(Struct, frozen=True):
-    """One row: *x* and *y* with the ends of an interval, its *method* and what to say of it."""
+    """One row: *x*, *y* with the ends of its interval, *method*, and *text* for a tooltip."""
 
     x: float
     y: float
@@ -48,7 +48,7 @@ class Point(Struct, frozen=True):
 
 
 class Plot(Struct, frozen=True):
-    """What is drawn; *front* are the numbers of the points that no other beats."""
+    """A scatter plot; *front* are the indices of the points on the Pareto front."""
 
     ident: str
     title: str
@@ -84,7 +84,7 @@ def svg(plot: Plot, methods: Sequence[str]) -> str:
         "text.parse_math": False,
     }
     with mpl.rc_context(styles), warnings.catch_warnings():
-        # Texts stay texts: the reader's fonts have the letters that matplotlib's lacks.
+        # Text stays text: the reader's fonts have the glyphs that matplotlib's lacks.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         warnings.filterwarnings("ignore", "overflow", RuntimeWarning)  # somebody's 1e300
         figure = Figure(figsize=(WIDE, TALL))
@@ -183,7 +183,7 @@ def _margins(axes: Any, lines: int) -> None:
 
 
 def _least(plot: Plot) -> float:
-    """Where the bars end that have no end: a scale of powers has no zero to reach down to."""
+    """The lower end of the y axis and of its bars: a logarithmic scale has no zero."""
     if not plot.log:
         return -math.inf
     lowest = min(p.y for p in plot.points)
@@ -192,7 +192,7 @@ def _least(plot: Plot) -> float:
 
 
 def _bars(axes: Any, plot: Plot, numbers: Mapping[str, int], least: float) -> None:
-    """The intervals, all of a hue at once: one by one they take longer than all else."""
+    """The intervals, all of a hue at once: one by one is several times slower."""
     bars: dict[int, list[tuple[float, float, float]]] = {}
     for p in plot.points:
         if p.low is not None and p.high is not None:
@@ -215,14 +215,14 @@ def _mark(at: int, shape: str = "") -> Any:
 
 
 def _shown(name: str) -> str:
-    """A name that has room, and that a legend does not leave out for its leading underscore."""
+    """A shortened name; a leading underscore would hide it from matplotlib's legend."""
     text = inert(name, 80)
     text = f"{text[:25]}..." if len(text) > 28 else text
     return f" {text}" if text.startswith("_") else text
 
 
 def _legend_columns(names: Sequence[str]) -> int:
-    """How many columns of a legend, filled one after the other, have room for *names*."""
+    """How many columns of a legend, filled column by column, fit *names*."""
     for columns in (3, 2):
         lines = -(-len(names) // columns)
         own = [names[i : i + lines] for i in range(0, len(names), lines)]
@@ -246,7 +246,7 @@ def _page_svg(text: str, plot: Plot) -> str:
                 parent.remove(child)
     for element in root.iter():
         _plain(element)
-    _tell(root, plot)
+    _add_tooltips(root, plot)
     _own_ids(root, plot.ident)
     _slim(root)
     root.attrib = {
@@ -255,22 +255,22 @@ def _page_svg(text: str, plot: Plot) -> str:
         "aria-labelledby": f"{plot.ident}-t {plot.ident}-d",
         "class": "plot",
     }
-    for name, said, end in (("desc", plot.description, "d"), ("title", plot.title, "t")):
-        told = ET.Element(f"{{{SVG}}}{name}", id=f"{plot.ident}-{end}")
-        told.text = said
-        root.insert(0, told)
+    for name, text_, end in (("desc", plot.description, "d"), ("title", plot.title, "t")):
+        element = ET.Element(f"{{{SVG}}}{name}", id=f"{plot.ident}-{end}")
+        element.text = text_
+        root.insert(0, element)
     return ET.tostring(root, encoding="unicode")
 
 
 def _plain(element: ET.Element) -> None:
-    """Styles as attributes, which a strict policy allows, and our colours as classes."""
+    """Styles to attributes, which a strict policy allows; placeholder colours to classes."""
     style = element.attrib.pop("style", "")
     pairs = (part.split(":", 1) for part in style.split(";") if ":" in part)
     for name, value in ((n.strip(), v.strip()) for n, v in pairs):
         if name == "font":
             if "text-anchor: middle" in style:
                 element.set("text-anchor", "middle")
-        elif name in _KEPT:
+        elif name in _PRESENTATION:
             element.set(name, value)
     classes = []
     for name in ("fill", "stroke"):
@@ -284,7 +284,7 @@ def _plain(element: ET.Element) -> None:
 
 
 def _slim(root: ET.Element) -> None:
-    """Without what draws nothing, and with as many digits as a pixel has."""
+    """Remove what draws nothing, and round numbers to a tenth of a pixel."""
     for element in root.iter():
         element.tail = None
         if element.text and not element.text.strip():
@@ -296,19 +296,16 @@ def _slim(root: ET.Element) -> None:
         if element.get("transform", "").startswith("rotate(-0 "):
             del element.attrib["transform"]
     for parent in list(root.iter()):
-        kept: list[ET.Element] = []
-        for child in list(parent):
-            kept += _worth(child)
-        parent[:] = kept
+        parent[:] = [left for child in list(parent) for left in _unwrapped(child)]
 
 
-def _worth(element: ET.Element) -> list[ET.Element]:
-    """What is left of an element: its children where it is a bare group, nothing if it is empty."""
+def _unwrapped(element: ET.Element) -> list[ET.Element]:
+    """The children of a group without attributes, [] for what is invisible, else the element."""
     invisible = element.get("fill") == "none" and not {"stroke", "class"} & set(element.attrib)
     if element.tag == f"{{{SVG}}}path" and invisible:
         return []
     if element.tag in (f"{{{SVG}}}g", f"{{{SVG}}}defs"):
-        inner = [left for child in element for left in _worth(child)]
+        inner = [left for child in element for left in _unwrapped(child)]
         if element.tag.endswith("}g") and not element.attrib and not _titled(inner):
             return inner
         element[:] = inner
@@ -325,18 +322,18 @@ def _rounded(text: str) -> str:
     return re.sub(r" *([A-Za-z]) *", r"\1", short).strip() if text[:1] == "M" else short
 
 
-def _tell(root: ET.Element, plot: Plot) -> None:
-    """A tooltip for each point."""
+def _add_tooltips(root: ET.Element, plot: Plot) -> None:
+    """Give each point a ``<title>``, which browsers show as a tooltip."""
     for element in root.iter():
         name = element.get("id", "")
         if name.startswith("point") and name[5:].isdecimal():
-            told = ET.Element(f"{{{SVG}}}title")
-            told.text = plot.points[int(name[5:])].text
-            element.insert(0, told)
+            tooltip = ET.Element(f"{{{SVG}}}title")
+            tooltip.text = plot.points[int(name[5:])].text
+            element.insert(0, tooltip)
 
 
 def _own_ids(root: ET.Element, ident: str) -> None:
-    """Only the ids that something refers to, and those with the plot's name before them."""
+    """Keep only ids that something refers to, prefixed with the plot's name."""
     used = set()
     for element in root.iter():
         for name, value in list(element.attrib.items()):

@@ -11,7 +11,7 @@
   button.addEventListener("click", () => {
     const next = order[(order.indexOf(name()) + 1) % 3];
     if (next === "system") delete root.dataset.theme; else root.dataset.theme = next;
-    try { localStorage.setItem("prunebench-theme", next); } catch { /* not kept */ }
+    try { localStorage.setItem("prunebench-theme", next); } catch { /* not saved */ }
     show();
   });
 
