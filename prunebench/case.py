@@ -99,7 +99,7 @@ class Case(Struct, frozen=True):
     def rules(
         self, alpha: float | None = None, family: int = 1, noise: Mapping[str, float] | None = None
     ) -> Rules:
-        """How it is judged; *alpha* in place of its own level, which is stricter by night."""
+        """How it is judged; *alpha* in place of its own level, stricter for nightly cases."""
         own = self.alpha or (NIGHTLY_ALPHA if "nightly" in self.marks else ALPHA)
         named = tuple(name for name in self.tolerance if "/" in name)
         return Rules(alpha or own, family, named, noise or {})
@@ -215,7 +215,10 @@ def silent(case: Case, step: str) -> None:
 
 
 def search_of(case: Case) -> object:
-    """What cases have in common that share a search."""
+    """The search key: cases with the same one share a search, and a smaller amount is its prefix.
+
+    Of a method that searches once for every amount the amount is no part of it.
+    """
     method = case.method
     shared = method.nested and not method.sized and method.unit in ("blocks", "sublayers")
     return (case.model, method, case.calibration, None if shared else case.target)
