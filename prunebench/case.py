@@ -105,7 +105,7 @@ class Case(Struct, frozen=True):
     def rules(
         self, alpha: float | None = None, family: int = 1, noise: Mapping[str, float] | None = None
     ) -> Rules:
-        """How it is judged; *alpha* in place of its own level, which is stricter by night."""
+        """How it is judged; *alpha* in place of its own level, stricter for nightly cases."""
         own = self.alpha or (NIGHTLY_ALPHA if "nightly" in self.marks else ALPHA)
         named = tuple(name for name in self.tolerance if "/" in name)
         return Rules(alpha or own, family, named, noise or {})
@@ -226,6 +226,9 @@ def serves_all_amounts(method: Method) -> bool:
 
 
 def search_of(case: Case) -> object:
-    """What cases have in common that share a search."""
+    """The search key: cases with the same one share a search.
+
+    Where one search serves all amounts, the amount is no part of it.
+    """
     target = None if serves_all_amounts(case.method) else case.target
     return (case.model, case.method, case.calibration, target)

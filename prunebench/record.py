@@ -115,7 +115,7 @@ class Environment(Struct, frozen=True, omit_defaults=True):
 
 
 class Provenance(Struct, frozen=True, omit_defaults=True):
-    """What it takes to make a record again, beside its question and environment.
+    """What it takes to make a record again, in addition to its question and environment.
 
     *branch* and *dirty* are of the project that it was made in. *dtype* is what the weights were
     loaded in, *model_source* where from: a folder or the hub, there with the *model_commit* that a
@@ -184,7 +184,7 @@ class Record(Struct, frozen=True):
 
     @property
     def sparsity(self) -> float:
-        """The achieved fraction of the dense model's parameters that is gone."""
+        """The achieved fraction of the dense model's parameters that was removed."""
         # One division: 1 - 80 / 100 is 0.19999999999999996.
         return (self.dense_parameters - self.parameters) / self.dense_parameters
 

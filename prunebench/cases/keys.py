@@ -1,4 +1,4 @@
-"""What may stand in a case file: its keys, the check of them, and the JSON Schema for editors."""
+"""The keys of a case file, their checks, and the JSON Schema for editors."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class CalibrationKeys(CalibrationSpec, frozen=True, forbid_unknown_fields=True, 
     seed: Seed | Annotated[list[Seed], Meta(min_length=1)] = 0  # type: ignore[assignment]
 
 
-#: Keys that shape the file and stand in no single case.
+#: Keys that shape the file and are not part of a single case.
 SHAPING = ("extends", "defaults", "matrix", "include", "exclude")
 
 Data = dict[str, Any]

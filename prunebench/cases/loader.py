@@ -39,7 +39,7 @@ PROTOCOLS = Path(__file__).parents[1] / "protocols"
 SUFFIXES = (".yaml", ".yml")
 MAX_CASES = 10_000
 _LEFT_EDGE = re.compile(r"""^["']?([a-z_]+)["']? *:""", re.MULTILINE)
-#: Keys that tell a task of lm-eval, and those that it has not.
+#: Keys that identify a task of lm-eval, and keys that it never has.
 _OF_TASKS = {"task", "group", "dataset_path", "output_type", "doc_to_text", "doc_to_target"}
 _OF_CASES = {"model", "method", "metrics", "matrix", "protocol", "extends", "defaults"}
 #: Files that extend one another in a row.
@@ -84,7 +84,7 @@ def load(
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
-    """The case files below *paths*, sorted, each once; tasks of lm-eval in a folder are none."""
+    """The case files below *paths*, sorted, each once; tasks of lm-eval in a folder are skipped."""
     found: dict[Path, None] = {}
     for path in paths:
         if holds(Path.is_dir, path):
@@ -100,7 +100,7 @@ def find(paths: Iterable[Path]) -> list[Path]:
 def is_task(path: Path) -> bool:
     """Whether a YAML file is a task of lm-eval, or a part of one, that lies among case files.
 
-    Told by the keys at its left edge, so that one with a mistake in it is told too.
+    Recognised by the keys at its left edge, so that one with a mistake in it is too.
     """
     try:
         keys = set(_LEFT_EDGE.findall(path.read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""One cell of a case file's matrix as a case: checked, named, once for each calibration seed."""
+"""Makes a cell of a case file's matrix a case: checked, named, once per calibration seed."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Cell(NamedTuple):
 
 
 def axes_label(axes: Data) -> str:
-    """What these keys of the matrix add to the id of a case, beside its method and amount."""
+    """What these keys of the matrix add to the id of a case, next to its method and amount."""
     return "-".join(axis_label(k, v) for k, v in axes.items() if k not in _UNLABELLED)
 
 

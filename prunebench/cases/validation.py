@@ -38,7 +38,7 @@ def problems(data: object, kind: Any, where: Where = ()) -> Iterator[Problem]:
 
 
 def found(value: object) -> str:
-    """A short rendering of what stands there."""
+    """A short rendering of *value* for messages."""
     words = {dict: "a mapping", list: "a list", type(None): "nothing"}
     short = value[:60] if isinstance(value, str) else value
     return words.get(type(value)) or repr(short)[:60]

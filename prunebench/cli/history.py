@@ -25,7 +25,7 @@ from ..runs.session import NOTHING, exit_code
 from ..system.console import print_note
 from ..verdicts import fail_on as gating
 from ..verdicts import history as nights
-from ..verdicts.history import Change, Night, Series
+from ..verdicts.history import Change, Point, Series
 from ..verdicts.verdict import Finding
 from . import completion
 from .options import (
@@ -212,7 +212,7 @@ def _worth_listing(series: Series, *, everything: bool) -> set[int]:
     return around | set(range(max(0, count - LISTED), count))
 
 
-def _cells(night: Night, before: Night | None) -> tuple[str, str, str, str]:
+def _cells(night: Point, before: Point | None) -> tuple[str, str, str, str]:
     change = ""
     if before is not None and night.value is not None and before.value is not None:
         change = _moved(night.value, before.value)

@@ -1,4 +1,4 @@
-"""What a finished answer is known by: hashes of everything its numbers depend on, never names."""
+"""The content key of an answer: hashes of everything its numbers depend on, never names."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SETTINGS = (
 
 
 def key(case: Case, device: str) -> str | None:
-    """The content hash of a case's answer, or None where the model is not at hand yet.
+    """The content hash of a case's answer, or None where the model is not downloaded yet.
 
     Covers weights, tokenizer, calibration and evaluation text, task files, protocol, options, the
     source files that can bear on the number (ours and plug-ins'), library versions, variables that
@@ -54,7 +54,7 @@ def key(case: Case, device: str) -> str | None:
     if read is None:
         return None
     versions = packages()
-    versions.pop("prunebench", None)  # our code stands for itself
+    versions.pop("prunebench", None)  # our source files are hashed instead
     if case.model.device_map is not None:
         versions["accelerate"] = _version("accelerate") or ""
     parts = {
@@ -144,7 +144,7 @@ def _protocol_hash(name: str | None) -> str | None:
 
 
 def _source(cls: type) -> str:
-    """What can be told of a method or metric that was defined in no file."""
+    """A hash of a method or metric that was defined in no file."""
     try:
         source = inspect.getsource(cls)
     except (OSError, TypeError):

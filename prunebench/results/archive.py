@@ -1,4 +1,4 @@
-"""Every night of every case in any number of folders and files; what cannot be read is told."""
+"""All records in any number of folders and files; what cannot be read is reported."""
 
 from __future__ import annotations
 
@@ -70,7 +70,7 @@ def _records(path: Path) -> Iterator[Record | PrunebenchError]:
     if path.is_dir():
         for root, below, kind in _roots(path):
             if kind == "records":
-                yield from _nights(root, below)
+                yield from _stored(root, below)
             else:
                 yield from _accepted(root, below)
             return
@@ -81,7 +81,7 @@ def _records(path: Path) -> Iterator[Record | PrunebenchError]:
 
 
 def _roots(path: Path) -> Iterator[tuple[Path, str, str]]:
-    """The store or baselines folder that *path* is or lies in, what of it is meant, which kind."""
+    """Resolve *path* to the store or baselines folder (root), the selected cases, and its kind."""
     for kind in ("records", "quality"):
         if (path / kind).is_dir():
             yield path, "", kind
@@ -91,7 +91,7 @@ def _roots(path: Path) -> Iterator[tuple[Path, str, str]]:
             yield above.parent, "" if below == "." else below, above.name
 
 
-def _nights(root: Path, below: str) -> Iterator[Record | PrunebenchError]:
+def _stored(root: Path, below: str) -> Iterator[Record | PrunebenchError]:
     base = root / "records"
     for path in files.below(base / below, ".json"):
         if path.name.startswith("."):

@@ -1,8 +1,8 @@
 """Which source files can bear on a number: all that are reached by import from where it is made.
 
-Read from the sources themselves, so that no list has to be kept: an import counts wherever it
-stands, at the top or inside a function, but for those that only a type checker sees. So does the
-full name of a module in a text, which is how another process is told what to run. Only files of
+Read from the sources themselves, so that no list has to be maintained: an import counts wherever it
+is, at the top or inside a function, but for those that only a type checker sees. So does the
+full name of a module in a text, which is how another process is given what to run. Only files of
 this package are followed, and for a plug-in those of its own package or project. What a module
 imports by a name it computes is not seen; of what is reached only ``plan.py`` does that, for the
 kind of an edit in a file, and so all files of ``edits`` count as imported by it.

@@ -1,4 +1,4 @@
-"""Two sets of results side by side, whoever made them: what is in each, and how they compare."""
+"""Compares two sets of results, whoever made them."""
 
 from __future__ import annotations
 
@@ -93,8 +93,8 @@ def compare(
         case = cases.get(case_id)
         failing = fail_on if fail_on is not None else case.fail_on if case else FAILING
         if a.results and b.results:
-            one, said = _lm_eval(a.results, b.results, failing, conditions or ())
-            notes += said
+            one, lines = _lm_eval(a.results, b.results, failing, conditions or ())
+            notes += lines
         else:
             one = _case(case_id, a, b, case, failing, conditions)
         judged.append((one, failing))
@@ -119,8 +119,8 @@ def _case(
         return _one_sided(case_id, a, b, now, was, fail_on)
     if case is not None and case.for_interval:
         return Verdict(case_id, ok=True, seed_of=case.seed_of)
-    kept_apart = any(side.kind.startswith("baseline") for side in (a, b))
-    now, was, apart = _timings_apart(now, was, kept_apart=kept_apart)
+    separate = any(side.kind.startswith("baseline") for side in (a, b))
+    now, was, apart = _timings_apart(now, was, separate=separate)
     # The papers' numbers judge runs, not comparisons.
     judged = judging.judge(now, was, case, fail_on=fail_on, conditions=conditions, more=apart)
     return replace(judged, findings=tuple(map(_once, judged.findings)))
@@ -158,14 +158,14 @@ def _one_sided(
 
 
 def _timings_apart(
-    now: Record, was: Record, *, kept_apart: bool
+    now: Record, was: Record, *, separate: bool
 ) -> tuple[Record, Record, list[Finding]]:
     """Both records without their timings, where those cannot be compared, and a finding that says
-    so: on two devices, or where one is a baseline, whose timings are *kept_apart* from its scores.
+    so: on two devices, or where one is a baseline, whose timings are in *separate* files.
     """
     mine, theirs = now.environment.device, was.environment.device
     both = _varying(now) and _varying(was)
-    if mine == theirs and (both or not kept_apart):
+    if mine == theirs and (both or not separate):
         return now, was, []
     note = f"measured on {mine} and on {theirs}"
     apart = [Finding("timings", Outcome.NOT_COMPARABLE, note=note)] if both else []
@@ -181,7 +181,7 @@ def _lm_eval(
     fail_on: tuple[Outcome, ...],
     conditions: tuple[Condition, ...],
 ) -> tuple[Verdict, Iterator[str]]:
-    """The verdict over two runs of lm-eval, and what else to tell of them."""
+    """The verdict over two runs of lm-eval, and lines that belong to no finding."""
     found = lm_eval_pairing.align(b, a, LM_EVAL)
     more = [Finding(task, Outcome.NOT_COMPARABLE, note=why) for task, why in found.apart.items()]
     more += [_unpaired(one, loader.default_tolerance(one.metric)) for one in found.unpaired]
@@ -190,10 +190,10 @@ def _lm_eval(
     judged = verdict.compare(found.now, found.was, loader.default_tolerance, fail_on, more)
     # What was done to the models is not in these files.
     findings = tuple(f for f in judged.findings if f.what != "plan")
-    return replace(judged, findings=findings), _told(a, b, found)
+    return replace(judged, findings=findings), _notes(a, b, found)
 
 
-def _told(a: Results, b: Results, found: lm_eval_pairing.Aligned) -> Iterator[str]:
+def _notes(a: Results, b: Results, found: lm_eval_pairing.Aligned) -> Iterator[str]:
     for name, side in (("A", a), ("B", b)):
         older = f", the newest of {side.older + 1} results files" if side.older else ""
         yield f"{name}: {side.model}, {side.path.name}{older}"

@@ -1,4 +1,4 @@
-"""What of a results folder can go, and its going. Nothing is ever moved."""
+"""Garbage collection of a results folder. Files are removed, never moved."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .baselines.files import Baselines
 from .inventory import (
     Head,
     Item,
-    Night,
+    StoredRecord,
     items,
-    nights,
+    stored_records,
 )
 from .store import Store
 
 DAY = 86_400
-#: What nobody has touched for so long belongs to no run that goes on, in seconds.
+#: The age, in seconds since the last write, beyond which no run will resume from a file.
 LEFT = {"partial": 30 * DAY, "lock": DAY, "temporary": DAY, "hash": 90 * DAY}
 
 _HEX = re.compile(rb"[0-9a-f]{64}")
@@ -37,7 +37,7 @@ _POWERS = {"k": 1, "M": 2, "G": 3, "T": 4}
 
 
 class Removed(Struct, frozen=True):
-    """A file that went, or would: what it was and why it could."""
+    """A file that was removed, or would be, and why."""
 
     path: str
     kind: str
@@ -54,28 +54,28 @@ def removable(
     keep_last: int | None = None,
     max_size: float | None = None,
 ) -> list[Removed]:
-    """What can go: nights that the limits given let go, and what runs left behind.
+    """What can be removed: records beyond the given limits, and what runs left behind.
 
     Never the record that a baseline was accepted from, nor the newest answer to a question on a
-    device, unless its case is none of *cases* any more. Without a limit no night goes.
+    device, unless its case is no longer one of *cases*. Without a limit no record is removed.
 
     Args:
         store: the results folder.
         baselines: what was accepted.
-        cases: the ids of all cases there are, None where that is not known.
-        older_than: seconds; younger nights stay.
-        keep_last: so many of the newest nights of a case on a device stay.
-        max_size: bytes; of the rest the oldest go until no more than that is left.
+        cases: the ids of all cases, None where they are not known.
+        older_than: seconds; younger records stay.
+        keep_last: so many of the newest records of a case on a device stay.
+        max_size: bytes; of the rest the oldest are removed until no more than that is left.
     """
     found, now = items(store.root), time.time()
-    known, _ = nights(found)
+    known, _ = stored_records(found)
     free = _unprotected(known, baselines, cases, keep_last)
     going: dict[Path, Removed] = {}
-    for night in free:
-        age = now - _seconds(night.head.created)
+    for record in free:
+        age = now - _seconds(record.head.created)
         if (older_than is not None or keep_last is not None) and age > (older_than or 0):
-            going[night.item.path] = _removed(night.item, "an old night")
-    finished = {night.head.key[:20] for night in known}
+            going[record.item.path] = _removed(record.item, "an old record")
+    finished = {record.head.key[:20] for record in known}
     named = _named(found)
     touched = _touched(found)
     for item in found:
@@ -84,13 +84,13 @@ def removable(
             going[item.path] = _removed(item, why)
     if max_size is not None:
         left = sum(item.size for item in found if item.path not in going)
-        for night in reversed(free):
-            if left > max_size and night.item.path not in going:
-                going[night.item.path] = _removed(night.item, "more than the size allowed")
-                left -= night.item.size
+        for record in reversed(free):
+            if left > max_size and record.item.path not in going:
+                going[record.item.path] = _removed(record.item, "more than the size allowed")
+                left -= record.item.size
     for path, stat, outdated in inventory.memory():
         if outdated and now - stat.st_mtime > LEFT["hash"]:
-            going[path] = Removed(str(path), "hash", stat.st_size, "its file is another by now")
+            going[path] = Removed(str(path), "hash", stat.st_size, "its file has changed")
     return list(going.values())
 
 
@@ -98,12 +98,12 @@ def remove(going: Iterable[Removed], root: Path) -> list[Removed]:
     """Remove these files, and folders below *root* that this leaves empty.
 
     Returns:
-        Those that went; a lock that turns out to be held stays.
+        Those that were removed; a lock that is held stays.
 
     Raises:
         PrunebenchError: if one cannot be removed.
     """
-    gone = []
+    removed = []
     for one in going:
         path = Path(one.path)
         try:
@@ -113,8 +113,8 @@ def remove(going: Iterable[Removed], root: Path) -> list[Removed]:
             _drop_empty(path.parent, root)
         except OSError as error:
             raise PrunebenchError(f"{path}: cannot be removed: {error.strerror}") from None
-        gone.append(one)
-    return gone
+        removed.append(one)
+    return removed
 
 
 def seconds_of(text: str, option: str) -> float:
@@ -142,38 +142,38 @@ def bytes_of(text: str, option: str) -> float:
 
 
 def _unprotected(
-    known: Sequence[Night],
+    known: Sequence[StoredRecord],
     baselines: Baselines,
     cases: Collection[str] | None,
     keep_last: int | None,
-) -> list[Night]:
-    """The nights that may go, newest first."""
+) -> list[StoredRecord]:
+    """The records that may be removed, newest first."""
     cited, unsure = _cited(baselines)
     seen: set[tuple[str, str, bytes]] = set()
     count: Counter[tuple[str, str]] = Counter()
     free = []
-    for night in known:
-        head = night.head
+    for record in known:
+        head = record.head
         place = (head.case_id, head.environment.device)
         count[place] += 1
         question = (*place, bytes(head.asked))
         newest = question not in seen and _exists(head.case_id, cases)
         seen.add(question)
-        kept = count[place] <= (keep_last or 0)
-        if not (newest or kept or head.night in cited or head.case_id in unsure):
-            free.append(night)
+        recent = count[place] <= (keep_last or 0)
+        if not (newest or recent or head.identity in cited or head.case_id in unsure):
+            free.append(record)
     return free
 
 
 def _cited(baselines: Baselines) -> tuple[set[tuple[str, str, str]], set[str]]:
-    """The nights that baselines were accepted from, and cases whose baseline does not tell."""
+    """The records that baselines cite as their source, and cases whose baseline cannot be read."""
     named: set[tuple[str, str, str]] = set()
     unsure: set[str] = set()
     for case_id in baselines.all_case_ids():
         for path in baselines.files(case_id):
             if path.suffix == ".json":
                 try:
-                    named.add(files.read_json(path, Head).night)
+                    named.add(files.read_json(path, Head).identity)
                 except PrunebenchError:
                     unsure.add(case_id)
     return named, unsure
@@ -201,7 +201,7 @@ def _left_behind(
         if key in finished and rest > DAY:
             return "its case is finished"
         limit = LEFT["partial"] if older_than is None else max(older_than, DAY)
-        return "nobody went on with it" if rest > limit else ""
+        return "never resumed" if rest > limit else ""
     if item.kind == "lock" and item.path.suffix in (".lock", ".owner"):
         return "held by nobody" if rest > LEFT["lock"] else ""
     if item.kind == "temporary":

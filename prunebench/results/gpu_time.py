@@ -1,8 +1,8 @@
-"""How long a GPU was held for a case, and for what: told apart by the steps of a run.
+"""GPU seconds held for a case, by step of the run.
 
 Other than ``load_time`` and ``search_time`` of a record, which say what its case would take alone,
 these are seconds of this run: a load or a search that several cases share is in the one that made
-it. So they add up to what a night cost.
+it. So they add up to the cost of a run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Clock:
     """Passes steps on, and sums up the seconds of each kind.
 
     Args:
-        progress: told of every step in turn.
+        progress: called with every step.
         now: seconds from any start.
     """
 
@@ -42,7 +42,7 @@ class Clock:
         self._seconds = {}
 
     def cost(self, gpus: int = 1) -> dict[str, float]:
-        """GPU seconds since the restart, for a case that holds so many *gpus*; 0: there is none."""
+        """GPU seconds since the restart, for a case that holds so many *gpus*; 0 without one."""
         self._turn(self._kind)
         if not gpus:
             return {}

@@ -1,7 +1,7 @@
-"""What lies in a results folder: counted and checked.
+"""Counts and checks the files of a results folder.
 
-A night is named by its case, its key and the time it was made; that is also how the record is found
-that a baseline was accepted from.
+A record is identified by its case, its key and the time it was made; a baseline cites its source
+record so.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class _Place(Struct, frozen=True):
 
 
 class Head(Struct, frozen=True):
-    """As much of a record as tells nights apart; quick to read."""
+    """The fields that identify a record; quick to read."""
 
     case_id: str
     created: str
@@ -56,12 +56,12 @@ class Head(Struct, frozen=True):
     schema: int = 0
 
     @property
-    def night(self) -> tuple[str, str, str]:
-        """What a baseline names the record by that it was accepted from."""
+    def identity(self) -> tuple[str, str, str]:
+        """The key by which a baseline cites its source record."""
         return self.case_id, self.key, self.created
 
 
-class Night(NamedTuple):
+class StoredRecord(NamedTuple):
     """A record's file and its head."""
 
     item: Item
@@ -71,8 +71,9 @@ class Night(NamedTuple):
 class Content(Struct, frozen=True):
     """What a results folder holds.
 
-    *files* and *bytes* are by kind; *damaged* records cannot be read, at least by this version.
-    *current* of the *cases* here have their answer stored, None where cases cannot be read.
+    *nights* counts the records. *files* and *bytes* are by kind; *damaged* records cannot be read,
+    at least by this version. *current* of the *cases* here have their answer
+    stored, None where cases cannot be read.
     """
 
     store: str
@@ -101,7 +102,7 @@ def items(root: Path) -> list[Item]:
     return found
 
 
-def nights(found: Iterable[Item]) -> tuple[list[Night], list[Item]]:
+def stored_records(found: Iterable[Item]) -> tuple[list[StoredRecord], list[Item]]:
     """The records among *found*, newest first, and those that cannot be read.
 
     One that a newer prunebench wrote is among the latter: what it says may mean something else.
@@ -117,14 +118,14 @@ def nights(found: Iterable[Item]) -> tuple[list[Night], list[Item]]:
                 if too_new(head.schema):
                     damaged.append(item)
                 else:
-                    sound.append(Night(item, head))
+                    sound.append(StoredRecord(item, head))
     return sorted(sound, key=lambda n: n.head.created, reverse=True), damaged
 
 
 def content(store: Store) -> Content:
-    """What *store* holds, and the memory of hashes beside it."""
+    """What *store* and the memory of hashes hold."""
     found = items(store.root)
-    known, damaged = nights(found)
+    known, damaged = stored_records(found)
     sizes: Counter[str] = Counter()
     for item in found:
         sizes[item.kind] += item.size
@@ -132,7 +133,7 @@ def content(store: Store) -> Content:
     return Content(
         store=str(store.root),
         nights=len(known),
-        stored_cases=len({night.head.case_id for night in known}),
+        stored_cases=len({record.head.case_id for record in known}),
         damaged=len(damaged),
         oldest=known[-1].head.created if known else "",
         newest=known[0].head.created if known else "",

@@ -108,7 +108,7 @@ def date_of(path: Path) -> str:
 
 
 def load(path: Path, older: int = 0) -> Results:
-    """The results in *path* with the samples beside it.
+    """The results in *path* with the samples next to it.
 
     Raises:
         PrunebenchError: if it or a samples file is damaged, or it is no results file.
@@ -194,7 +194,7 @@ class _Sample(Struct):
 
 
 def _answers(path: Path, task: str, delimiter: str) -> dict[str, list[Answer]]:
-    """Per measurement, the answers to each question; none where they cannot be told apart."""
+    """Per measurement, the answers to each question; none where they cannot be identified."""
     file = path.with_name(f"samples_{task}_{date_of(path)}.jsonl")
     if not date_of(path) or not file.is_file():
         return {}
@@ -243,7 +243,7 @@ def _margin(sample: _Sample, delimiter: str | None) -> float | None:
     """By how much the right choice's log-likelihood leads the best other one's.
 
     With *delimiter* per character of the choice, which goes to the model behind it. None where the
-    file does not tell which choice is right.
+    file does not say which choice is right.
     """
     try:
         scores = [float(response[0][0]) for response in sample.resps]

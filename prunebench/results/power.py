@@ -17,7 +17,7 @@ from .baselines.files import Baselines
 class Gate(Struct, frozen=True):
     """Of so many *questions* the *least* drop that is seen, and the drop that is *allowed*.
 
-    *alpha* is the level of the case, for a test that stands alone.
+    *alpha* is the level of the case, for a single test.
     """
 
     case_id: str

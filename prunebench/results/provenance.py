@@ -20,7 +20,7 @@ from ..record import Provenance, Record
 from ..specs import ModelSpec
 from .answer_key import SETTINGS, task_folders
 
-#: Variables of the user's that bear on a run, beside those that are in the cache's key.
+#: Variables of the user's that bear on a run, in addition to those in the answer key.
 VARIABLES = (
     "CUDA_VISIBLE_DEVICES",
     "HF_DATASETS_OFFLINE",

@@ -55,7 +55,7 @@ class Side(Struct, frozen=True):
         return [*self.records, *self.absent]
 
     def record(self, case_id: str, device: str) -> Record | None:
-        """The record of a case; where timings are kept by device, with those of *device*."""
+        """The record of a case; where timings are stored by device, with those of *device*."""
         if self.baselines is None:
             return self.records.get(case_id)
         found = self.baselines.load(case_id, device)
@@ -130,7 +130,7 @@ def _single(path: Path, data: dict[str, Any]) -> Side:
     if "accepted" not in data:
         return Side(path, "record", {record.case_id: record})
     if Baselines(root).quality(record.case_id) == path.absolute():
-        # A baseline where it belongs: with its samples, from beside it.
+        # A baseline where it belongs: with its samples, from the file next to it.
         record = Baselines(root).load(record.case_id, "cpu") or record
     return Side(path, "baseline", {record.case_id: record})
 

@@ -1,4 +1,4 @@
-"""The results folder: every night of every case, the newest of each content by its hash."""
+"""The results folder: all records of every case, the newest of each content by its key."""
 
 from __future__ import annotations
 
@@ -50,17 +50,17 @@ class Store:
         return record if own else None
 
     def save(self, record: Record) -> Path:
-        """Write *record* where *find* looks; what another run left there is kept beside it.
+        """Write *record* where *find* looks; what another run left there is saved next to it.
 
-        The same record with timings measured a second time is one night and replaces itself.
+        The same record with timings measured a second time is the same run and replaces itself.
         """
         path = self.path(record.case_id, record.key or "unkeyed")
         # The older one is written to its new place before its old one is: a crash in between leaves
         # it twice, which *answers* does not count, and loses neither.
         if newer := _newer(path):
-            _keep(path, *newer)
-        elif (old := _sound(path)) is not None and not _one_night(old[1], record):
-            _keep(path, old[0], old[1].created)
+            _set_aside(path, *newer)
+        elif (old := _sound(path)) is not None and not _same_run(old[1], record):
+            _set_aside(path, old[0], old[1].created)
         files.write_json(path, record)
         return path
 
@@ -104,7 +104,7 @@ class Store:
         for path in files.listed(files.inside(self.root / "records", case_id), ".json"):
             if (sound := _sound(path)) is None:
                 if _newer(path):
-                    self._tell_newer()
+                    self._warn_of_newer()
                 continue
             content, record = sound
             if record.case_id != case_id:
@@ -113,8 +113,8 @@ class Store:
                 seen.add(digest)
                 yield record
 
-    def _tell_newer(self) -> None:
-        """One line for all of them, which Python tells once."""
+    def _warn_of_newer(self) -> None:
+        """One warning for all of them, which Python shows once."""
         warnings.warn(
             f"{self.root}: records of a newer prunebench are passed over; update prunebench "
             f"(prunebench cache verify names them)",
@@ -176,21 +176,21 @@ def _head(content: bytes) -> _Head:
         return _Head()
 
 
-def _one_night(old: Record, new: Record) -> bool:
+def _same_run(old: Record, new: Record) -> bool:
     """Whether the two are one run's, but for timings that were measured again, and for names."""
     bare = (files.as_json(replace(record, again=(), asked={}, cost={})) for record in (old, new))
     return old.created == new.created and next(bare) == next(bare)
 
 
-def _keep(path: Path, content: bytes, created: str) -> None:
-    """Write *content* beside *path*, under the time it was made; once, however often asked to."""
+def _set_aside(path: Path, content: bytes, created: str) -> None:
+    """Write *content* next to *path*, named by the time it was made; idempotent."""
     made = "".join(c for c in created if c.isascii() and c.isdigit())[:14] or "0"
     for number in range(1, 1_000):
         again = f"-{number}" if number > 1 else ""
-        beside = path.with_name(f"{path.stem}.{made}{again}.json")
-        if not beside.exists():
-            files.write(beside, content)
+        other = path.with_name(f"{path.stem}.{made}{again}.json")
+        if not other.exists():
+            files.write(other, content)
             return
-        if beside.read_bytes() == content:
+        if other.read_bytes() == content:
             return
     raise PrunebenchError(f"{path}: a thousand other records were made in the same second")

@@ -47,7 +47,7 @@ def effects(repeated: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 
 def path(store: Path, device: str) -> Path:
-    """Where the noise of *device* is kept, below the results folder."""
+    """Where the noise of *device* is stored, below the results folder."""
     return files.inside(store / "noise", f"{files.slug(device)}.json")
 
 
@@ -68,8 +68,8 @@ def save(store: Path, noise: Noise) -> Path:
         PrunebenchError: if the place cannot be written.
     """
     known = load(store, noise.device)
-    kept = known.effects if known else {}
-    merged = {**kept, **{m: {**kept.get(m, {}), **own} for m, own in noise.effects.items()}}
+    old = known.effects if known else {}
+    merged = {**old, **{m: {**old.get(m, {}), **own} for m, own in noise.effects.items()}}
     place = path(store, noise.device)
     files.write_json(place, Noise(noise.device, noise.when, noise.repetitions, merged))
     return place

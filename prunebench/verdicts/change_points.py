@@ -1,26 +1,26 @@
-"""Where a series of nights changed its level: its best partition into constant stretches.
+"""Change points of a series of runs: its best partition into constant stretches.
 
 Exact, by the dynamic programme of Jackson et al., "An algorithm for optimal partitioning of data on
 an interval", IEEE Signal Processing Letters 12 (2005), arXiv:math/0309285: of all partitions, the
 one with the least sum of squares within stretches, in units of the noise, plus a price per step.
 
 **Noise.** 1.4826 times the median absolute first difference, over the square root of two: what a
-standard deviation is to Gaussian noise, and what neither steps nor single odd nights move much.
+standard deviation is to Gaussian noise, and what neither steps nor single outliers move much.
 
 **Price of a step**, in units of the noise squared: ``2 ln n + 75 / sqrt(n)``. The first term is
 BIC's for the two numbers that a step adds, its place and the new level (Yao, "Estimating the number
 of change-points via Schwarz' criterion", Statistics & Probability Letters 6 (1988)). The second is
-ours: few nights tell the noise badly, and an estimate of it that is too low by chance buys steps.
+ours: few values estimate the noise badly, and an estimate that is too low by chance adds steps.
 Its size is set by simulation, so that a quiet series of any length shows a step in at most about
 one of a hundred cases.
 
-**Odd nights.** No stretch is shorter than two nights, and a night that lies outside both of its
+**Outliers.** No stretch is shorter than two values, and a value that lies outside both of its
 neighbours by more than three times the noise is drawn to the nearer one first: a lone spike is no
-step, however large. Nor is a last night; a change is called when two nights show it.
+step, however large. Nor is the last value; a change is reported when two values show it.
 
-Measured by ``python bench/steps.py`` on Gaussian noise: 60 quiet nights show a step in 1.0 % of
-series, and a step of three times the noise is located to within one night in 95 % of them, in 91 %
-where it is five nights from an end.
+Measured by ``python bench/steps.py`` on Gaussian noise: 60 quiet values show a step in 1.0 % of
+series, and a step of three times the noise is located to within one value in 95 % of them, in 91 %
+where it is five values from an end.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from statistics import median
 
 from msgspec import Struct
 
-#: The shortest stretch, in nights.
+#: The shortest stretch, in values.
 SHORTEST = 2
-#: A single night farther than this from both its neighbours, in units of the noise, is a spike.
+#: A single value farther than this from both its neighbours, in units of the noise, is a spike.
 SPIKE = 3.0
-#: Numbers that differ by less than this part of the largest are not told apart.
+#: Numbers that differ by less than this part of the largest are taken as equal.
 RESOLUTION = 1e-9
 
 
@@ -72,16 +72,16 @@ def noise(values: Sequence[float]) -> float:
 
 
 def _spikiness(values: Sequence[float], calm: Sequence[float]) -> float:
-    """The noise of nights that are equal but for spikes; one broken night in twenty is none."""
+    """The noise of values that are equal but for spikes; 0 if at most one in twenty is a spike."""
     heights = [abs(a - b) for a, b in zip(values, calm, strict=True) if a != b]
     if len(heights) <= max(1, len(values) / 20):
         return 0.0
     return median(heights) * math.sqrt(len(heights) / len(values))
 
 
-def price(nights: int) -> float:
-    """What a step costs, in units of the noise squared."""
-    return 2 * math.log(nights) + 75 / math.sqrt(nights)
+def price(count: int) -> float:
+    """The price of a step in a series of *count* values, in units of the noise squared."""
+    return 2 * math.log(count) + 75 / math.sqrt(count)
 
 
 def without_spikes(values: Sequence[float], limit: float) -> list[float]:
@@ -92,11 +92,11 @@ def without_spikes(values: Sequence[float], limit: float) -> list[float]:
     calm = []
     for i, value in enumerate(values):
         middle = min(max(i, 1), len(values) - 2)
-        beside = [values[k] for k in (middle - 1, middle, middle + 1) if k != i]
-        if value > max(beside) + limit:
-            calm.append(max(beside))
-        elif value < min(beside) - limit:
-            calm.append(min(beside))
+        neighbours = [values[k] for k in (middle - 1, middle, middle + 1) if k != i]
+        if value > max(neighbours) + limit:
+            calm.append(max(neighbours))
+        elif value < min(neighbours) - limit:
+            calm.append(min(neighbours))
         else:
             calm.append(value)
     return calm

@@ -333,7 +333,7 @@ def _tree(node: ast.expr, comparisons: Sequence[Comparison]) -> Expression:
 
 
 def _canonical(text: str) -> str | None:
-    """A number in its one written form, or None where it is none or no float comes near it."""
+    """A number in its canonical form, or None for what is not a number in the range of floats."""
     try:
         size = abs(float(text))
     except ValueError:

@@ -1,4 +1,4 @@
-"""What the samples of two measurements say of each other."""
+"""Pairs the samples of two measurements and tests them against each other."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ MAX_HALF = 65504.0
 def evidence(
     now: Measurement, was: Measurement, tasks: Sequence[tuple[Measurement, Measurement]] = ()
 ) -> Evidence | None:
-    """What the samples say of *now* being worse than *was*; None where none were kept.
+    """What the samples say of *now* being worse than *was*; None without samples.
 
     Answers to the same questions and windows of the same text are paired, timings are not. Where
     only one of the two has all of them there is no evidence either (``unpairable``).

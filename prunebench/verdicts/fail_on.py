@@ -119,7 +119,7 @@ def findings(
 
 
 def _before(now: Record, was: Record | None, metric: str) -> Measurement | str:
-    """The baseline's measurement of a metric, or why there is none to compare with."""
+    """The baseline's measurement of a metric, or why it cannot be compared with."""
     if was is None:
         return "no baseline"
     if _question(now) != _question(was):

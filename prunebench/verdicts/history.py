@@ -1,4 +1,4 @@
-"""A case's metrics over its nights, and where they changed their level. Pure."""
+"""The metrics of a case over its runs, and where they changed their level. Pure."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from .change_points import steps
 from .verdict import differences, split_question
 
 
-class Night(Struct, frozen=True):
-    """One value; None where it was not finite."""
+class Point(Struct, frozen=True):
+    """The value of a metric in one run; None where it was not finite."""
 
     created: str
     commit: str | None
@@ -25,7 +25,7 @@ class Night(Struct, frozen=True):
 class Change(Struct, frozen=True):
     """A step of a metric.
 
-    *at* is the index of the first night at the new level, *before* and *after* are the medians of
+    *at* is the index of the first run at the new level, *before* and *after* are the medians of
     the stretches on its two sides. *packages* are those whose version changed with it.
     """
 
@@ -37,17 +37,17 @@ class Change(Struct, frozen=True):
 
 
 class Series(Struct, frozen=True):
-    """A metric's nights, oldest first, all to one question on one device."""
+    """A metric's values (*nights*), oldest first, all to one question on one device."""
 
     metric: str
     unit: str
     better: Direction
-    nights: tuple[Night, ...]
+    nights: tuple[Point, ...]
     steps: tuple[Change, ...]
 
 
 class History(Struct, frozen=True):
-    """The series of a case; *left_out* says, in a line each, which nights are not in them."""
+    """The series of a case; *left_out* says, in a line each, which records are not in them."""
 
     case_id: str
     device: str
@@ -61,13 +61,13 @@ def history(
     device: str | None = None,
     last: int | None = None,
 ) -> History:
-    """The nights that answer the newest question, on one device.
+    """The records that answer the newest question, on one device.
 
     Args:
         records: all of one case, newest first; at least one.
         choose: which metrics, of those the newest record has.
-        device: whose nights; by default those of the newest record.
-        last: only so many of the newest nights.
+        device: whose records; by default those of the newest record.
+        last: only so many of the newest records.
 
     Raises:
         PrunebenchError: if no record is of that device.
@@ -77,30 +77,31 @@ def history(
     question, metrics = split_question(newest.asked)
     names = choose([m.metric for m in newest.measurements])
     reasons: Counter[str] = Counter()
-    asked_alike = []
+    same_question = []
     for record in here:
         theirs, _ = split_question(record.asked)
         if theirs == question:
-            asked_alike.append(record)
+            same_question.append(record)
         else:
             reasons["; ".join(differences(question, theirs))] += 1
-    asked_alike = asked_alike[:last]
+    same_question = same_question[:last]
     families = dict.fromkeys(name.split("/")[0] for name in names)
-    nights: dict[str, list[Record]] = {family: [] for family in families}
-    for record in asked_alike:
+    by_family: dict[str, list[Record]] = {family: [] for family in families}
+    for record in same_question:
         _, their = split_question(record.asked)
         for family in families:
             if metrics.get(family) == their.get(family):
-                nights[family].append(record)
+                by_family[family].append(record)
             elif family in their:
                 what = differences(metrics.get(family), their[family], family)
                 reasons["; ".join(what)] += 1
-    series = [_series(name, nights[name.split("/")[0]][::-1], newest) for name in names]
+    series = [_series(name, by_family[name.split("/")[0]][::-1], newest) for name in names]
     elsewhere = Counter(r.environment.device for r in records)
     del elsewhere[newest.environment.device]
-    left_out = [f"{_nights(n, 'older ')} another question: {why}" for why, n in reasons.items()]
+    left_out = [f"{_older(n)} another question: {why}" for why, n in reasons.items()]
     left_out += [
-        f"{n} more night{'s' * (n > 1)} on {name}: --device {name}" for name, n in elsewhere.items()
+        f"{n} more record{'s' * (n > 1)} on {name}: --device {name}"
+        for name, n in elsewhere.items()
     ]
     return History(newest.case_id, newest.environment.device, tuple(series), tuple(left_out))
 
@@ -119,7 +120,7 @@ def _of_device(records: Sequence[Record], device: str | None) -> list[Record]:
     here = [r for r in records if r.environment.device == name]
     if not here:
         known = {r.environment.device for r in records}
-        raise PrunebenchError(f"no night on {name!r}; {did_you_mean(name, known)}")
+        raise PrunebenchError(f"no record on {name!r}; {did_you_mean(name, known)}")
     return here
 
 
@@ -128,7 +129,7 @@ def _series(name: str, records: Sequence[Record], newest: Record) -> Series:
     own = newest.find(name)
     assert own is not None  # noqa: S101  # the names are the newest record's
     found = [(record, m) for record in records if (m := record.find(name))]
-    nights = [Night(r.created, r.environment.commit, m.value) for r, m in found]
+    points = [Point(r.created, r.environment.commit, m.value) for r, m in found]
     finite = [(i, m.value) for i, (_, m) in enumerate(found) if m.value is not None]
     changes = []
     for step in steps([value for _, value in finite]):
@@ -136,7 +137,7 @@ def _series(name: str, records: Sequence[Record], newest: Record) -> Series:
         worse = (step.after > step.before) == (own.better == "lower")
         packages = _upgraded(found[finite[step.at - 1][0]][0], found[at][0])
         changes.append(Change(at, step.before, step.after, worse, tuple(packages)))
-    return Series(name, own.unit, own.better, tuple(nights), tuple(changes))
+    return Series(name, own.unit, own.better, tuple(points), tuple(changes))
 
 
 def _upgraded(before: Record, after: Record) -> Iterable[str]:
@@ -146,5 +147,5 @@ def _upgraded(before: Record, after: Record) -> Iterable[str]:
             yield f"{name} {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
 
 
-def _nights(count: int, kind: str) -> str:
-    return f"{count} {kind}night{' answers' if count == 1 else 's answer'}"
+def _older(count: int) -> str:
+    return "1 older record answers" if count == 1 else f"{count} older records answer"

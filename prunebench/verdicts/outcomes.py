@@ -1,4 +1,4 @@
-"""The words and the rules of judging: what a case may say of it; `verdict` does it."""
+"""The outcomes and the rules of judging, which ``verdict`` applies."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from msgspec import Struct
 
 #: One-sided: in how many runs over unchanged models one of all tests may call worse by chance.
 ALPHA = 0.05
-#: The same where nobody waits for the answer and many nights follow each other.
+#: The same for scheduled runs: many follow each other, and nobody waits for the answer.
 NIGHTLY_ALPHA = 0.01
 
 
@@ -35,8 +35,8 @@ class Rules(Struct, frozen=True):
 
     *alpha* is the one-sided level, and *family* the number of tests that share it: one, unless the
     other tests of a run cannot be seen from here. *gates* name measurements that decide although
-    others stand in their place. *noise* is, per measurement, the smallest part of its value that
-    can be believed on this machine.
+    others are judged in their place. *noise* is, per measurement, the smallest
+    relative effect that can be believed on this machine.
     """
 
     alpha: float = ALPHA

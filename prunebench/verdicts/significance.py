@@ -1,4 +1,4 @@
-"""How surely one set of samples is worse than another, and what it would have taken to see it.
+"""Significance tests of one set of samples against another, and the minimum detectable loss.
 
 SciPy has most tests used here; it is imported inside, because most comparisons never need it.
 """
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 #: Each end of an interval is passed by chance in one case of twenty.
 CONFIDENCE = 0.95
-#: The probability at which the smallest detectable loss is told.
+#: The power at which the minimum detectable loss is reported.
 POWER = 0.8
-#: A task of n questions weighs n to this power: between every question alike (1) and every task
-#: alike (0), where a task of 500 questions would count as much as one of 10,000. At 0.85 the
+#: A task of n questions weighs n to this power: between equal weights of questions (1) and
+#: of tasks (0), where a task of 500 questions would count as much as one of 10,000. At 0.85 the
 #: largest of the papers' seven tasks falls from 49 % to 43 %, for 2 % of the questions' worth.
 TEMPER = 0.85
 #: More randomly signed units than this are as good as normal, and the exact sum takes long.
 EXACT = 60_000
 #: The test of what is not paired.
 RANKS = "rank sum"
-#: A chance too small to bear on any p-value that is told.
+#: A chance too small to affect any p-value that is reported.
 NEVER = 1e-60
 
 
@@ -43,8 +43,8 @@ class Evidence(Struct, frozen=True, omit_defaults=True):
 
     *spread* is the standard error of the loss; *effective* the number of equally weighted questions
     that would know as much, and *disagreement* their part on which only one model is right.
-    *least* is the smallest loss that would have been found four times in five, *family* the number
-    of tests among which this one stood, and *adjusted* its p-value there (Holm). *noise* is what
+    *least* is the minimum detectable loss at a power of 0.8, *family* the number
+    of tests that share the level, and *adjusted* its p-value there (Holm). *noise* is what
     two measurements of one model differ by on this machine, where that is more than is allowed.
     """
 
@@ -69,7 +69,7 @@ class Evidence(Struct, frozen=True, omit_defaults=True):
     noise: float | None = None
 
     def smallest(self, alpha: float) -> float:
-        """The smallest loss that a test at *alpha* would have found four times in five."""
+        """The minimum detectable loss of a test at *alpha*, at a power of 0.8."""
         if self.effective is None or self.disagreement is None:
             return _z(1 - alpha, POWER) * self.spread
         return detectable(self.effective, self.disagreement, alpha, POWER)

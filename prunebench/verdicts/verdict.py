@@ -27,7 +27,7 @@ class Finding(Struct, frozen=True):
     """The judgement of one item: a metric, or the plan.
 
     *p* is the one-sided p-value of the test whose *evidence* it rests on, where there are samples,
-    *note* a sentence where numbers do not tell it. A *diagnostic* one helps to understand another
+    *note* a sentence where numbers do not suffice. A *diagnostic* one helps to understand another
     and decides nothing itself. One that *fails* is a condition of the case or run that holds: it
     fails whatever outcomes do.
     """
@@ -238,7 +238,7 @@ def _findings(
         yield Finding("case", Outcome.NOT_COMPARABLE, note=f"the baseline answers another: {what}")
         return
     yield _judge_plan(now, was)
-    # Each metric is a question of its own: one that is added or changed leaves the others standing.
+    # Each metric is a question of its own: the others are still judged if one is added or changed.
     families = dict.fromkeys(m.family for m in judged)
     changed = [f for f in families if f in mine and f in their and mine[f] != their[f]]
     for family in changed:
@@ -272,7 +272,7 @@ def _diagnoses(measurement: Measurement, record: Record, rules: Rules) -> bool:
     return bool(other) and measurement.metric not in rules.gates and record.find(other) is not None
 
 
-#: What is said of a timing that looks worse, until it was measured a second time.
+#: The note on a timing that looks worse, until it was measured a second time.
 UNCONFIRMED = "to be measured a second time"
 
 

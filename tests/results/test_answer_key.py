@@ -129,8 +129,7 @@ def test_a_rewritten_checkpoint_misses_also_with_its_old_size_and_time(place: Pa
 def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the package's sources, which *reach* takes for the package."""
     package = tmp_path / "prunebench"
-    keep = shutil.ignore_patterns("__pycache__", "model", "data", "tasks", "_shipped")
-    shutil.copytree(code_reach.PACKAGE, package, ignore=keep)
+    shutil.copytree(code_reach.PACKAGE, package, ignore=lambda _, names: {*names} & {"_shipped"})
     monkeypatch.setattr(code_reach, "PACKAGE", package)
     return package
 
@@ -139,13 +138,13 @@ def codes(package: Path, *names: str) -> dict[str, str]:
     """The hash of each plug-in's code, as it would be in a new process."""
     code_reach._digest.cache_clear()
     starts = {name: package / f"{name}.py" for name in names}
-    return {n: code_reach.digest(package / "runner.py", start) for n, start in starts.items()}
+    return {n: code_reach.digest(package / "runs/worker.py", start) for n, start in starts.items()}
 
 
 def test_only_code_that_can_move_a_number_counts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Words and judgement do not; the model, the runner and what a plug-in imports do."""
+    """Words and judgement do not; the model, the worker and what a plug-in imports do."""
     package = copied(tmp_path, monkeypatch)
     names = ("methods/sleb", "methods/slicegpt", "metrics/accuracy", "metrics/memory")
     before = codes(package, *names)
@@ -158,11 +157,14 @@ def test_only_code_that_can_move_a_number_counts(
         path.write_text(content)
         return {name.split("/")[1] for name in names if after[name] != before[name]}
 
-    for module in ("report", "verdict", "explain", "cli", "store", "stats", "methods/sprint"):
+    judging = ("verdicts/verdict", "verdicts/significance", "results/judging", "results/store")
+    wording = ("reports/sentences", "reports/explain", "cli/entry")
+    for module in (*judging, *wording, "methods/sprint"):
         assert changed(module) == set(), module
-    for module in ("models", "runner", "surgery", "case", "__init__", "modeling"):
+    models = ("models/causal_lm", "models/surgery", "models/modeling")
+    for module in (*models, "runs/worker", "case", "__init__"):
         assert len(changed(module)) == len(names), module
-    assert changed("scoring") == {"accuracy"}
+    assert changed("models/scoring") == {"accuracy"}
     assert changed("methods/sleb") == {"sleb"}
     assert changed("methods/_slicing") == {"slicegpt"}  # imported in a function
     assert changed("metrics/_peak") == {"memory"}  # named as the program of another process
@@ -176,14 +178,14 @@ def test_a_new_import_is_followed_and_a_type_checkers_is_not(
     package = copied(tmp_path, monkeypatch)
     start = package / "methods" / "sleb.py"
     content = start.read_text()
-    report = package / "report.py"
+    report = package / "reports" / "sentences.py"
     assert report not in code_reach.reached(start)
     for new, follows in (
-        ("from .. import report\n", True),
-        ("def late():\n    from ..report import table\n", True),
+        ("from ..reports import sentences\n", True),
+        ("def late():\n    from ..reports.sentences import console\n", True),
         ("import prunebench.reports.sentences\n", True),
-        ("if TYPE_CHECKING:\n    from ..report import table\n", False),
-        ("if TYPE_CHECKING:\n    pass\nelse:\n    from ..report import table\n", True),
+        ("if TYPE_CHECKING:\n    from ..reports.sentences import console\n", False),
+        ("if TYPE_CHECKING:\n    pass\nelse:\n    from ..reports.sentences import console\n", True),
     ):
         start.write_text(content + new)
         code_reach._imports.cache_clear()
@@ -226,7 +228,8 @@ def test_the_code_that_runs_is_the_code_that_counts(tmp_path: Path) -> None:
         sys.settrace(before)
     ours = {file for name in ran if code_reach.PACKAGE in (file := Path(name)).parents}
     starts = [
-        code_reach.PACKAGE / f"{n}.py" for n in ("runner", "methods/sleb", "metrics/perplexity")
+        code_reach.PACKAGE / f"{n}.py"
+        for n in ("runs/worker", "methods/sleb", "metrics/perplexity")
     ]
     counted = code_reach.reached(*starts, code_reach.PACKAGE / "metrics" / "accuracy.py")
 
@@ -250,8 +253,8 @@ def test_a_strangers_plugin_counts_with_what_it_imports(tmp_path: Path) -> None:
         if code_reach.PACKAGE in p.parents
     }
     assert project / "helper.py" in found
-    assert {"stream.py", "tools.py", "surgery.py"} <= ours
-    assert "report.py" not in ours
+    assert {"models/stream.py", "runs/functional.py", "models/surgery.py"} <= ours
+    assert "reports/sentences.py" not in ours
 
     installed = tmp_path / "site-packages"
     for name in ("plug", "other"):

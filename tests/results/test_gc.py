@@ -44,7 +44,7 @@ def night(day: int, right: int = 90, **changes: object) -> Record:
 
 def left(store: Store) -> list[str]:
     """The days of the nights that are still there."""
-    found, _ = inventory.nights(inventory.items(store.root))
+    found, _ = inventory.stored_records(inventory.items(store.root))
     return [n.head.created[8:10] for n in found]
 
 
@@ -178,7 +178,7 @@ def test_what_runs_left_behind_goes_when_nobody_needs_it(
     """Parts of cases, locks and unfinished files, each only when it is old; held locks stay."""
     store.save(night(1))
     old = {
-        "partial/abc/x.jsonl": "nobody went on with it",
+        "partial/abc/x.jsonl": "never resumed",
         f"partial/{KEY[:20]}/x.jsonl": "its case is finished",
         "locks/free.lock": "held by nobody",
         "locks/free.owner": "held by nobody",
@@ -263,7 +263,7 @@ def test_old_memories_of_other_files_go(store: Store, baselines: Baselines, tmp_
         if name != "young":
             os.utime(hash_cache.memory() / f"{name}.json", LONG_AGO)
 
-    assert collect(store, baselines) == ["its file is another by now"]
+    assert collect(store, baselines) == ["its file has changed"]
     assert sorted(p.stem for p in hash_cache.memory().iterdir()) == ["good", "young"]
 
 

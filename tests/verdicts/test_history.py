@@ -87,13 +87,13 @@ def test_nights_to_other_questions_and_on_other_devices_are_counted() -> None:
 
     assert [[n.value for n in s.nights] for s in past.series] == [[4.0] * 4, [0.9] * 7]
     assert set(past.left_out) == {
-        "2 older nights answer another question: method.name is sleb, was random",
-        "3 older nights answer another question: perplexity.seqlen is 128, was 256",
-        "1 more night on nvidia-h200: --device nvidia-h200",
+        "2 older records answer another question: method.name is sleb, was random",
+        "3 older records answer another question: perplexity.seqlen is 128, was 256",
+        "1 more record on nvidia-h200: --device nvidia-h200",
     }
     on_gpu = history(newest_first(records), all_of, "nvidia-h200")
     assert [n.value for n in on_gpu.series[0].nights] == [9.0]
-    with pytest.raises(PrunebenchError, match=r"no night on 'h200'; .*allowed: cpu, nvidia-h200"):
+    with pytest.raises(PrunebenchError, match=r"no record on 'h200'; .*allowed: cpu, nvidia-h200"):
         history(records, all_of, "h200")
 
 
@@ -167,7 +167,7 @@ def test_the_command_prints_json(nightly: Path, cli) -> None:
     [
         (["a/c"], "no record of 'a/c'; did you mean 'a/b'? allowed: a/b"),
         (["b", "--metric", "perplexty/t"], "no metric 'perplexty/t' in a/b; did you mean 'perpl"),
-        (["b", "--device", "cuda"], "no night on 'cuda'; allowed: cpu"),
+        (["b", "--device", "cuda"], "no record on 'cuda'; allowed: cpu"),
     ],
 )
 def test_what_is_not_there_is_one_line(nightly: Path, cli, arguments: list[str], says: str) -> None:

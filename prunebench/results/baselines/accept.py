@@ -1,4 +1,4 @@
-"""Making records the standard: past the guards or by ``--force``, all of them or none.
+"""Accepts records as baselines: past the guards or by ``--force``, all of them or none.
 
 Two who accept at once do it one after the other, and an accept that was cut off is ended first.
 """
@@ -57,16 +57,16 @@ def accept(
         cases: all that were selected. Those that only serve an interval over calibration seeds are
             compared with no baseline and get none.
         because: why the new values are right.
-        store: where earlier nights are.
+        store: the results folder.
         to: where the baselines are written.
         present: what the records are held against; by default what is at *to*.
-        failed: why there is no record, by case id, where more is known than that there is none.
-        force: accept in spite of the guards, leaving out only what cannot be a standard.
+        failed: why there is no record, by case id, where more is known than that it is missing.
+        force: accept in spite of the guards, leaving out only what cannot be a baseline.
         flag: what the front end calls it.
 
     Raises:
         RefusedError: if a guard objects and *force* is not given; nothing is written.
-        PrunebenchError: without a reason, or if a record cannot be kept; nothing is written,
+        PrunebenchError: without a reason, or if a record cannot be saved; nothing is written,
             unless the text says that the change counts.
     """
     if not because.strip():
@@ -114,8 +114,8 @@ def newest(cases: Iterable[Case], store: Store) -> list[Record]:
 
 
 def _usable(record: Record) -> Record:
-    kept = tuple(m for m in record.measurements if not files.unfit(m))
-    return replace(record, measurements=kept)
+    usable = tuple(m for m in record.measurements if not files.unfit(m))
+    return replace(record, measurements=usable)
 
 
 def accepted(because: str) -> Accepted:

@@ -1,8 +1,8 @@
 """Accepted records on disk, in two trees: quality holds on any device, latency on one named device.
 
-Samples lie beside each file compressed, a bit per question and half a float per margin, so that
-paired tests work from git. Each file carries a hash of itself and its samples: a standard that was
-edited by hand is none.
+Samples lie next to each file, compressed, a bit per question and half a float per margin, so that
+paired tests work from git. Each file carries a hash of itself and its samples, so that a
+baseline that was edited by hand is refused.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Baselines:
 
     @property
     def published(self) -> Path:
-        """The papers' numbers: beside these baselines, or else those that come with us."""
+        """The papers' numbers: next to these baselines, or else the packaged ones."""
         own = self.root / "published"
         return own if own.is_dir() else shipped("baselines/published")
 
@@ -90,7 +90,7 @@ class Baselines:
     def load(self, case_id: str, device: str) -> Record | None:
         """The accepted record of a case, with what was accepted for this device.
 
-        Margins come back in half precision and samples in single, as they are kept.
+        Margins come back in half precision and samples in single, as they are stored.
 
         Raises:
             PrunebenchError: if a file is damaged, edited by hand, another case's, or from a newer
@@ -110,7 +110,7 @@ class Baselines:
         """Make *record* the baseline of its case; returns the files written.
 
         Raises:
-            PrunebenchError: if a value is not finite, for a broken model is no standard; or is one
+            PrunebenchError: if a value is not finite, for a broken model is no baseline; or is one
                 that can be compared with nothing, such as a timing on a shared GPU.
         """
         prepared = self.prepare(record, accepted)
@@ -137,7 +137,7 @@ class Baselines:
         return contents | _contents(timed, replace(record, measurements=varying), accepted)
 
     def write(self, prepared: dict[Path, bytes]) -> None:
-        """Write what was prepared, all of it or nothing, in the folder's turn (``together``)."""
+        """Write what was prepared, all of it or nothing, in the folder's turn (``transaction``)."""
         names = {path.relative_to(self.root).as_posix(): data for path, data in prepared.items()}
         transaction.write(self.root, names)
 
@@ -173,11 +173,11 @@ class Baselines:
     def files(self, case_id: str) -> list[Path]:
         """Every file of a case's baseline that is there: JSON and samples, in both trees."""
         places = [self.quality(case_id), *(self.latency(case_id, d) for d in self.devices())]
-        return [p for place in places for p in (place, beside(place)) if p.is_file()]
+        return [p for place in places for p in (place, samples_file(place)) if p.is_file()]
 
 
 def unfit(measurement: Measurement) -> str:
-    """Why *measurement* is no standard, or an empty text.
+    """Why *measurement* cannot be a baseline, or an empty text.
 
     A note without a value, such as memory that ran out, is a fact like any other.
     """
@@ -186,7 +186,7 @@ def unfit(measurement: Measurement) -> str:
     return f"{measurement.metric}: {measurement.note}" if measurement.note else ""
 
 
-def beside(path: Path) -> Path:
+def samples_file(path: Path) -> Path:
     """The samples file of a baseline."""
     return path.with_name(f"{path.name.removesuffix('.json')}.samples.gz")
 
@@ -213,7 +213,7 @@ def _ids(base: Path) -> list[str]:
 
 
 def _contents(path: Path, record: Record, accepted: Accepted) -> dict[Path, bytes]:
-    samples = {m.metric: kept for m in record.measurements if (kept := _packed(m))}
+    samples = {m.metric: own for m in record.measurements if (own := _packed(m))}
     packed = gzip.compress(json.dumps(samples, sort_keys=True).encode(), mtime=0)
     if len(packed) > MAX_SAMPLE_BYTES:
         size = f"{len(packed)} bytes of samples, at most {MAX_SAMPLE_BYTES}"
@@ -224,7 +224,7 @@ def _contents(path: Path, record: Record, accepted: Accepted) -> dict[Path, byte
     data["samples"] = {m.metric: len(m.samples) for m in record.measurements if m.samples}
     data["accepted"] = msgspec.to_builtins(replace(accepted, sha256=""))
     data["accepted"]["sha256"] = _digest(msgspec.json.decode(msgspec.json.encode(data)), packed)
-    return {beside(path): packed, path: files.as_json(data)}
+    return {samples_file(path): packed, path: files.as_json(data)}
 
 
 def _digest(data: dict[str, Any], samples: bytes) -> str:
@@ -289,10 +289,10 @@ def _whole(text: str) -> int:
 
 
 def _samples_of(path: Path) -> bytes:
-    if not beside(path).exists():
-        raise PrunebenchError(f"{path}: samples missing: {beside(path)}; git add it or accept anew")
+    if not (file := samples_file(path)).exists():
+        raise PrunebenchError(f"{path}: samples missing: {file}; git add it or accept again")
     try:
-        return files.read(beside(path), MAX_SAMPLE_BYTES)
+        return files.read(file, MAX_SAMPLE_BYTES)
     except PrunebenchError as error:
         raise PrunebenchError(f"{path}: {error}") from None
 
@@ -312,7 +312,7 @@ def _check_unedited(path: Path, data: dict[str, Any], packed: bytes) -> None:
         return  # files of older versions have no hash
     raise PrunebenchError(
         f"{path}: edited by hand since {accepted.by} accepted it on {accepted.when[:10]}; accept "
-        f"anew with prunebench accept, or restore it with git checkout"
+        f"again with prunebench accept, or restore it with git checkout"
     )
 
 
@@ -320,17 +320,17 @@ def _with_samples(
     path: Path, packed: bytes, bare: tuple[Measurement, ...], counts: dict[str, int] | None
 ) -> tuple[Measurement, ...]:
     try:
-        kept = json.loads(_unzipped(packed))
-        whole = tuple(_unpacked(m, kept.get(m.metric, {})) for m in bare)
+        samples = json.loads(_unzipped(packed))
+        whole = tuple(_unpacked(m, samples.get(m.metric, {})) for m in bare)
     except _DAMAGE as error:
-        raise PrunebenchError(f"{path}: samples damaged: {beside(path)}: {error}") from None
-    if misfit := next(_misfits(whole, kept, counts), None):
+        raise PrunebenchError(f"{path}: samples damaged: {samples_file(path)}: {error}") from None
+    if misfit := next(_misfits(whole, samples, counts), None):
         raise PrunebenchError(f"{path}: samples do not fit the record: {misfit}")
     return whole
 
 
 def _misfits(
-    measurements: tuple[Measurement, ...], kept: dict[str, Any], counts: dict[str, int] | None
+    measurements: tuple[Measurement, ...], samples: dict[str, Any], counts: dict[str, int] | None
 ) -> Iterator[str]:
     """What says that the samples are of another record; *counts* are not in older files."""
     for m in measurements:
@@ -342,7 +342,7 @@ def _misfits(
         for name in ("margins", "clusters"):
             if (other := len(getattr(m, name))) not in (0, count):
                 yield f"{other} {name} for {count} samples of {m.metric}"
-    for metric in kept.keys() - {m.metric for m in measurements}:
+    for metric in samples.keys() - {m.metric for m in measurements}:
         yield f"it has no {metric}"
 
 

@@ -147,7 +147,7 @@ def _guesses(record: Record) -> dict[str, _Guess]:
 
 def _against_chance(family: str, now: _Guess, was: _Guess | None, *, dense: bool) -> Iterator[str]:
     if now.best_p > BELOW_CHANCE:
-        return  # so few questions cannot tell
+        return  # too few questions
     above, below = now.p("greater"), now.p("less")
     right = f"{family}: {now.right} of {now.questions} right, guessing gives {now.chance:.1%}"
     if below < BELOW_CHANCE:

@@ -138,7 +138,7 @@ def rankings(folder: Path) -> list[Ranking]:
 def matching(record: Record, published: Iterable[Row]) -> list[Row]:
     """The rows about *record*'s model, method, amount and calibration, for what it measured.
 
-    Their protocol may be another; such rows are told and not compared. A row whose source does not
+    Their protocol may be another; such rows are shown and not compared. A row whose source does not
     say how much was removed is about no record.
     """
     asked = record.asked
@@ -219,7 +219,7 @@ def _amount(asked: dict[str, Any]) -> dict[str, float]:
 
 
 def _is_sized(method: Method, row: Row) -> bool:
-    """Whether *row* says how much of the model is gone, by an amount or by an option."""
+    """Whether *row* says how much of the model is removed, by an amount or by an option."""
     return method.unit in ("none", "given") or bool(row.amount) or method.sizing in row.method
 
 
@@ -288,7 +288,7 @@ def _files(folder: Path, named: frozenset[str] = frozenset()) -> tuple[File, ...
 
 def _read(path: Path) -> File:
     source = Source(path)
-    # What is said about a file that has the wrong shape, or else about what stands in it.
+    # Problems of the file's shape, or else of its content.
     wrong = list(validation.problems(source.data, File)) or list(_problems(source.data))
     if wrong:
         raise CaseError(f"{source.at(where)}: {message}" for where, message in wrong)

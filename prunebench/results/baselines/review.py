@@ -1,4 +1,4 @@
-"""The baselines there are: who accepted each, which still answer their case, which can go."""
+"""Lists, reviews and removes baselines: who accepted each, and whether it answers its case."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Effect = Literal["create", "change", "unchanged", "stale", "orphaned", "no recor
 class Shelved(Struct, frozen=True, omit_defaults=True):
     """A baseline, or the lack of one.
 
-    *state* ``stale``: the case asks something else by now; ``orphaned``: there is no such case any
+    *state* ``stale``: the case asks something else now; ``orphaned``: there is no such case any
     more; *what* says how, or what is damaged. *trees* are ``quality`` and ``latency <device>``.
     """
 
@@ -60,7 +60,7 @@ def look(
 ) -> list[Shelved]:
     """The baseline of each case, or that it is missing; then the orphans.
 
-    *others* are ids of baselines whose case is not at hand: only damage can be told.
+    *others* are ids of baselines whose case is not available: only damage can be found.
     """
     judged = [case for case in cases if not case.for_interval]
     rows = [_row(baselines, case.id, case) for case in judged]
@@ -154,11 +154,11 @@ def outdated(case: Case, was: Record) -> str:
     if case.asked == was.asked:
         return ""
     answered = verdict.compare(replace(was, asked=case.asked), was, case.tolerance_for)
-    said = [f.note for f in answered.findings if f.outcome == Outcome.NOT_COMPARABLE]
+    lines = [f.note for f in answered.findings if f.outcome == Outcome.NOT_COMPARABLE]
     ours, theirs = _names(case.asked), _names(was.asked)
-    said += [f"{name} was not measured then" for name in ours if name not in theirs]
-    said += [f"{name} is no longer measured" for name in theirs if name not in ours]
-    return "; ".join(said) or "its metrics were asked for otherwise"
+    lines += [f"{name} was not measured then" for name in ours if name not in theirs]
+    lines += [f"{name} is no longer measured" for name in theirs if name not in ours]
+    return "; ".join(lines) or "its metrics were asked for otherwise"
 
 
 def _names(asked: dict[str, Any]) -> list[str]:
@@ -214,12 +214,12 @@ def _change(case: Case, now: Record | None, baselines: Baselines) -> Change:
 def _gained(now: Record, was: Record) -> str:
     """What the baseline does not keep yet, and tests would use."""
     pairs = [(m, old) for m in now.measurements if (old := was.find(m.metric))]
-    kept = [
+    missing = [
         what
         for what in ("margins", "clusters")
         if any(getattr(m, what) and not getattr(old, what) for m, old in pairs)
     ]
-    return f"{' and '.join(kept)} would be kept too" if kept else ""
+    return f"{' and '.join(missing)} would be saved too" if missing else ""
 
 
 def _moved(findings: Collection[Finding]) -> Iterator[Finding]:

@@ -178,7 +178,7 @@ def _elsewhere(path: Path) -> None:
 
 
 BROKEN = {
-    "edited": (_tampered, "edited by hand since Ada accepted it on 2026-11-22; accept anew"),
+    "edited": (_tampered, "edited by hand since Ada accepted it on 2026-11-22; accept again"),
     "samples swapped": (_other_samples, "edited by hand since Ada accepted it"),
     "truncated": (lambda p: p.write_bytes(p.read_bytes()[:200]), "not valid JSON at line 1"),
     "conflict": (_conflict, "not valid JSON at line 1: a merge conflict is left in it"),
@@ -187,7 +187,7 @@ BROKEN = {
     "newer": (_newer, "written by a newer prunebench (schema 7, this one reads up to 1)"),
     "no samples": (
         lambda p: p.with_name("sleb-2blocks.samples.gz").unlink(),
-        "samples missing: baselines/quality/m/sleb-2blocks.samples.gz; git add it or accept anew",
+        "samples missing: baselines/quality/m/sleb-2blocks.samples.gz; git add it or accept again",
     ),
     "bad samples": (_damaged_samples, "samples damaged: baselines/quality/m/sleb-2blocks.sam"),
     "fewer samples": (_fewer_samples, "samples do not fit the record: 2 of accuracy/mean, the re"),
@@ -664,7 +664,7 @@ def test_review_tells_what_a_baseline_does_not_keep_yet(cases, here: Shelf, cli)
     here.store.save(replace(one, measurements=tuple(margins)))
     out = cli("baseline", "review", "cases", "-k", "dense")[1]
 
-    assert out.startswith("change: 1\n  m/dense: margins would be kept too\nto accept: ")
+    assert out.startswith("change: 1\n  m/dense: margins would be saved too\nto accept: ")
 
 
 # ------------------------------------------------------------------ two people
