@@ -63,7 +63,7 @@ def write(folder: Path, built: Mapping[str, bytes]) -> None:
     """
     with transaction.turn(folder) as ended:
         if ended:
-            console.print_note(f"{folder}: a site that was cut off is ended")
+            console.print_note(f"{folder}: an interrupted write of the site was completed")
         outdated = sorted(_earlier(folder) - set(built))
         transaction.write(folder, {**built, MANIFEST: files.as_json(sorted(built))}, outdated)
 
