@@ -89,6 +89,11 @@ class CaseError(PrunebenchError):
         super().__init__("\n".join(self.problems))
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its kind where it has none."""
+    return (str(error).splitlines() or [type(error).__name__])[0]
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A sentence that names the nearest known word, and all of them if there are few.
 

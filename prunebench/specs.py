@@ -1,4 +1,4 @@
-"""What a case says about the model, the calibration text and the machine, as frozen data."""
+"""The parts of a case about the model, the calibration text and the machine, as frozen data."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ DeviceMap = Literal["auto", "balanced", "balanced_low_0", "sequential"] | dict[s
 class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
     """Which model: a hub id, a folder (starts with ``.`` or ``/``) or ``prunebench/reference``.
 
-    *weights* ``random`` reads the config alone and draws the weights from a fixed seed, which is
+    *weights* ``random`` reads the config alone and draws the weights with a fixed seed, which is
     enough to time a shape. *device_map* spreads a model that is larger than one device.
     """
 
@@ -33,14 +33,14 @@ class ModelSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=T
     device_map: DeviceMap | None = None
 
     def __hash__(self) -> int:
-        # Equal specs hash alike; a device_map may be a mapping, which has no hash itself.
+        # Without device_map, which may be a mapping and so not hashable.
         return hash((self.id, self.revision, self.dtype, self.weights))
 
 
 class CalibrationSpec(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """Which tokens a method may look at: *nsamples* windows of *seqlen* tokens.
+    """The tokens that a method may read: *nsamples* windows of *seqlen* tokens.
 
-    *join* goes between documents in place of what is usual for the text.
+    *join* separates documents, instead of the text's usual separator.
     """
 
     dataset: str = "wikitext2"
@@ -54,7 +54,7 @@ Size = Annotated[str, Meta(pattern=r"^\d+(\.\d+)? ?(GiB|GB)$")]
 
 
 class Needs(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What the machine must have; otherwise the case is skipped with the reason.
+    """Requirements on the machine; without them the case is skipped with the reason.
 
     *gpu_memory* is that of each of the *gpus*, *memory* the machine's main memory.
     """

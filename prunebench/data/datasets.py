@@ -1,4 +1,4 @@
-"""Named texts, local files and task folders: what a case reads beside its model."""
+"""Named texts, local files and task folders: the data that a case reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from .. import reference
-from ..errors import PrunebenchError, did_you_mean
+from ..errors import PrunebenchError, did_you_mean, first_line
 from ..system import hash_cache
 from . import hub
 from .paths import is_path
@@ -19,18 +19,18 @@ from .paths import is_path
 Purpose = Literal["calibration", "evaluation"]
 PURPOSES: tuple[Purpose, ...] = ("calibration", "evaluation")
 
-#: Told how many documents there are, says which.
+#: Maps the number of documents to the indices of those to use.
 Pick = Callable[[int], Sequence[int]]
 
-#: Purposes and the split of the shipped text that each one reads.
+#: Purpose to the split of the shipped text.
 SPLITS = {"calibration": "calibration", "evaluation": "test"}
 
 
 class HubText(NamedTuple):
-    """A text on the hub: which rows, and how they become one string.
+    """A text on the hub: its rows, and how they are joined into one string.
 
-    *splits* and *files* are those of calibration and evaluation, and *first* is how many rows are
-    joined of each; None is all. *doubt* says what of this could not be checked against a source.
+    *splits* and *files* are those of calibration and evaluation, and *first* is the number of rows
+    used of each; None is all. *doubt* is an assumption that could not be checked against a source.
     """
 
     repo: str
@@ -56,8 +56,8 @@ class HubText(NamedTuple):
         return {key: value for key, value in given.items() if value is not None}
 
 
-#: Repositories whose text comes from a script are read from the hub's own conversion to Parquet,
-#: for datasets 4 and later run no scripts.
+#: The hub's own conversion to Parquet of a repository whose text comes from a script, which
+#: datasets 4 and later do not run.
 CONVERTED = "refs/convert/parquet"
 
 HUB = {
@@ -92,15 +92,15 @@ HUB = {
         revision=CONVERTED,
         doubt="that the hub keeps a converted copy of this script-based repository",
     ),
-    # SliceGPT's other calibration text. Its own code splits the one split 80/10/10, which is left
-    # to a local file.
+    # SliceGPT's other calibration text. Its own code divides the one split 80/10/10, for which a
+    # local file can be used.
     "alpaca": HubText("tatsu-lab/alpaca", None, ("train", "train")),
 }
 
-#: Token ids drawn evenly from the model's vocabulary: for calibration only, there is no text.
+#: Token ids drawn uniformly from the model's vocabulary, for calibration only: there is no text.
 RANDOM = "random"
 
-#: What a case can name as its data.
+#: The data sets that a case can name.
 NAMES = frozenset({"tinyworld", *HUB, RANDOM})
 
 
@@ -110,9 +110,8 @@ def documents(dataset: str, purpose: Purpose, pick: Pick | None = None) -> tuple
     Args:
         dataset: one of ``NAMES``, or a file: ``*.jsonl`` with a ``text`` key per line, otherwise
             plain text with one document per line.
-        purpose: ``calibration`` or ``evaluation``; a named text keeps them apart.
-        pick: which documents, told how many there are; by default all, or the first of a text that
-            is too large.
+        purpose: ``calibration`` or ``evaluation``; a named text has a split for each.
+        pick: selects documents; by default all, or the first ones of a text that is too large.
 
     Raises:
         PrunebenchError: if the text is unknown, missing or empty.
@@ -134,20 +133,20 @@ def documents(dataset: str, purpose: Purpose, pick: Pick | None = None) -> tuple
 
 
 def joined(dataset: str, purpose: Purpose, join: str | None = None) -> str:
-    """All documents as the one string that is tokenised.
+    """All documents as one string.
 
     Args:
         dataset: as for ``documents``.
         purpose: as for ``documents``.
-        join: what goes between two documents; by default what the data set's users put there. A
-            newline gives a plain text file as it stands.
+        join: the separator of documents; by default the one that users of the data set use. A
+            newline restores a plain text file.
     """
     between = joint(dataset) if join is None else join
     return between.join(documents(dataset, purpose))
 
 
 def joint(dataset: str) -> str:
-    """What goes between two documents of a text where nobody says otherwise."""
+    """The default separator of a text's documents."""
     if dataset == "tinyworld":
         return "\n"
     return HUB[dataset].join if dataset in HUB else "\n\n"
@@ -159,7 +158,7 @@ def label(dataset: str) -> str:
 
 
 def fingerprint(dataset: str) -> str:
-    """What the cache knows a text by: a file's content, or a name whose content is fixed."""
+    """A text in the answer key: the hash of a file, or a name whose content is fixed."""
     if is_path(dataset) and Path(dataset).is_file():
         return hash_cache.sha256(Path(dataset))
     return _tinyworld_hash() if dataset == "tinyworld" else dataset
@@ -171,7 +170,7 @@ def commits(dataset: str) -> list[str]:
 
 
 def task_folder(folder: str | None, tasks: Iterable[str]) -> str | None:
-    """Where the YAML files of *tasks* are: *folder*, the shipped ones, or None for lm-eval's own.
+    """The folder of the YAML files of *tasks*, or None for lm-eval's own tasks.
 
     Raises:
         PrunebenchError: if the folder does not exist.
@@ -231,11 +230,11 @@ def _hub(dataset: str, purpose: Purpose, pick: Pick | None) -> list[str]:
 
 
 def _absent(dataset: str, error: Exception) -> str:
-    reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     offline = os.environ.get("HF_HUB_OFFLINE", "")
     where = f" (HF_HUB_OFFLINE={offline})" if offline else ""
     doubt = f"; unverified: {HUB[dataset].doubt}" if HUB[dataset].doubt else ""
     return (
-        f"dataset {dataset!r} ({HUB[dataset].repo}) cannot be loaded: {reason}{where}{doubt}; "
-        "a local file can stand in: dataset: ./file.txt in a case, --calibration-ids for prune"
+        f"dataset {dataset!r} ({HUB[dataset].repo}) cannot be loaded: "
+        f"{first_line(error)}{where}{doubt}; "
+        "use a local file instead: dataset: ./file.txt in a case, --calibration-ids for prune"
     )

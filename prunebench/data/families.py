@@ -1,4 +1,4 @@
-"""The supported model families: one entry of ``FAMILIES`` holds all there is to know about one.
+"""The supported model families, each one entry of ``FAMILIES``.
 
 Nothing else names a family. An entry says which modules a decoder consists of (read by ``models``
 to edit it), what its config class fills in, and how its sizes follow from a config (read without

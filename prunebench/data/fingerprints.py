@@ -1,4 +1,4 @@
-"""Content hashes of models and folders: what they hold, not what they are called."""
+"""Content hashes of models and folders, independent of their names."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from ..specs import ModelSpec
 from ..system import files, hash_cache
 from . import hub
 
-#: Files of a checkpoint that decide what the model and its tokenizer compute.
+#: Files of a checkpoint that determine the results of the model and its tokenizer.
 _WEIGHTS = (".safetensors", ".json", ".model", ".txt", ".jinja", ".tiktoken")
 
 
 def model_hash(spec: ModelSpec) -> str | None:
-    """A hash of a model's files; the hub's own sha256 of a file is taken where there is one.
+    """A hash of a model's files; the hub's own sha256 of a file is used where there is one.
 
-    Random weights follow from the config alone. None where files would have to be downloaded first.
+    Of random weights it is a hash of the config. None if files would have to be downloaded first.
     """
     folder = hub.place(spec.id, spec.revision).folder
     if folder is None or not folder.is_dir():
@@ -37,7 +37,7 @@ def model_hash(spec: ModelSpec) -> str | None:
 
 
 def folder_hash(folder: str) -> str:
-    """A hash of all files in *folder*, at any depth, and of what they are called."""
+    """A hash of the contents and relative names of all files in *folder*, at any depth."""
     digest = hashlib.sha256()
     for name in sorted(_names(folder)):
         digest.update(f"{name}:{hash_cache.sha256(Path(folder, name))}\n".encode())
@@ -45,7 +45,7 @@ def folder_hash(folder: str) -> str:
 
 
 def _names(folder: str) -> Iterator[str]:
-    """The files below *folder* as paths relative to it, but for what Python compiled."""
+    """The files below *folder* as paths relative to it, without Python's bytecode."""
     for place, inner, names in os.walk(folder, onerror=files.require_listed):
         inner[:] = [name for name in inner if name != "__pycache__"]
         below = os.path.relpath(place, folder)

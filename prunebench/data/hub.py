@@ -1,4 +1,4 @@
-"""Where a model's files are, and what is wrong with them, told before anything is loaded."""
+"""Finds a model's files, and reports what is wrong with them before anything is loaded."""
 
 from __future__ import annotations
 
@@ -16,10 +16,14 @@ WEIGHTS = "model.safetensors"
 ADAPTER = "adapter_config.json"
 INDEX = "model.safetensors.index.json"
 
-#: The way out for somebody who trusts pickled weights; transformers saves safetensors.
-CONVERT = "AutoModelForCausalLM.from_pretrained(ID).save_pretrained(FOLDER) with transformers"
+#: Why pickled weights are refused, and how to convert them; transformers saves safetensors.
+PICKLED = (
+    "pickled weights can run code when opened, so only safetensors are read; whoever trusts them "
+    "converts them once: AutoModelForCausalLM.from_pretrained(ID).save_pretrained(FOLDER) with "
+    "transformers"
+)
 
-#: Sizes in a config, and the largest of each: beyond, building the model would never end.
+#: Sizes in a config and their upper bounds; building a larger model would never finish.
 LARGEST = {
     "num_hidden_layers": 10_000,
     "num_attention_heads": 1_000_000,
@@ -38,16 +42,16 @@ PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 class Place(NamedTuple):
-    """Where a model is; *folder* is None while its files would have to be downloaded."""
+    """Where a model is; *folder* is None if its files would have to be downloaded."""
 
     kind: Literal["folder", "hub cache", "hub"]
     folder: Path | None
 
 
 def folder_of(model_id: str) -> Path | None:
-    """The folder of a model that is no hub id.
+    """The folder of a model that is not a hub id, else None.
 
-    As transformers has it, a folder of that name in the current one comes before the hub.
+    As in transformers, a folder of that name in the current one takes precedence over the hub.
     """
     if model_id == reference.MODEL_ID:
         return reference.MODEL
@@ -59,7 +63,7 @@ def place(model_id: str, revision: str | None = None) -> Place:
     """Where *model_id* would be loaded from.
 
     Raises:
-        PrunebenchError: if it is neither a folder nor of the form of a hub id.
+        PrunebenchError: if it is neither a folder nor a valid hub id.
     """
     if (folder := folder_of(model_id)) is not None:
         return Place("folder", folder)
@@ -67,9 +71,9 @@ def place(model_id: str, revision: str | None = None) -> Place:
 
     try:
         config = try_to_load_from_cache(model_id, "config.json", revision=revision)
-    except ValueError:  # the hub client's word for an id that cannot be one
+    except ValueError:  # raised by the hub client for an invalid id
         raise PrunebenchError(
-            f"model {model_id!r} is no folder here and no hub id (name or organisation/name)"
+            f"model {model_id!r} is neither a folder here nor a hub id (name or organisation/name)"
         ) from None
     if not isinstance(config, str):
         return Place("hub", None)
@@ -77,15 +81,15 @@ def place(model_id: str, revision: str | None = None) -> Place:
 
 
 def require(model_id: str, revision: str | None = None, *, weights: bool = True) -> None:
-    """Refuse a model that cannot be loaded, as far as the files at hand can tell.
+    """Refuse a model that cannot be loaded, judging by the files on this machine.
 
     Args:
         model_id: a folder or hub id.
         revision: of a hub id: branch, tag or commit.
-        weights: False where only the config will be read.
+        weights: False if only the config will be read.
 
     Raises:
-        PrunebenchError: one line that says what is missing or not allowed.
+        PrunebenchError: one line with what is missing or not allowed.
     """
     where = place(model_id, revision)
     name = named(model_id, revision)
@@ -99,13 +103,13 @@ def require(model_id: str, revision: str | None = None, *, weights: bool = True)
         raise PrunebenchError(f"no such model folder: {model_id!r}")
     if not (where.folder / "config.json").is_file():
         raise PrunebenchError(f"model folder {model_id!r} has no config.json")
-    config(model_id, revision)  # refuses one that no model could have
+    config(model_id, revision)  # refuses one that is damaged or out of bounds
     if where.kind == "folder" and (where.folder / ADAPTER).exists():
         raise PrunebenchError(
             f"{name} has an {ADAPTER}, with which other weights than its own would be loaded; "
             f"merge the adapter and save the result"
         )
-    # What a cached snapshot lacks the hub may still have.
+    # Files that a cached snapshot lacks may still be on the hub.
     if weights and (where.kind == "folder" or offline()):
         for problem in weight_problems(where.folder):
             wanting = where.kind == "hub cache" and "pickled" not in problem
@@ -119,7 +123,7 @@ def complete(folder: Path) -> bool:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The files of a model's weights, as its index names them; they need not all be there.
+    """The files of a model's weights, as its index names them; some may be missing.
 
     Raises:
         PrunebenchError: if the index is damaged.
@@ -133,7 +137,7 @@ def weight_files(folder: Path) -> list[Path]:
         for name in names:
             if Path(name).name != name or not name.endswith(".safetensors"):
                 raise PrunebenchError(
-                    f"{index} names {name[:80]!r}: only safetensors files beside it are read"
+                    f"{index} names {name[:80]!r}: only safetensors files next to it are read"
                 )
         return [folder / name for name in names]
     except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
@@ -141,28 +145,29 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def weight_problems(folder: Path) -> Iterator[str]:
-    """What keeps the weights in *folder* from being read: at most one reason."""
+    """Why the weights in *folder* cannot be read: at most one reason."""
     needed = weight_files(folder)
     missing = [file.name for file in needed if not file.is_file()]
     if needed == [folder / WEIGHTS] and missing:
         pickles = sorted(p.name for pattern in PICKLES for p in folder.glob(pattern))
         if pickles:
-            yield (
-                f"has pickled weights only ({pickles[0]}): those can run code when opened, so only "
-                f"safetensors are read; whoever trusts them converts them once: {CONVERT}"
-            )
+            yield f"has pickled weights only ({pickles[0]}): {PICKLED}"
         else:
             yield f"has no weights ({WEIGHTS} or {INDEX})"
     elif missing:
-        some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
-        yield f"lacks {len(missing)} of its {len(needed)} weight files: {some}"
+        yield f"lacks {len(missing)} of its {len(needed)} weight files: {some(missing)}"
+
+
+def some(names: list[str]) -> str:
+    """The first three of *names*, for a message."""
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def config(model_id: str, revision: str | None = None) -> dict[str, Any] | None:
-    """A model's config as it is written, or None while it would have to be downloaded.
+    """The content of a model's config, or None if it would have to be downloaded.
 
     Raises:
-        PrunebenchError: if it is not there, not JSON, or what no model could have.
+        PrunebenchError: if it is missing, not JSON, or out of bounds.
     """
     folder = place(model_id, revision).folder
     if folder is None:
@@ -171,7 +176,7 @@ def config(model_id: str, revision: str | None = None) -> dict[str, Any] | None:
     try:
         data = json.loads(files.read(path))
     except (ValueError, RecursionError):
-        raise PrunebenchError(f"{path}: damaged: no JSON") from None
+        raise PrunebenchError(f"{path}: damaged: not JSON") from None
     if not isinstance(data, dict):
         raise PrunebenchError(f"{path}: damaged: expected a mapping")
     check_config(named(model_id, revision), data)
@@ -179,13 +184,13 @@ def config(model_id: str, revision: str | None = None) -> dict[str, Any] | None:
 
 
 def check_config(name: str, data: Mapping[str, Any]) -> None:
-    """Refuse a config that would have code fetched, or no model could have.
+    """Refuse a config that asks for code from the hub, or whose sizes are out of bounds.
 
     Raises:
-        PrunebenchError: one line that says what.
+        PrunebenchError: one line with the setting.
     """
     for key, value in data.items():
-        # transformers takes an implementation with a slash for a repository of compiled code.
+        # transformers treats an implementation with a slash as a repository of compiled code.
         chosen = value.values() if isinstance(value, dict) else (value,)
         if key.endswith("_implementation") and any("/" in str(one) for one in chosen):
             raise PrunebenchError(
@@ -206,23 +211,23 @@ def check_config(name: str, data: Mapping[str, Any]) -> None:
 
 
 def offline() -> bool:
-    """Whether the hub client was told to stay offline."""
+    """Whether the hub client is offline."""
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE)
 
 
-#: Said wherever a file is not looked for on the hub.
+#: Part of the message wherever a file is not looked for on the hub.
 OFFLINE = "HF_HUB_OFFLINE=1 is set, so nothing is downloaded"
 
 
 def named(model_id: str, revision: str | None = None) -> str:
-    """``model 'org/name'``, with its revision where one is asked for."""
+    """``model 'org/name'``, with its revision where one is given."""
     return f"model {model_id!r}" + (f" at revision {revision!r}" if revision else "")
 
 
 def explained(model_id: str, revision: str | None, error: BaseException) -> str:
-    """One line for what the hub client or transformers said while loading."""
+    """One line for an error of the hub client or of transformers while loading."""
     from huggingface_hub import errors
 
     name = named(model_id, revision)
@@ -241,18 +246,14 @@ def explained(model_id: str, revision: str | None, error: BaseException) -> str:
             f"and remote code is never run"
         )
     if "thus cannot be loaded with `safetensors`" in text:
-        return (
-            f"{name} cannot be loaded: it has no {WEIGHTS} or {INDEX}; pickled weights can run "
-            f"code when opened, so only safetensors are read; whoever trusts them converts them "
-            f"once: {CONVERT}"
-        )
-    # Of a folder nothing would be downloaded anyway: what is wrong with it is in it.
+        return f"{name} cannot be loaded: it has no {WEIGHTS} or {INDEX}; {PICKLED}"
+    # Nothing is downloaded for a folder, so there being offline explains nothing.
     missing = offline() and folder_of(model_id) is None
     return f"{name} cannot be loaded: {text}" + (f"; {OFFLINE}" if missing else "")
 
 
 def _kept(model_id: str) -> str:
-    """The cache's folder and which revisions of *model_id* it has, for a message."""
+    """The cache's folder and its revisions of *model_id*, for a message."""
     from huggingface_hub import constants
 
     root = Path(constants.HF_HUB_CACHE)
@@ -264,7 +265,7 @@ def _kept(model_id: str) -> str:
 
 
 def commits(repo: str, kind: str = "models") -> list[str]:
-    """The commits of a repository that the hub's cache has files of, sorted."""
+    """The commits of a repository with files in the hub's cache, sorted."""
     from huggingface_hub import constants
 
     folder = Path(constants.HF_HUB_CACHE) / f"{kind}--{repo.replace('/', '--')}" / "snapshots"
@@ -272,7 +273,7 @@ def commits(repo: str, kind: str = "models") -> list[str]:
 
 
 def commit_of(folder: Path | None) -> str:
-    """The commit that a snapshot of the hub's cache is of; empty for any other folder."""
+    """The commit of a snapshot in the hub's cache; empty for any other folder."""
     return folder.name if folder is not None and folder.parent.name == "snapshots" else ""
 
 

@@ -1,4 +1,4 @@
-"""How a file or folder is told from a name where a case may give either."""
+"""Distinguishes paths from names, where a case may give either."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""What a folder of lm-eval tasks could run, told before anything of it is loaded.
+"""Finds code that a folder of lm-eval tasks could run, before anything of it is loaded.
 
-A task file can name Python beside it (``!function``), a metric that is a script, a generation loop
+A task file can name Python next to it (``!function``), a metric that is a script, a generation loop
 of a repository; and its templates are Jinja, which outside a sandbox reaches all of Python. Such a
-folder is code, and is run only where the user says so.
+folder is code, and is run only if the user trusts it.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from ..errors import CaseError, PrunebenchError
 from ..system import files
 from . import yaml_source
 
-#: The environment variable with which a user trusts the task folders of a run.
+#: The environment variable by which a user trusts the task folders of a run.
 VARIABLE = "PRUNEBENCH_TRUST_TASKS"
 
-#: Keys that lead to code whatever their value; those of the second only where they are true.
+#: Keys that run code with any value, and keys that run code if they are true.
 _CODE = ("class", "custom_generate", "use_prompt")
 _IF_TRUE = ("hf_evaluate", "trust_remote_code", "unsafe_code")
-#: Loaders of data sets that unpickle, or import by name.
+#: Loaders of data sets that unpickle or import by name.
 _LOADERS = ("generator", "pandas", "spark", "sql")
-#: lm-eval's own metrics; any other name is looked up as a script of Hugging Face Evaluate.
+#: lm-eval's own metrics; any other name is loaded as a script of Hugging Face Evaluate.
 _METRICS = (
     *("acc", "acc_all", "acc_bytes", "acc_mutual_info", "acc_norm", "bits_per_byte", "bleu"),
     *("brier_score", "bypass", "byte_perplexity", "chrf", "chrf++", "exact_match", "f1"),
@@ -38,7 +38,7 @@ _YAML = "tag:yaml.org,2002:"
 
 
 def trusted() -> bool:
-    """Whether the user says that task folders may run code."""
+    """Whether the user allows task folders to run code."""
     return os.environ.get(VARIABLE, "") not in ("", "0")
 
 
@@ -55,7 +55,7 @@ def check(folder: Path) -> None:
 def problems(folder: Path) -> Iterator[str]:
     """Every place in the task files of *folder* that could run code.
 
-    None where it is trusted, or is the one that comes with us.
+    None if the folder is trusted or is the shipped one.
     """
     if trusted() or folder.resolve() == reference.TASKS.resolve():
         return
@@ -74,7 +74,7 @@ def problems(folder: Path) -> Iterator[str]:
 
 
 class _Reader:
-    """Walks one task file; *includes* are the files that it would be merged with."""
+    """Walks one task file; *includes* are the files that it includes."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -89,7 +89,7 @@ class _Reader:
     def _walk(self, node: yaml.Node, depth: int) -> Iterator[str]:
         self._left -= 1
         if self._left < 0 or depth > yaml_source.MAX_DEPTH:
-            raise CaseError([f"{self._at(node)}: nested or aliased beyond reason"])
+            raise CaseError([f"{self._at(node)}: nested too deeply, or too many values by aliases"])
         if not node.tag.startswith(_YAML) or "python" in node.tag:
             what = f"{node.tag} {node.value}" if isinstance(node, yaml.ScalarNode) else node.tag
             yield self._refused(node, what[:80])
@@ -136,9 +136,9 @@ def _existing(path: Path) -> list[Path]:
 
 
 def sandboxed() -> Any:
-    """lm-eval's template environment, but for what templates have no business with.
+    """lm-eval's template environment in Jinja's sandbox.
 
-    In lm-eval's own a template in a task file reaches every class and module of Python.
+    In lm-eval's own, a template in a task file can reach every class and module of Python.
     """
     from jinja2 import BaseLoader, StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment

@@ -1,4 +1,4 @@
-"""YAML files as plain data that remembers where every value stands."""
+"""YAML files as plain data, with the line and column of every value."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ import yaml
 from ..errors import CaseError, PrunebenchError, inert
 from ..system import files
 
-#: Levels of a case file, values in it with every alias written out, and its size.
+#: The most levels of a case file, values with every alias expanded, and bytes.
 MAX_DEPTH = 20
 MAX_NODES = 20_000
 MAX_BYTES = 1_000_000
-#: So many mistakes of a file are told.
+#: The most problems of a file that are reported.
 MAX_PROBLEMS = 100
-#: Whole numbers of more than 64 bits count nothing that there is.
+#: The largest whole number that is read.
 MAX_WHOLE = 2**63 - 1
 
 Where = tuple[str | int, ...]
 
 _YAML = "tag:yaml.org,2002:"
-#: Kinds of values that are plain data; any other tag asks a loader to build something.
+#: Tags of plain data; any other tag makes a loader construct an object.
 _PLAIN = {f"{_YAML}{kind}" for kind in ("str", "int", "float", "bool", "null", "timestamp")}
 _DECIMAL = re.compile(r"[-+]?(0|[1-9][0-9_]*)")
 
 
 class _ShapeError(yaml.MarkedYAMLError):
-    """A file that is YAML and no case file: too deep, too large, or more than plain data."""
+    """A YAML file that is not a case file: too deep, too large, or more than plain data."""
 
 
 class _Loader(yaml.SafeLoader):
-    """Makes the nodes of a file; stops where no case file would go on, whatever follows."""
+    """Composes the nodes of a file; stops at the limits of a case file."""
 
     depth = nodes = 0
 
@@ -55,11 +55,11 @@ class Source:
     """One parsed file: *data*, and the line and column of every key and item in it.
 
     Args:
-        path: the file, as the user named it; it stands in every message.
+        path: the file, as the user named it; every message shows it.
 
     Raises:
-        CaseError: if the file cannot be read, is no YAML mapping, has duplicate keys, tags or merge
-            keys, or is nested or aliased beyond reason.
+        CaseError: if the file cannot be read, is not a YAML mapping, has duplicate keys, tags or
+            merge keys, or exceeds the limits above.
     """
 
     def __init__(self, path: Path) -> None:
@@ -72,7 +72,7 @@ class Source:
         self.data: dict[str, Any] = parsed.data
 
     def at(self, where: Where) -> str:
-        """``file:line:column`` of the value at *where*, or of the nearest thing around it."""
+        """``file:line:column`` of the value at *where*, or of the innermost value around it."""
         while where and where not in self._marks:
             where = where[:-1]
         line, column = self._marks.get(where, (1, 1))
@@ -83,7 +83,7 @@ def text_of(path: Path) -> str:
     """The text of a file.
 
     Raises:
-        CaseError: if it cannot be read, is too large, or is no UTF-8.
+        CaseError: if it cannot be read, is too large, or is not UTF-8.
     """
     try:
         return files.read(path, MAX_BYTES).decode("utf-8")
@@ -98,23 +98,23 @@ def text_of(path: Path) -> str:
 
 
 def compose(text: str, name: str) -> yaml.Node | None:
-    """The nodes of a text of YAML, None of an empty one; aliases are not written out yet.
+    """The nodes of a YAML text, None for an empty one; aliases are not expanded yet.
 
     Args:
         text: YAML.
-        name: what stands in messages as the file.
+        name: the file in messages.
 
     Raises:
-        CaseError: if it is no YAML, or nested or long beyond reason.
+        CaseError: if it is not YAML, or exceeds the limits above.
     """
     try:
         node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
     except _ShapeError as error:
-        raise CaseError([_said(name, error.problem_mark, str(error.problem))]) from None
+        raise CaseError([_located(name, error.problem_mark, str(error.problem))]) from None
     except yaml.MarkedYAMLError as error:
         what = " ".join(str(error.problem or error.context).split())
         mark = error.problem_mark or error.context_mark
-        raise CaseError([_said(name, mark, f"not valid YAML: {what}")]) from None
+        raise CaseError([_located(name, mark, f"not valid YAML: {what}")]) from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         column = error.position - text.rfind("\n", 0, error.position)
@@ -127,17 +127,17 @@ def compose(text: str, name: str) -> yaml.Node | None:
     return node
 
 
-def _said(name: str, mark: Any, message: str) -> str:
+def _located(name: str, mark: Any, message: str) -> str:
     line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
     return f"{name}:{line}:{column}: {message}"
 
 
 def value(text: str, name: str) -> Any:
-    """The value that *text* is, read as a value in a case file is.
+    """The value of *text*, read like a value in a case file.
 
     Args:
         text: YAML.
-        name: what stands in messages in the place of a file.
+        name: the file in messages.
 
     Raises:
         CaseError: if a case file could not have it.
@@ -146,7 +146,7 @@ def value(text: str, name: str) -> Any:
 
 
 class _Parsed:
-    """The data of a text of YAML, and the line and column of everything in it."""
+    """The data of a YAML text, and the line and column of everything in it."""
 
     def __init__(self, name: str, text: str) -> None:
         self.name = name
@@ -159,17 +159,17 @@ class _Parsed:
             raise CaseError(self._problems)
 
     def _problem(self, node: yaml.Node, message: str) -> None:
-        self._problems.append(_said(self.name, node.start_mark, message))
+        self._problems.append(_located(self.name, node.start_mark, message))
         if len(self._problems) >= MAX_PROBLEMS:
             raise CaseError(self._problems)
 
     def _plain(self, node: yaml.Node, where: Where) -> Any:
         self.marks.setdefault(where, (node.start_mark.line + 1, node.start_mark.column + 1))
         self._nodes += 1
-        # An alias may be expanded many times over: what counts is what a reader would get.
+        # An alias may be expanded many times: the expanded values count.
         if self._nodes > MAX_NODES or len(where) > MAX_DEPTH:
             limit = f"{MAX_NODES} values" if self._nodes > MAX_NODES else f"{MAX_DEPTH} levels"
-            raise CaseError([_said(self.name, node.start_mark, _beyond(limit))])
+            raise CaseError([_located(self.name, node.start_mark, _beyond(limit))])
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
         if node.tag not in (f"{_YAML}map", f"{_YAML}seq"):
@@ -183,7 +183,7 @@ class _Parsed:
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 kind = "a list" if isinstance(key_node, yaml.SequenceNode) else "a mapping"
-                self._problem(key_node, f"found a key that is no text: {kind}")
+                self._problem(key_node, f"found a key that is not text: {kind}")
                 continue
             if key_node.tag == f"{_YAML}merge":
                 message = "merge keys (<<) are not read; use extends or defaults"
@@ -191,7 +191,7 @@ class _Parsed:
                 continue
             key = self._scalar(key_node)
             if not isinstance(key, str):
-                self._problem(key_node, f"found a key that is no text: {key_node.value[:60]!r}")
+                self._problem(key_node, f"found a key that is not text: {key_node.value[:60]!r}")
             elif key in result:
                 self._problem(key_node, f"duplicate key {key[:60]!r}: give it once")
             else:
@@ -205,7 +205,7 @@ class _Parsed:
             self._problem(node, _tagged(node.tag))
             return None
         if node.tag == f"{_YAML}timestamp":
-            return str(node.value)  # a date is YAML's guess, never ours
+            return str(node.value)  # the text, which YAML would read as a date
         if node.tag == f"{_YAML}int" and not _DECIMAL.fullmatch(node.value):
             # YAML 1.1 has octal, hexadecimal and base 60, where 010 is 8 and 1:30 is 90.
             self._problem(node, f"found {node.value[:60]!r}, expected a whole number in decimal")
@@ -216,10 +216,14 @@ class _Parsed:
         try:
             found: str | float | bool | None = _CONSTRUCTOR.construct_object(node)
         except (yaml.YAMLError, ValueError, LookupError, OverflowError):
-            self._problem(node, f"found {node.value[:60]!r}, which is no {_name(node.tag)}")
+            self._problem(
+                node, f"found {node.value[:60]!r}, which is not a valid {_name(node.tag)}"
+            )
             return None
         if isinstance(found, int) and abs(found) > MAX_WHOLE:
-            self._problem(node, f"found a number of {len(node.value)} digits, at most 2^63 is read")
+            self._problem(
+                node, f"found a number of {len(node.value)} digits, at most 2^63 is allowed"
+            )
             return None
         return found
 

@@ -26,8 +26,8 @@ def main() -> None:
 
 
 def _end_with_parent() -> None:
-    """Die when whoever started us does, killed or not: it holds the other end of our input."""
-    # Past Python's buffer, whose lock a thread that waits would still hold when we end.
+    """Exit when the parent process does, also if killed: it holds the other end of our input."""
+    # Not through sys.stdin: a waiting thread would hold its lock when the interpreter exits.
     while os.read(0, 4096):
         pass
     os._exit(1)
@@ -56,7 +56,7 @@ def _added(folder: str, device: str, dtype: str, batch: int, tokens: int, new: i
 def _resident(field: str) -> int:
     """Resident bytes, now (VmRSS) or at most so far (VmHWM).
 
-    Linux's getrusage counts the parent's memory before exec too, so its own page is read there.
+    Read from /proc on Linux, whose getrusage also counts the parent's memory before exec.
     """
     status = Path("/proc/self/status")
     if status.is_file():

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 
 from ..data import task_trust
 from ..data.datasets import task_folder
-from ..errors import PrunebenchError, PrunebenchWarning, did_you_mean
+from ..errors import PrunebenchError, PrunebenchWarning, did_you_mean, first_line
 from ..specs import Count
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def _load(manager: Any, tasks: Sequence[str]) -> Any:
     try:
         return manager.load(list(tasks))
     except Exception as error:  # a data set can fail in as many ways as there are loaders
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_line(error)
         if isinstance(error, ModuleNotFoundError):
             reason += f"; install what the task needs: pip install 'lm_eval[{tasks[0]}]'"
         raise PrunebenchError(f"tasks {', '.join(tasks)} cannot be loaded: {reason}") from error

@@ -55,7 +55,7 @@ class Accuracy(TaskOptions, Metric, frozen=True, tag="accuracy"):
     clusters: dict[str, str] = {}  # noqa: RUF012  # msgspec copies it
 
     def __hash__(self) -> int:
-        # Equal metrics hash alike; a mapping has no hash itself.
+        # Without clusters, a mapping and so not hashable.
         return hash((self.tasks, self.acc_norm, self.tasks_folder, self.limit, self.num_fewshot))
 
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:
@@ -142,7 +142,7 @@ def _margins(right: list[float], scores: list[list[float]], golds: list[list[int
             return []
         margin = max(own[i] for i in gold) - max(wrong)
         if margin and (margin > 0) != bool(mark):
-            return []  # the task has a rule of its own for what is right
+            return []  # the task decides by another rule what is right
         margins.append(margin)
     return margins
 

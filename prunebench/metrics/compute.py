@@ -1,4 +1,4 @@
-"""What a model computes: floating point operations of one forward, and its parameters."""
+"""Floating point operations of one forward of a model, and its parameters."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 class Compute(Metric, frozen=True, tag="compute"):
     """Operations of one forward over one prompt of *tokens* tokens, counted, not timed.
 
-    torch's flop counter watches a forward of the model's own structure on tensors without storage:
-    exact, the same on every machine, and free. A multiplication and an addition count two, and
-    attention counts all pairs of tokens. ``compute/flops-ratio`` is dense over pruned: what the
-    prompt's time could shrink by at best where arithmetic decides it, and, but for the cache that
-    attention reads, a generated token's time where reading weights does.
+    torch's flop counter counts a forward of the model's own structure on tensors without storage:
+    exact, the same on every machine, and fast. A multiplication and an addition count two, and
+    attention counts all pairs of tokens. ``compute/flops-ratio`` is dense over pruned: an upper
+    bound on the speedup of prefill where it is compute-bound, and, apart from reading the key/value
+    cache, of decoding where it is bound by reading weights.
     """
 
     unit: ClassVar[str] = "FLOP"
@@ -51,10 +51,10 @@ def flops(lm: CausalLM, tokens: int) -> int:
 
     check_ids(torch.zeros((1, tokens), dtype=torch.long), lm)
     ghost = lm.ghost()
-    # The plain formula of attention: the counter knows no price for the fused one on a CPU.
+    # Eager attention: the counter does not count the fused kernel of a CPU.
     ghost.hf.set_attn_implementation("eager")
     ids = torch.zeros((1, tokens), dtype=torch.long, device="meta")
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        # With a mask given, transformers does not look for one in the (absent) values of the ids.
+        # Without a mask transformers would derive one from the values of the ids, which have none.
         ghost.hf(ids, attention_mask=torch.ones_like(ids), use_cache=False)
     return int(counter.get_total_flops())

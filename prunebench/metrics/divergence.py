@@ -1,4 +1,4 @@
-"""How far the pruned model's predictions are from the dense model's, token by token."""
+"""Divergence of the pruned model's predictions from the dense model's, token by token."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 class Divergence(Metric, frozen=True, tag="divergence"):
     """Kullback-Leibler divergence KL(dense || pruned) of next-token predictions, mean per token.
 
-    Zero exactly for identical weights. It moves before accuracy does, needs no labels, and tells
-    a model that errs elsewhere from one that errs more (arXiv:2407.09141). Computed in float32 over
-    the windows that perplexity is measured on; samples are nats per token of each window.
+    Zero exactly for identical weights. It changes before accuracy does, needs no labels, and
+    also shows errors that cancel in accuracy (arXiv:2407.09141). Computed in float32 over the
+    windows that perplexity is measured on; samples are nats per token of each window.
     """
 
     unit: ClassVar[str] = "nats"
@@ -44,7 +44,7 @@ class Divergence(Metric, frozen=True, tag="divergence"):
         return (self.dataset,)
 
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:
-        """``divergence/<text>``; nothing for the dense model itself."""
+        """``divergence/<text>``; none for the dense model itself."""
         if lm is dense:
             return
         from ..data.datasets import label

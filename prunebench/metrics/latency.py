@@ -22,31 +22,31 @@ if TYPE_CHECKING:
     from ..models.timing import Round, Timer
     from ..system.nvml import Gpu
 
-#: Which speedup a time is part of; the others are of the whole.
+#: The phase of a time whose speedup is judged; all other times belong to the whole.
 _PHASE = {"ttft": "prefill", "tpot": "decode"}
 
 UNWATCHED = (
-    "nvidia-ml-py is not installed or does not know this GPU: nobody saw whether other processes "
-    "used it, or whether its clock was held down (pip install 'prunebench[gpu]')"
+    "nvidia-ml-py is not installed or does not know this GPU: other processes on it and throttling "
+    "of its clock were not checked (pip install 'prunebench[gpu]')"
 )
 
 
 class Latency(Metric, frozen=True, tag="latency"):
-    """Time to the first token, per token after it, throughput; and how much faster than dense.
+    """Time to the first token, time per token after it, throughput, and speedup over dense.
 
-    Every round times dense and pruned one after the other and the next round turns the order
-    round, so a drift of the machine meets both alike. Prompts are random token ids, decoding is
-    greedy and always to the full length. Values are medians, ``speedup`` that of the ratios dense
-    over pruned of each round; every round is kept. With *new_tokens* 0 only the reading of the
-    prompt is timed, without a cache (SLEB's prompt processing).
+    Every round times dense and pruned one after the other, in alternating order, so a drift of the
+    machine affects both equally. Prompts are random token ids, decoding is greedy and always to the
+    full length. Values are medians, ``speedup`` that of the ratios dense over pruned of each round;
+    the samples are all rounds. With *new_tokens* 0 only prefill is timed, without a cache (SLEB's
+    prompt processing).
 
-    *rounds* are measured after *warmup* that are not; with *precision*, more until the 95 %
-    interval of the median is that narrow (half its width over the median), *max_rounds* or
-    *max_seconds* are reached. On a GPU a round under which the clock was throttled is measured
-    again, and a GPU that other processes use is said and compared with nothing.
+    *rounds* are measured after *warmup* rounds that are not; with *precision*, more until the 95 %
+    interval of the median is that narrow (half its width over the median), or *max_rounds* or
+    *max_seconds* are reached. On a GPU a round with a throttled clock is measured again, and times
+    of a GPU that other processes use get a note and are not compared.
 
     Backend ``hf-eager`` is the model class as transformers runs it; ``hf-compiled`` replays
-    compiled steps over a static cache, without what launching kernels costs.
+    compiled steps over a static cache, without the cost of launching kernels.
     """
 
     unit: ClassVar[str] = "ms"
@@ -82,8 +82,8 @@ class Latency(Metric, frozen=True, tag="latency"):
             warnings.warn(UNWATCHED, PrunebenchWarning, stacklevel=2)
         busy = gpu.busy() if gpu else ""
         full = f"out of memory at {self._shape_in_words}"
-        # A copy's modules lie elsewhere in memory than those of a model as loaded, which alone can
-        # make it a hundredth slower. Pruned models are such copies, so the dense one is too.
+        # The modules of a copy have other addresses than those of a loaded model, which alone can
+        # make it 1 % slower. Pruned models are such copies, so the dense one is too.
         pair = [lm] if lm is dense else [dense.share(), lm.share()]
         times, note = self._rounds(pair, gpu)
         if lm is dense:
@@ -92,12 +92,12 @@ class Latency(Metric, frozen=True, tag="latency"):
         if not times[1]:  # a smaller model may fit where the dense one does not
             ((own,), note) = self._rounds(pair[1:], gpu)
             times = [[], own]
-        yield from self._own(times[1], note or busy if times[1] else full, beside_dense=True)
+        yield from self._own(times[1], note or busy if times[1] else full, against_dense=True)
         which = "" if times[1] else " and pruned"
         yield from self._speedups(times, note or busy if times[0] else f"dense{which}: {full}")
 
     def _rounds(self, models: Sequence[CausalLM], gpu: Gpu | None) -> tuple[list[list[Round]], str]:
-        """The rounds of each model, none where memory ran out, and what was wrong with them."""
+        """The rounds of each model, none if memory ran out, and a note on what was wrong."""
         import gc
 
         import torch
@@ -113,7 +113,7 @@ class Latency(Metric, frozen=True, tag="latency"):
         finally:
             if self.backend == "hf-compiled":
                 torch._dynamo.reset()
-        # Only now is the error gone, and with it what its frames held.
+        # After the handler, where the error and the tensors of its frames are released.
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -140,7 +140,7 @@ class Latency(Metric, frozen=True, tag="latency"):
             say(f"round {number + 1}")
             number += 1
             taken = _once(timers, number)
-            # As many rounds again may be lost to a hot GPU; after that it is as it is.
+            # At most *rounds* are repeated because of a hot GPU; after that all count.
             if reason := gpu.throttled() if gpu else "":
                 if repeated < self.rounds:
                     repeated += 1
@@ -162,21 +162,21 @@ class Latency(Metric, frozen=True, tag="latency"):
         return spread(values) <= self.precision
 
     def _own(
-        self, rounds: list[Round], note: str, *, beside_dense: bool = False
+        self, rounds: list[Round], note: str, *, against_dense: bool = False
     ) -> Iterator[Measurement]:
         for what, (unit, better, value) in self._views().items():
             samples = [value(taken) for taken in rounds]
             middle = statistics.median(samples) if samples else None
             own = self._one(what, middle, unit, better, samples, note)
-            # The speedup is judged: of a machine that is slow today it knows nothing.
+            # The speedup is judged instead, which does not depend on the state of the machine.
             phase = _PHASE.get(what, "end-to-end" if self.new_tokens else "prefill")
-            yield replace(own, instead=self._named(f"speedup-{phase}")) if beside_dense else own
+            yield replace(own, instead=self._named(f"speedup-{phase}")) if against_dense else own
 
     def _speedups(self, times: list[list[Round]], note: str) -> Iterator[Measurement]:
         for what, phase in self._phases().items():
             dense, own = ([phase(taken) for taken in rounds] for rounds in times)
             ratios = [d / o for d, o in zip(dense, own, strict=False)]
-            # Not the ratio of the medians: where the machine changes its pace half-way, one median
+            # Not the ratio of the medians: if the speed of the machine changes half-way, one median
             # may be of the slow half and the other of the fast one.
             middle = statistics.median(ratios) if ratios else None
             yield self._one(f"speedup-{what}", middle, "x", "higher", ratios, note)
@@ -205,7 +205,7 @@ class Latency(Metric, frozen=True, tag="latency"):
         return phases
 
     def _views(self) -> dict[str, tuple[str, Direction, Callable[[Round], float]]]:
-        """What is told of one model, and how it comes from the seconds of a round."""
+        """What is reported of one model: name to unit, direction, and value of a round."""
         if not self.new_tokens:
             return {
                 "prefill": ("ms", "lower", lambda r: r.first * 1e3),
@@ -229,7 +229,7 @@ class Latency(Metric, frozen=True, tag="latency"):
 
 
 def _once(timers: Sequence[Timer], number: int) -> list[Round]:
-    """A round of every model, in turned order every other time."""
+    """A round of every model, in reversed order every other time."""
     order = range(len(timers))
     taken = {i: timers[i].time() for i in (order if number % 2 else reversed(order))}
     return [taken[i] for i in order]
@@ -238,8 +238,8 @@ def _once(timers: Sequence[Timer], number: int) -> list[Round]:
 def spread(values: Sequence[float]) -> float:
     """Half the width of the 95 % interval of the median, over the median; distribution-free.
 
-    The interval lies between two of the sorted values: with n of them, how many are below the true
-    median is binomial(n, 1/2). Fewer than six cannot bound it.
+    The interval is between two of the sorted values: of n values, the number below the true median
+    is binomial(n, 1/2). Fewer than six values give no bound.
     """
     n = len(values)
     low, tail = 0, 0.5**n

@@ -1,4 +1,4 @@
-"""What a model occupies: its weights, its key/value cache, and the peak of a fresh process."""
+"""Memory of a model: its weights, its key/value cache, and the peak of a fresh process."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ MIB = 2**20
 
 
 class Memory(Metric, frozen=True, tag="memory"):
-    """MiB of weights and of a key/value cache, KiB of cache per token, and *peak* if asked for.
+    """MiB of weights and of a key/value cache, KiB of cache per token, and optionally the *peak*.
 
     The cache is that of *batch_size* sequences of *tokens* and *new_tokens* more; a sliding window
-    ends it earlier. The peak is what reading these tokens, and generating the new ones, adds to a
-    process that first has to load the model: resident memory on a CPU, allocated memory on a GPU.
-    Weights and cache are read off the tensors and the cache that the model really makes.
+    limits it. The peak is the memory that loading the model, reading these tokens and generating
+    the new ones add to a fresh process: resident memory on a CPU, allocated memory on a GPU.
+    Weights and cache are measured on the model's own tensors.
     """
 
     unit: ClassVar[str] = "MiB"
@@ -44,15 +44,15 @@ class Memory(Metric, frozen=True, tag="memory"):
     new_tokens: Annotated[int, Meta(ge=0)] = 0
 
     def measure(self, lm: CausalLM, dense: CausalLM) -> Iterator[Measurement]:  # noqa: ARG002
-        """``memory/weights``, ``kv-per-token``, ``kv-cache`` and, if asked for, ``peak``."""
+        """``memory/weights``, ``kv-per-token``, ``kv-cache`` and optionally ``peak``."""
         weights = sum(p.numel() * p.element_size() for p in lm.hf.parameters())
         yield self.measured("weights", weights / MIB)
         blocks = _cache_of(lm)
         per_token = sum(size for size, _ in blocks)
         yield Measurement("memory/kv-per-token", per_token / 1024, "KiB", "lower")
         length = self.tokens + self.new_tokens
-        kept = sum(size * min(length, limit) for size, limit in blocks)
-        yield self.measured("kv-cache", self.batch_size * kept / MIB)
+        cached = sum(size * min(length, limit) for size, limit in blocks)
+        yield self.measured("kv-cache", self.batch_size * cached / MIB)
         if self.peak:
             added = peak(lm, self.batch_size, self.tokens, self.new_tokens)
             shape = f"batch {self.batch_size}, {self.tokens} + {self.new_tokens} tokens"
@@ -62,7 +62,7 @@ class Memory(Metric, frozen=True, tag="memory"):
 
 
 def _finished(program: list[str]) -> subprocess.CompletedProcess[str]:
-    """Run *program* with a pipe from us as its input, whose end tells it that we are gone."""
+    """Run *program* with a pipe as its input, which is closed when this process ends."""
     theirs, ours = os.pipe()
     try:
         return subprocess.run(program, stdin=theirs, capture_output=True, text=True, check=False)  # noqa: S603
@@ -72,9 +72,9 @@ def _finished(program: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def _cache_of(lm: CausalLM) -> list[tuple[int, float]]:
-    """Per block with attention: bytes that a token of a sequence takes, how many tokens are kept.
+    """Per block with attention: bytes per token of a sequence, and the most tokens in the cache.
 
-    A sliding window of n tokens keeps n - 1, for the token at hand is the last of them.
+    For a sliding window of n tokens that is n - 1: the current token is the last of the window.
     """
     import torch
 
@@ -92,7 +92,7 @@ def _cache_of(lm: CausalLM) -> list[tuple[int, float]]:
 
 
 def peak(lm: CausalLM, batch: int, tokens: int, new_tokens: int) -> int | None:
-    """Bytes that loading *lm* and one round add to a fresh process; None where memory ran out.
+    """Bytes that loading *lm* and one round add to a fresh process; None if memory ran out.
 
     Raises:
         PrunebenchError: if that process fails.

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 class Perplexity(Metric, frozen=True, tag="perplexity"):
-    """The text joined, tokenised once and cut into *seqlen* tokens, tail dropped (GPTQ's way).
+    """Of the text joined, tokenised once and cut into *seqlen* tokens, tail dropped (as in GPTQ).
 
     All windows are equally long and weigh the same, so their mean is that over all tokens. Losses
     are computed in float32 from any dtype; samples are nats per token of each window.
 
     *bos*: ``tokenizer`` leaves it to the tokenizer, once at the start of the text (SparseGPT, SLEB,
-    SliceGPT, SPRINT); ``stream`` puts one there in any case, ``window`` before every window, which
-    is then one longer (Shortened LLaMA's two ways); ``none`` puts none. *join* goes between
-    documents in place of what is usual for the text. *whole_batches* drops the windows that do not
-    fill a batch of so many (Sliding Layer Merging).
+    SliceGPT, SPRINT); ``stream`` always puts one there, ``window`` before every window, which is
+    then one token longer (both in Shortened LLaMA); ``none`` puts none. *join* separates documents,
+    instead of the text's usual separator. *whole_batches* is a batch size; windows that do not fill
+    a batch are dropped (Sliding Layer Merging).
     """
 
     unit: ClassVar[str] = "ppl"

@@ -1,4 +1,4 @@
-"""Whether a model can still write: loops and empty answers, which no choice of answers shows."""
+"""Loops and empty answers in generated text, which multiple choice does not show."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 
 class Repetition(Metric, frozen=True, tag="repetition"):
-    """Greedy continuations of *nsamples* prompts: how much of them repeats, how many are empty.
+    """Greedy continuations of *nsamples* prompts: the share that repeats, the share that is empty.
 
     ``repetition/ngrams`` is one minus the share of distinct *n*-grams of tokens in a continuation,
     mean over prompts (seq-rep-n; Welleck et al., arXiv:1908.04319, section 6). An answer shorter
-    than *n* tokens repeats nothing. ``repetition/empty`` is the fraction of answers without
-    anything but white space. Prompts are the beginnings of the windows that perplexity is measured
-    on. Dense models loop too, when decoded greedily: what counts is the change.
+    than *n* tokens repeats nothing. ``repetition/empty`` is the fraction of answers of white space
+    only. Prompts are the beginnings of the windows that perplexity is measured on. Dense models
+    loop too when decoded greedily: the change is what matters.
     """
 
     unit: ClassVar[str] = "of n-grams"
@@ -76,7 +76,7 @@ def repeated(ids: Sequence[int], n: int) -> float:
 
 
 def _continuations(lm: CausalLM, prompts: Tensor, new_tokens: int) -> list[list[int]]:
-    """What the model writes after each prompt, up to its end of text: (prompts, length) -> ids."""
+    """The tokens generated after each prompt, up to the end of text: (prompts, length) -> ids."""
     import torch
 
     end = lm.tokenizer.eos_token_id
@@ -88,7 +88,7 @@ def _continuations(lm: CausalLM, prompts: Tensor, new_tokens: int) -> list[list[
             max_new_tokens=new_tokens,
             do_sample=False,
             num_beams=1,
-            repetition_penalty=1.0,  # some models bring one, which would hide the loops
+            repetition_penalty=1.0,  # that of a generation config would hide loops
             no_repeat_ngram_size=0,
             temperature=None,
             top_p=None,

@@ -1,4 +1,4 @@
-"""Token windows: what a method may look at, and what perplexity is measured on."""
+"""Token windows: for calibration, and for perplexity."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from .causal_lm import CausalLM
 
 Unit = Literal["windows", "lines"]
 
-#: Where a beginning-of-sequence token goes: where the tokenizer puts one, at the start of the whole
-#: text, before every window, or nowhere.
+#: Where a beginning-of-sequence token is put: where the tokenizer puts one, at the start of the
+#: whole text, before every window, or nowhere.
 Bos = Literal["tokenizer", "stream", "window", "none"]
 
 
 class Calibration:
-    """The calibration tokens of one case, drawn when first asked for.
+    """The calibration tokens of one case, drawn on first use.
 
     Args:
         spec: data set, number, length and seed.
-        lm: the model whose tokenizer cuts the text.
+        lm: the model whose tokenizer is used.
     """
 
     def __init__(self, spec: CalibrationSpec, lm: CausalLM) -> None:
@@ -37,7 +37,7 @@ class Calibration:
 
     @classmethod
     def of_ids(cls, ids: Tensor, lm: CausalLM) -> Calibration:
-        """Calibration on given token windows, (windows, length), whatever unit is asked for."""
+        """Calibration on given token windows, (windows, length), the same for every unit."""
         check_ids(ids, lm)
         spec = CalibrationSpec(dataset="ids", nsamples=len(ids), seqlen=ids.shape[1])
         calibration = cls(spec, lm)
@@ -47,9 +47,9 @@ class Calibration:
     def windows(self, unit: Unit = "windows") -> Tensor:
         """Token ids, (windows, seqlen).
 
-        *windows* are *nsamples* random windows of the whole text. *lines* are SLEB's released
-        draw: *nsamples* shuffled documents, joined, tokenised once and cut without overlap. Of the
-        data set ``random``, both are ids drawn evenly from the vocabulary by the seed.
+        *windows* are *nsamples* random windows of the whole text. *lines* follow SLEB's released
+        code: *nsamples* shuffled documents, joined, tokenised once and cut without overlap. For the
+        data set ``random``, both are ids drawn uniformly from the vocabulary with the seed.
         """
         if unit not in self._drawn:
             if self.spec.dataset == datasets.RANDOM:
@@ -62,7 +62,7 @@ class Calibration:
 
     @property
     def tokens(self) -> int:
-        """How many tokens were drawn so far."""
+        """The number of tokens drawn so far."""
         return sum(ids.numel() for ids in {id(t): t for t in self._drawn.values()}.values())
 
 
@@ -82,16 +82,16 @@ def evaluation_windows(
         dataset: a named text or a file.
         lm: the model whose tokenizer is used.
         seqlen: tokens of the text per window.
-        nsamples: at most so many windows.
-        bos: where a beginning-of-sequence token goes; before every window makes it one longer.
-        join: what goes between documents, instead of what is usual for the text.
-        whole_batches: windows that do not fill a batch of so many are dropped.
+        nsamples: the most windows.
+        bos: where a beginning-of-sequence token is put; before a window it makes it one longer.
+        join: the separator of documents, instead of the usual one of the text.
+        whole_batches: a batch size; windows that do not fill a batch are dropped.
 
     Returns:
         Token ids, (windows, seqlen), or (windows, seqlen + 1) with a BOS before every window.
 
     Raises:
-        PrunebenchError: if the text is missing, or too short, or there is no BOS to put.
+        PrunebenchError: if the text is missing or too short, or the tokenizer has no BOS.
     """
     tokenizer = lm.require_tokenizer()
     bare = bos != "tokenizer"
@@ -138,7 +138,7 @@ def tokenise(text: str, tokenizer: Any, *, special: bool = True) -> Tensor:
         tokenizer: of transformers.
         special: with the tokenizer's own special tokens.
     """
-    # A whole corpus is longer than any context, which is what windows are for: no warning.
+    # Without the warning that a corpus is longer than the context: it is cut into windows.
     ids = tokenizer(text, verbose=False, add_special_tokens=special)["input_ids"]
     return torch.tensor(ids, dtype=torch.long)
 
@@ -150,7 +150,7 @@ def cut(tokens: Tensor, seqlen: int) -> Tensor:
 
 
 def check_ids(ids: Tensor, lm: CausalLM) -> None:
-    """Refuse windows that the model cannot take.
+    """Refuse windows that the model cannot read.
 
     Raises:
         PrunebenchError: if they are longer than the context or outside the vocabulary.

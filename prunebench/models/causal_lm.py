@@ -20,10 +20,10 @@ from ..resume import once
 from . import modeling
 from .config_features import ignored_features
 
-#: Evaluation batches hold about this many tokens: enough to fill a core, little enough for logits.
+#: Tokens per evaluation batch: enough to use a core fully, few enough for the logits to fit.
 BATCH_TOKENS = 8192
 
-#: Losses are computed from about so many logits at a time: 2^26 are 256 MiB in float32.
+#: Logits per loss computation, about: 2^26 are 256 MiB in float32.
 LOSS_LOGITS = 2**26
 
 
@@ -33,11 +33,12 @@ class CausalLM:
     Args:
         hf: a transformers causal language model of a known family.
         tokenizer: its tokenizer, or None if only token ids will be used.
-        known: False for a model that is only to be scored, of whatever family.
-        drawn: whether its weights are random, so that no score of it means anything.
+        known: False for a model of any family that is only scored.
+        drawn: whether its weights are random, which makes every score meaningless.
 
     Raises:
-        PrunebenchError: if the family is unknown, or its class ignores a setting of the config.
+        PrunebenchError: if the family is not supported, or its class ignores a setting of the
+            config.
     """
 
     def __init__(
@@ -45,20 +46,20 @@ class CausalLM:
     ) -> None:
         if ignored := ignored_features(hf):
             raise PrunebenchError(
-                f"{type(hf).__name__} would silently ignore what the config says: "
+                f"{type(hf).__name__} would silently ignore settings of the config: "
                 f"{', '.join(ignored)}"
             )
         self.hf = hf
         self.tokenizer = tokenizer
         self.drawn = drawn
-        #: What was measured on this very model and is asked for again, as for every pruned one.
+        #: Results of this model that every pruned model is compared with, so measured once.
         self.memo: dict[Any, Any] = {}
         if known:
             _ = self.family
 
     @property
     def family(self) -> Family:
-        """Where the parts of this architecture are."""
+        """The names of the modules of this architecture."""
         return family_named(self.hf.config.model_type)
 
     @property
@@ -68,22 +69,22 @@ class CausalLM:
 
     @property
     def device(self) -> torch.device:
-        """Where the inputs go."""
+        """The device of the inputs."""
         hook = getattr(self.hf.get_input_embeddings(), "_hf_hook", None)
-        if hook is not None:  # a part that waits on disk or in main memory says "meta" itself
+        if hook is not None:  # an offloaded part reports the device "meta" itself
             return torch.device(hook.execution_device)
         return self.hf.device  # type: ignore[no-any-return]
 
     @property
     def spread(self) -> bool:
-        """Whether its parts lie on several devices, or some of them on disk."""
+        """Whether its parts are on several devices, or some of them on disk."""
         places = set((getattr(self.hf, "hf_device_map", None) or {}).values())
         return len(places) > 1 or "disk" in places
 
     @property
     def num_parameters(self) -> int:
         """Unique parameters: tied ones count once, embeddings are included."""
-        # A tied head that is fetched for each forward is a tensor of its own afterwards.
+        # An offloaded tied head becomes a separate tensor after its first forward.
         tied = set(self.hf.all_tied_weights_keys) if self.spread else set()
         return sum(p.numel() for name, p in self.hf.named_parameters() if name not in tied)
 
@@ -114,10 +115,10 @@ class CausalLM:
         return getattr(self.hf.config, "max_position_embeddings", None)
 
     def share(self) -> CausalLM:
-        """A second model of the same weights: its structure can change, no tensor is copied."""
+        """A second model on the same weights: its structure can be edited, no tensor is copied."""
         same: list[Any] = [*self.hf.parameters(), *self.hf.buffers()]
         for module in self.hf.modules() if self.spread else ():
-            # Where the weights that are not on the device come from.
+            # The sources of offloaded weights.
             hook = getattr(module, "_hf_hook", None)
             same += [getattr(hook, name, None) for name in ("weights_map", "tied_params_map")]
         hf = copy.deepcopy(self.hf, {id(t): t for t in same if t is not None})
@@ -131,7 +132,7 @@ class CausalLM:
             known = isinstance(tensor, nn.Parameter)
             stand_ins[id(tensor)] = nn.Parameter(bare, requires_grad=False) if known else bare
         for module in self.hf.modules():
-            for name in ("_hf_hook", "_old_forward", "forward"):  # what spreads a model
+            for name in ("_hf_hook", "_old_forward", "forward"):  # of a model on several devices
                 if name in vars(module):
                     stand_ins[id(vars(module)[name])] = None
         hf = copy.deepcopy(self.hf, stand_ins)
@@ -156,7 +157,7 @@ class CausalLM:
         return self.tokenizer
 
     def require_one_device(self, work: str) -> None:
-        """Refuse *work* that has to have weights side by side.
+        """Refuse *work* that needs all weights on one device.
 
         Raises:
             PrunebenchError: if the model is spread over several devices or partly on disk.
@@ -168,35 +169,36 @@ class CausalLM:
             )
 
     def require_one_basis(self) -> None:
-        """Refuse to take apart a model whose stream changes its basis from norm to norm.
+        """Refuse to remove parts of a model whose residual stream has a basis per norm.
 
         Raises:
-            PrunebenchError: if it does: a block or half less would leave what follows it to read a
-                stream that is turned otherwise.
+            PrunebenchError: if it has: the modules after a removed block or half would read the
+                stream in another basis than theirs.
         """
         if any(modeling.is_turned(block) for block in self.blocks):
             raise PrunebenchError(
-                "this model's stream is turned anew at every norm (SliceGPT): nothing can be taken "
-                "out of it any more; start from the dense one"
+                "this model's stream is rotated at every norm (SliceGPT): no part of it can be "
+                "removed any more; start from the dense one"
             )
 
     def become(self, other: CausalLM) -> None:
-        """Be *other* from now on, with the tokenizer that was used so far."""
+        """Replace this model by *other*; the tokenizer stays."""
         self.hf = other.hf
 
     def keep(self, blocks: Sequence[int]) -> None:
         """Drop every block that is not listed, and renumber the rest.
 
         ``layer_idx`` (the key/value cache's index), ``num_hidden_layers`` and ``layer_types`` (the
-        mask of each position) stay in step; out of step, decoding goes wrong without any error.
+        mask of each position) are updated together; inconsistent, decoding is wrong without any
+        error.
         """
         self._install([self.blocks[i] for i in blocks], blocks)
 
     def lose(self, sublayers: Iterable[tuple[int, str]]) -> None:
-        """Take out halves of blocks, and blocks that lost both; the norms go with them.
+        """Remove halves of blocks with their norms, and blocks that lost both halves.
 
         Args:
-            sublayers: block and ``"attn"`` or ``"mlp"``, in the present numbering.
+            sublayers: block and ``"attn"`` or ``"mlp"``, in the current numbering.
         """
         parts = dict(zip(("attn", "mlp"), self.family.halves, strict=True))
         for index, part in sublayers:
@@ -211,12 +213,12 @@ class CausalLM:
 
     @contextmanager
     def skipping(self, blocks: Iterable[int]) -> Iterator[None]:
-        """Run as if *blocks* were not there; nothing is copied, everything is put back."""
-        gone = set(blocks)
+        """Run without *blocks*; nothing is copied, and the blocks are restored afterwards."""
+        skipped = set(blocks)
         before, config = self.blocks, self.hf.config
         types = getattr(config, "layer_types", None)
         try:
-            self.keep([i for i in range(len(before)) if i not in gone])
+            self.keep([i for i in range(len(before)) if i not in skipped])
             yield
         finally:
             self._install(list(before), None)
@@ -241,8 +243,8 @@ class CausalLM:
             batch_size: windows per forward; by default as many as make 8,192 tokens.
 
         Returns:
-            Nats per predicted token, (windows,), float64. Losses are computed in float32 whatever
-            the model's dtype, for half precision makes ties of near losses.
+            Nats per predicted token, (windows,), float64. Losses are computed in float32 for every
+            dtype of the model, because in half precision close losses become equal.
         """
         results: list[float] = []
         parts = batches(windows, batch_size)
@@ -274,7 +276,7 @@ class CausalLM:
 
 
 def _own(module: Any) -> Iterator[nn.Parameter]:
-    """The parameters of a module; an activation function may be no module."""
+    """The parameters of a module; none of an activation that is a plain function."""
     return module.parameters() if isinstance(module, nn.Module) else iter(())
 
 
@@ -285,12 +287,12 @@ def batches(windows: Tensor, size: int | None = None, tokens: int = BATCH_TOKENS
 
 
 def halving(run: Callable[[Any], list[Any]], batch: Any) -> list[Any]:
-    """``run(batch)``; where memory runs out, of one half and then of the other.
+    """``run(batch)``; where memory runs out, of each half of the batch in turn.
 
-    What a row gives does not depend on the rows beside it, so no result changes.
+    The result of a row does not depend on the other rows, so no result changes.
 
     Args:
-        run: makes a list of results from a batch, in its order.
+        run: maps a batch to a list of results, in the batch's order.
         batch: anything that has a length and can be sliced.
 
     Raises:
@@ -301,7 +303,7 @@ def halving(run: Callable[[Any], list[Any]], batch: Any) -> list[Any]:
     except torch.OutOfMemoryError:
         if len(batch) < 2:
             raise
-    # Outside the handler: there the traceback still holds what the failed attempt allocated.
+    # Outside the handler, where the traceback no longer holds the failed attempt's tensors.
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     middle = len(batch) // 2
@@ -322,5 +324,5 @@ def _token_losses(logits: Tensor, ids: Tensor) -> Tensor:
 
 
 def perplexity_of(loss: float) -> float:
-    """The exponential of a loss in nats; infinite, not an error, where a float cannot hold it."""
+    """The exponential of a loss in nats; infinite, not an error, where it exceeds a float."""
     return math.exp(loss) if not loss > 709 else math.inf

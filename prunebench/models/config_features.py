@@ -10,7 +10,7 @@ from typing import Any
 from .modeling import plain_class
 
 #: Settings that change what some families compute. A class whose code never mentions one would
-#: build a model without it and say nothing.
+#: build a model without it and report no error.
 _FEATURES = (
     "sliding_window",
     "attention_chunk_size",

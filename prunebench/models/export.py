@@ -17,28 +17,27 @@ from . import modeling
 from .causal_lm import CausalLM
 from .loading import load_model
 
-#: The file that a checkpoint carries which plain classes cannot express.
+#: The file with the classes of a checkpoint that plain classes cannot express.
 CODE = "modeling_prunebench.py"
 
 
 def save(
     lm: CausalLM, folder: Path, about: Any = None, beside: Mapping[str, bytes] | None = None
 ) -> None:
-    """Write *lm* as a folder that transformers reloads; the tokenizer goes with it.
+    """Write *lm* and its tokenizer as a folder that transformers reloads, atomically.
+
+    Where plain classes cannot express the model, the folder holds the small model file that can,
+    and ``trust_remote_code=True`` is needed. The checkpoint is written to a temporary folder and
+    renamed only once a reloaded copy gives the same logits, so a folder that exists is complete.
 
     Args:
         lm: the pruned model.
-        folder: where to; it must not be there yet, or be empty.
-        about: what was done to it, as data for ``pruning.json`` beside the weights.
+        folder: the destination; it must not exist, or be empty.
+        about: how it was pruned, as data for ``pruning.json`` next to the weights.
         beside: more files, by their names in the folder: its model card.
 
-    Plain transformers reload it where plain classes can express it; else the folder carries the
-    small model file that does, and ``trust_remote_code=True`` is needed. The checkpoint is written
-    beside its place and moved there only once a reloaded copy gives the same logits, so a folder
-    that exists is a good one.
-
     Raises:
-        PrunebenchError: if the place is taken or cannot be written, or the reloaded model differs.
+        PrunebenchError: if the folder exists or cannot be written, or the reloaded model differs.
     """
     require_free(folder)
     try:
@@ -63,19 +62,19 @@ def save(
 
 
 def require_free(folder: Path) -> None:
-    """Refuse a place that is taken or takes nothing.
+    """Refuse a destination that exists or cannot be written.
 
     Raises:
-        PrunebenchError: if there is a file, or a folder that is not empty, or none can be made.
+        PrunebenchError: if it is a file or a folder that is not empty, or cannot be created.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise PrunebenchError(f"{folder}: is there already and not an empty folder")
+        raise PrunebenchError(f"{folder}: already exists and is not an empty folder")
     if not folder.exists():
         files.require_writable(folder)
 
 
 def write(lm: CausalLM, folder: Path) -> None:
-    """Write weights, config, tokenizer and, where plain classes do not do, the model file."""
+    """Write weights, config, tokenizer and, where plain classes do not suffice, the model file."""
     lm.hf.save_pretrained(folder)
     if lm.tokenizer is not None:
         lm.tokenizer.save_pretrained(folder)
@@ -85,7 +84,7 @@ def write(lm: CausalLM, folder: Path) -> None:
         path = folder / "config.json"
         config = json.loads(path.read_text())
         config |= {
-            # No plain class answers to this type, so none can load it wrongly.
+            # No plain class has this type, so none can load the checkpoint wrongly.
             "model_type": f"{modeling.SPEC}_{lm.family.model_type}",
             "architectures": [f"Pruned{name}ForCausalLM"],
             "auto_map": {

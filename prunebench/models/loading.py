@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from ..data import families, hub
-from ..errors import PrunebenchError, PrunebenchWarning, did_you_mean
+from ..errors import PrunebenchError, PrunebenchWarning, did_you_mean, first_line
 from . import modeling
 from .causal_lm import CausalLM
 
@@ -135,20 +135,16 @@ def _read(name: str, source: str, options: dict[str, Any], dtype: str, device_ma
     if missing := sorted(info["missing_keys"]):
         raise PrunebenchError(
             f"model {name!r} cannot be loaded: its weights lack {len(missing)} tensors that "
-            f"{type(hf).__name__} has: {_some(missing)}"
+            f"{type(hf).__name__} has: {hub.some(missing)}"
         )
     if unknown := sorted(info["unexpected_keys"]):
         warnings.warn(
             f"model {name!r} has {len(unknown)} tensors that {type(hf).__name__} does not know, "
-            f"which are left out: {_some(unknown)}",
+            f"which are left out: {hub.some(unknown)}",
             PrunebenchWarning,
             stacklevel=4,
         )
     return hf
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _drawn(source: str, options: dict[str, Any], dtype: str, device: str) -> Any:
@@ -197,9 +193,8 @@ def _tokenizer(name: str, source: str, options: dict[str, Any]) -> Any:
     except Exception as error:  # tokenizers raises bare exceptions; files are damaged in many ways
         folder = hub.place(name, options.get("revision")).folder
         if folder is not None and any((folder / file).is_file() for file in TOKENIZER_FILES):
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
             warnings.warn(
-                f"the tokenizer of model {name!r} cannot be loaded: {reason}",
+                f"the tokenizer of model {name!r} cannot be loaded: {first_line(error)}",
                 PrunebenchWarning,
                 stacklevel=3,
             )
@@ -217,6 +212,5 @@ def available(device: str | None) -> str:
     try:
         torch.ones(1, device=device).item()  # tensors on meta have no values
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).splitlines()[0]
-        raise PrunebenchError(f"--device {device}: {reason}") from None
+        raise PrunebenchError(f"--device {device}: {first_line(error)}") from None
     return device

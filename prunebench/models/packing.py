@@ -1,9 +1,8 @@
-"""Packs token sequences that begin alike into one row each, so that no beginning is run twice.
+"""Packs token sequences with a common prefix into one row, so that no prefix is run twice.
 
 A pack is the prefix tree of its sequences, its tokens in depth-first order. Token j sees token i
-exactly when i is on the way from the root to j, that is when ``i <= j < end[i]``, and a token's
-position is its depth. Attention under that mask computes for every sequence what it computes for
-the sequence alone.
+exactly when i is on the path from the root to j, that is when ``i <= j < end[i]``, and a token's
+position is its depth. Under that mask attention gives every sequence the result that it has alone.
 """
 
 from __future__ import annotations
@@ -11,16 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-#: A sequence joins a pack if at least this part of it is there already. Less is not worth the wider
-#: mask: what several questions share by chance is a word or two.
+#: A sequence joins a pack if it shares at least this fraction of its tokens with it. Less does not
+#: pay for the wider mask: unrelated questions share a word or two by chance.
 SHARED = 0.25
 
-#: A pack holds at most so many times the tokens of its first sequence: attention is over all pairs.
+#: The most tokens of a pack, as a multiple of its first sequence: attention is over all pairs.
 GROWTH = 4
 
 
 class Request(NamedTuple):
-    """A sequence of tokens, of which the last *scored* are to be predicted."""
+    """A sequence of tokens, of which the last *scored* are predicted."""
 
     tokens: Sequence[int]
     scored: int
@@ -41,15 +40,15 @@ class Pack(NamedTuple):
 
     @property
     def is_chain(self) -> bool:
-        """Whether the row is one plain sequence, for which a causal mask does."""
+        """Whether the row is one plain sequence, for which a causal mask is enough."""
         return self.depth[-1] == len(self.tokens) - 1
 
 
 def pack(requests: Sequence[Request], *, share: bool = True) -> list[Pack]:
-    """Every request in one pack, longest pack first.
+    """Assign every request to one pack; the longest pack comes first.
 
     Args:
-        requests: what is to be scored. A request's last token is predicted, never read.
+        requests: sequences to score. A request's last token is predicted, never read.
         share: False gives every request a row of its own.
     """
     order = sorted(range(len(requests)), key=lambda i: list(requests[i].tokens))
@@ -58,7 +57,7 @@ def pack(requests: Sequence[Request], *, share: bool = True) -> list[Pack]:
 
 
 def common(a: Sequence[int], b: Sequence[int]) -> int:
-    """How many tokens two sequences have in common at their beginning."""
+    """The length of the common prefix of two sequences."""
     low, high = 0, min(len(a), len(b))
     while low < high:  # slices compare far faster than a loop over tokens
         middle = (low + high + 1) // 2
@@ -70,7 +69,7 @@ def common(a: Sequence[int], b: Sequence[int]) -> int:
 
 
 def _packs(requests: Sequence[Request], order: Sequence[int]) -> Iterator[Pack]:
-    """Neighbours in lexicographic order share most, and come in depth-first order."""
+    """Packs in lexicographic order: neighbours share most, and come in depth-first order."""
     current: Pack | None = None
     before: list[int] = []
     path: list[int] = []
@@ -98,7 +97,7 @@ def _packs(requests: Sequence[Request], order: Sequence[int]) -> Iterator[Pack]:
 
 
 def _closed(pack: Pack) -> Pack:
-    """What was still open at the end is seen to the end of the row."""
+    """Let tokens whose branch is still open be seen up to the end of the row."""
     size = len(pack.tokens)
     pack.end[:] = [end or size for end in pack.end]
     return pack

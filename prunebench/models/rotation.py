@@ -1,9 +1,9 @@
-"""Rotates the residual stream and cuts it: what width pruning does to a model's weights.
+"""Rotates and slices the residual stream of a model: the weights of width pruning.
 
-Every norm is first turned into a bare root mean square normalisation: its scale and shift move into
-the linear layers that read it, and, where it is a LayerNorm, its mean subtraction into all that
-write to the stream (Ashkboos et al., 2024, arXiv:2401.15024, section 3). Between two norms the
-stream may then be rotated, and cut to its first coordinates.
+Every norm is first replaced by a root mean square normalisation without weights: its scale and
+shift move into the linear layers that read it, and, for a LayerNorm, its mean subtraction into all
+layers that write to the stream (Ashkboos et al., 2024, arXiv:2401.15024, section 3). Between two
+norms the stream may then be rotated, and sliced to its first coordinates.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ..errors import PrunebenchError
 from . import modeling
 from .causal_lm import CausalLM
 
-#: The constant that the released code puts in every norm, whatever the model's own is.
+#: The epsilon that the released code uses in every norm of every model.
 RELEASED_EPS = 1e-5
 
 #: The name of stage *i*'s rotation in a plan's tensors; a single one is stage 0.
@@ -27,12 +27,12 @@ STAGE = "stage.{}"
 
 
 class Norms:
-    """How a model's norms are replaced: the dense width, and their constant.
+    """How a model's norms are replaced: the dense width and their epsilon.
 
     Args:
         lm: the dense model.
         variant: *exact* keeps the function; *as_released* subtracts the mean of every embedding
-            row also where no norm does, and takes 1e-5 for every norm's constant.
+            row also where no norm does, and uses 1e-5 as every norm's epsilon.
     """
 
     def __init__(self, lm: CausalLM, variant: str) -> None:
@@ -46,23 +46,23 @@ class Norms:
         self.eps = RELEASED_EPS if variant == "as_released" else _eps(final)
 
     def bare(self) -> modeling.Normalize:
-        """The norm that stays."""
+        """The norm that replaces the model's own."""
         return modeling.Normalize(self.width, self.eps)
 
     def scale(self, norm: Any) -> Tensor | None:
-        """What a norm multiplies by, float64, (width,)."""
+        """The factors of a norm, float64, (width,)."""
         if norm.weight is None:
             return None
         weight: Tensor = norm.weight.detach().double()
         return 1 + weight if self.offset else weight
 
     def shift(self, norm: Any) -> Tensor | None:
-        """What a norm adds, float64, (width,)."""
+        """The bias of a norm, float64, (width,)."""
         bias = getattr(norm, "bias", None)
         return None if bias is None else bias.detach().double()
 
     def centre(self, rows: Tensor) -> Tensor:
-        """Written vectors, (..., width), without their mean where the norms subtract it."""
+        """*rows*, (..., width), minus their means if the norms subtract means."""
         return rows - rows.mean(-1, keepdim=True) if self.layer_norm else rows
 
 
@@ -74,14 +74,14 @@ def turn_block(
     middle: Tensor | None,
     leaving: Tensor | None,
 ) -> None:
-    """Fuse a block's norms into it and rotate what it reads and writes, in place.
+    """Fuse a block's norms into its weights and rotate its inputs and outputs, in place.
 
     Args:
         block: a block of *lm*, or a copy of one.
-        lm: the model whose family it is.
+        lm: the model that gives the family.
         norms: how the norms are replaced.
         entering: rotation of the stream before the attention's norm, (width, kept), float64; None
-            leaves it as it is.
+            for no rotation.
         middle: the same before the MLP's norm.
         leaving: the same after the block.
     """
@@ -106,7 +106,7 @@ def turn_block(
 
 
 def read_from(linear: Any, norms: Norms, norm: Any, rotation: Tensor | None, by: float = 1) -> None:
-    """Fuse *norm* into a linear layer that reads it, and turn its input; *by* scales the weight."""
+    """Fuse *norm* into a linear layer that reads it, rotate its input, scale its weight *by*."""
     weight = linear.weight.detach().double()
     bias = None if linear.bias is None else linear.bias.detach().double()
     if (shift := norms.shift(norm)) is not None:
@@ -121,7 +121,7 @@ def read_from(linear: Any, norms: Norms, norm: Any, rotation: Tensor | None, by:
 
 
 def write_to(linear: Any, norms: Norms, rotation: Tensor | None, by: float = 1) -> None:
-    """Turn the output of a linear layer that writes to the stream."""
+    """Rotate the output of a linear layer that writes to the stream."""
     for name in ("weight", "bias"):
         if (tensor := getattr(linear, name)) is not None:
             # (width, in) or (width,): the stream's axis comes last for the two steps
@@ -131,7 +131,7 @@ def write_to(linear: Any, norms: Norms, rotation: Tensor | None, by: float = 1) 
 
 
 def turn_embeddings(lm: CausalLM, norms: Norms, rotation: Tensor | None, by: float = 1) -> None:
-    """Turn what the stream starts as; *by* scales it."""
+    """Rotate the embeddings, whose sum the stream starts as; *by* scales them."""
     writer = _module(lm.hf, lm.family.project_in)
     tables = lm.family.embeddings[1:] if writer is not None else lm.family.embeddings
     if writer is not None:
@@ -146,7 +146,7 @@ def turn_embeddings(lm: CausalLM, norms: Norms, rotation: Tensor | None, by: flo
 
 
 def turn_head(lm: CausalLM, norms: Norms, rotation: Tensor | None, by: float = 1) -> None:
-    """Fuse the final norm into what reads it, and turn its input; a head that does is untied."""
+    """Fuse the final norm into the layer that reads it, and rotate its input; untie the head."""
     norm = _module(lm.hf, lm.family.final_norm)
     reader = _module(lm.hf, lm.family.project_out)
     if reader is None:
@@ -159,7 +159,7 @@ def turn_head(lm: CausalLM, norms: Norms, rotation: Tensor | None, by: float = 1
 def slice_hidden(
     lm: CausalLM, tensors: Mapping[str, Tensor], variant: str = "exact", scope: str = "block"
 ) -> None:
-    """Rotate and cut *lm* in place.
+    """Rotate and slice *lm* in place.
 
     Args:
         lm: the dense model, or a ``share()`` of it: tensors are replaced, none is changed.
@@ -178,7 +178,7 @@ def slice_hidden(
         return
     turn_embeddings(lm, norms, entering)
     for index, block in enumerate(lm.blocks):
-        last = index == len(lm.blocks) - 1  # what leaves the last block is read unturned
+        last = index == len(lm.blocks) - 1  # the output of the last block is not rotated
         leaving = None if last else rotation(2 * index + 2)
         turn_block(block, lm, norms, entering, rotation(2 * index + 1), leaving)
         if leaving is not None:
@@ -190,9 +190,9 @@ def slice_hidden(
 def _slice_global(lm: CausalLM, norms: Norms, rotation: Tensor) -> None:
     """One rotation everywhere: shortcuts are the identity, and plain classes can express it.
 
-    A plain norm divides by its own width. The stream is therefore written smaller, by the root of
-    kept over dense width, and read larger: sums of squares per coordinate, and with them the
-    norm's constant, stay what they were.
+    A plain norm divides by its own width. Writes to the stream are therefore scaled by the root of
+    the kept over the dense width, and reads by its inverse: mean squares, and with them the norm's
+    epsilon, keep their meaning.
     """
     family, config = lm.family, lm.hf.config
     kept = rotation.shape[1]
@@ -223,7 +223,7 @@ def _slice_global(lm: CausalLM, norms: Norms, rotation: Tensor) -> None:
 
 
 def _narrow(norm: Any, norms: Norms, kept: int) -> nn.Module:
-    """A norm of the same class without a scale of its own, *kept* wide."""
+    """A norm of the same class with *kept* coordinates and unit weights."""
     narrow: nn.Module = type(norm)(kept, eps=_eps(norm))
     one = torch.zeros if norms.offset else torch.ones
     modeling.replace(narrow, "weight", one(kept, dtype=norm.weight.dtype))
@@ -241,7 +241,7 @@ def _eps(norm: Any) -> float:
 
 
 def _module(hf: Any, name: str) -> Any:
-    """The module of that name, or None where the family has none."""
+    """The module of that name, or None if the family has no such module."""
     if not name:
         return None
     place, _, own = name.rpartition(".")

@@ -1,9 +1,9 @@
-"""A fast exact scorer: an lm-eval model that runs what questions share only once.
+"""A fast exact scorer: an lm-eval model that runs shared prefixes only once.
 
-Encoding, rolling windows, chat templates and generation are lm-eval's own (``HFLM``); what is ours
-is how log-likelihoods come about. lm-eval runs the context of a question once per choice and makes
-logits of every token; here all choices of a question hang on one context, as the branches of a tree
-(see ``packing``), and only the tokens that are scored reach the head.
+Encoding, rolling windows, chat templates and generation are lm-eval's own (``HFLM``); only the
+computation of log-likelihoods is ours. lm-eval runs the context of a question once per choice and
+computes logits of every token; here all choices of a question share one context, as the branches of
+a tree (see ``packing``), and the head is applied to scored tokens only.
 """
 
 from __future__ import annotations
@@ -25,31 +25,31 @@ from ..resume import once
 from .causal_lm import CausalLM, halving
 from .packing import Pack, Request, pack
 
-#: Tokens per forward, padding included: enough to fill a device, little enough for its cache.
+#: Tokens per forward, padding included: enough to use a device fully, few enough for its cache.
 BATCH_TOKENS = {"cpu": 1024, "cuda": 16384}
 
 #: Logits per forward: 2^28 are a gibibyte in float32.
 BATCH_LOGITS = 2**28
 
-#: Log-likelihoods of a packed row may differ from those of plain rows by so much.
+#: The largest difference between log-likelihoods of packed and of plain rows.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 
 Encoded = tuple[tuple[str, str], list[int], list[int]]
 
 
 class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
-    """An lm-eval ``LM`` over a model in memory, equal to ``HFLM`` in every answer.
+    """An lm-eval ``LM`` over a model in memory, with the same answers as ``HFLM``.
 
-    Equal means: in float32 every log-likelihood within 1e-4 and every greedy answer the same; in
+    The same means: in float32 every log-likelihood within 1e-4 and every greedy answer the same; in
     half precision the log-softmax is still computed in float32, where HFLM rounds it. Scores do not
     depend on *batch_size* beyond rounding.
 
     Args:
         lm: the model and its tokenizer.
-        batch_size: rows per forward at most; a row is a question with all its choices. When memory
-            runs out a batch is halved, which changes no score.
+        batch_size: the most rows per forward; a row is a question with all its choices. When
+            memory runs out a batch is halved, which changes no score.
         max_length: context length, by default the model's own.
-        packed: whether to hang choices on one context; by default where the model takes the mask.
+        packed: whether choices share one context; by default if the model supports the mask.
         **options: further options of ``HFLM``: ``add_bos_token``, ``prefix_token_id``,
             ``chat_template_args``, ``softmax_dtype`` and so on.
 
@@ -69,7 +69,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
         if lm.tokenizer is None:
             raise PrunebenchError("the model has no tokenizer, which tasks need")
         logger = logging.getLogger("lm_eval.models.huggingface")
-        level, logger.level = logger.level, logging.ERROR  # it advises against models in memory
+        level, logger.level = logger.level, logging.ERROR  # it warns about models in memory
         try:
             super().__init__(
                 pretrained=lm.hf,
@@ -81,7 +81,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
         finally:
             logger.level = level
         self.lm = lm
-        # Of a model in parts HFLM would take the place of the first, which may be no device at all.
+        # For an offloaded model HFLM would use the device of the first part, which may be "meta".
         self._device = lm.device
         self._packed = packed
         self._encodings: dict[str, list[int]] = {}
@@ -89,7 +89,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
     # ---------------------------------------------------------------- encoding
 
     def loglikelihood(self, requests: Any, disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """Log-likelihood and greediness of each ``(context, continuation)``, as lm-eval asks."""
+        """Log-likelihood and greediness of each ``(context, continuation)``."""
         self._encodings = self._encoded(requests)
         try:
             return super().loglikelihood(requests, disable_tqdm=disable_tqdm)  # type: ignore[no-any-return]
@@ -103,7 +103,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
         left_truncate_len: int | None = None,
         **kwargs: Any,
     ) -> list[int]:
-        """As lm-eval encodes, from what was encoded in one go where that is the same."""
+        """lm-eval's encoding, looked up among those made in one call where that is the same."""
         if add_special_tokens is None and left_truncate_len is None and string in self._encodings:
             return self._encodings[string]
         return super().tok_encode(  # type: ignore[no-any-return]
@@ -111,7 +111,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
         )
 
     def _encoded(self, requests: Any) -> dict[str, list[int]]:
-        """The strings that lm-eval is about to encode one by one, encoded together."""
+        """The strings that lm-eval would encode one by one, encoded in one call."""
         texts: dict[str, None] = {}
         for request in requests:
             context, continuation = request.args
@@ -119,7 +119,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
                 texts[context.rstrip()] = None
                 texts[context + continuation] = None
         prefix = self.tokenizer.decode(self.prefix_token_id)
-        # lm-eval adds no second BOS to a text that begins with one; those it encodes itself.
+        # lm-eval adds no second BOS to a text that begins with one; such texts are left to it.
         plain = [text for text in texts if text and not text.startswith(prefix)]
         if not plain or not self.tokenizer.is_fast:
             return {}
@@ -132,14 +132,14 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
     def _loglikelihood_tokens(
         self,
         requests: Sequence[Encoded],
-        disable_tqdm: bool = False,  # noqa: ARG002  # our own progress goes to whoever watches
+        disable_tqdm: bool = False,  # noqa: ARG002  # progress is reported with say()
         override_bs: int | None = None,
         **rest: Any,  # noqa: ARG002
     ) -> list[tuple[float, bool]]:
         """Scores of encoded requests, in their order.
 
         Raises:
-            PrunebenchError: if a continuation has no tokens, or alone more than the model holds.
+            PrunebenchError: if a continuation has no tokens, or more than the context length.
         """
         asked = [self._request(*request) for request in requests]
         self._warn_of_cuts(requests)
@@ -182,7 +182,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
         config = self.lm.hf.config
         windows = (getattr(config, n, None) for n in ("sliding_window", "attention_chunk_size"))
         window = min((w for w in windows if w), default=None)
-        # Where a window slides, which masks which layers need is the model's own business.
+        # With a sliding window the model itself has to build the masks of its layers.
         slides = window is not None and any(len(r.tokens) > window for r in asked)
         share = not slides and self.packs
         most_tokens = BATCH_TOKENS.get(self.device.type, BATCH_TOKENS["cuda"])
@@ -191,7 +191,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
         reads = 0
         for row in pack(asked, share=share):
             new = sum(len(places) for _, places in row.reads)
-            width = len(batch[0].tokens) if batch else 0  # the longest comes first
+            width = len(batch[0].tokens) if batch else 0  # the longest is first
             full = len(batch) >= rows or (len(batch) + 1) * width > most_tokens
             if batch and (full or reads + new > most_reads):
                 yield batch
@@ -219,7 +219,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
         read, which = torch.unique(all_places, return_inverse=True)
         logits = self._logits(packs, width, read)
         gold = torch.tensor(targets, device=self.device)
-        # Like HFLM, but never in half precision: rounding there makes ties of different answers.
+        # Like HFLM, but never in half precision, where rounding makes different answers equal.
         chosen = log_softmax(logits, -1, dtype=self.softmax_dtype or torch.float32)[which, gold]
         greedy = (logits.argmax(-1)[which] == gold).tolist()
         values = chosen.double().tolist()
@@ -233,7 +233,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
 
     @torch.no_grad()
     def _logits(self, packs: Sequence[Pack], width: int, read: Tensor) -> Tensor:
-        """Logits at places *read* of the batch laid end to end: (len(read), vocabulary)."""
+        """Logits at positions *read* of the flattened batch: (len(read), vocabulary)."""
         ids, depth, end = (
             torch.tensor([p + fill * (width - len(p)) for p in rows], device=self.device)
             for rows, fill in (
@@ -252,16 +252,16 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
 
     @property
     def packs(self) -> bool:
-        """Whether the model computes the same under the mask of a tree; tried once, on 10 tokens.
+        """Whether the model gives the same scores under a tree mask; tested once, on 10 tokens.
 
-        A model that ignores the mask, or whose layers carry a state from token to token, does not.
+        Not for a model that ignores the mask, or whose layers pass a state from token to token.
         """
         if self._packed is None:
             self._packed = self._takes_trees()
             if not self._packed:
                 warnings.warn(
-                    f"{type(self.lm.hf).__name__} does not take the mask of a tree: every choice "
-                    "is run with its own context, which is slower and gives the same scores",
+                    f"{type(self.lm.hf).__name__} does not support a tree mask: every choice is "
+                    "run with its own context, which is slower and gives the same scores",
                     PrunebenchWarning,
                     stacklevel=2,
                 )
@@ -299,7 +299,7 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
             return (context.tolist(), mask.tolist(), max_length, stop, sorted(options.items()))
 
         generate = partial(halving, run, torch.arange(len(context), device=context.device))
-        # Drawn at random, an answer depends on all that were drawn before it.
+        # A sampled answer depends on all that were sampled before it, so it is not stored.
         rows = generate() if options.get("do_sample") else once([self.lm], given, generate)
         longest = max(map(len, rows))
         padded = [row + [self.tokenizer.pad_token_id] * (longest - len(row)) for row in rows]
@@ -307,16 +307,16 @@ class Scorer(HFLM):  # type: ignore[misc]  # lm-eval is untyped
 
 
 def _given(packs: Sequence[Pack], asked: Sequence[Request]) -> object:
-    """All that the scores of *packs* depend on, but for the model."""
+    """Everything that the scores of *packs* depend on, except the model."""
     return [(*p, [asked[i].tokens[-asked[i].scored :] for i, _ in p.reads]) for p in packs]
 
 
 def tree_mask(end: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to attention scores, so that a token sees its own branch and no other.
+    """The additive attention mask under which a token sees only its own branch.
 
     Args:
         end: (rows, length); token i of a row is seen by tokens i to end[i] - 1.
-        dtype: the model's.
+        dtype: of the model.
 
     Returns:
         (rows, 1, length, length): zero where the query, the third axis, sees the key.
@@ -328,7 +328,7 @@ def tree_mask(end: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 class _only:  # noqa: N801  # reads as a verb: with _only(model, places)
-    """Within the block, the head sees only the given places of the batch laid end to end."""
+    """Within the block, the head is applied only at the given positions of the flattened batch."""
 
     def __init__(self, hf: Any, read: Tensor) -> None:
         self._head = hf.get_output_embeddings()

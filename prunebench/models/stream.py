@@ -13,16 +13,16 @@ from ..resume import part
 from .causal_lm import CausalLM, batches, nll_of
 from .modeling import run_half
 
-#: How much a search may keep on the CPU, in bytes; on a GPU, a quarter of its memory. Fixed rather
-#: than what happens to be free, so that a search costs the same block-forwards whenever it runs.
+#: Bytes of hidden states that a search may store on the CPU; on a GPU, a quarter of its memory.
+#: Independent of the free memory, so that a search always costs the same block-forwards.
 CPU_BUDGET = 2 * 2**30
 
-#: The place behind the last block.
+#: The position after the last block.
 END = -1
 
 
 class Batch:
-    """Some windows with the arguments every block is called with for them."""
+    """Some windows, and the arguments that every block is called with for them."""
 
     def __init__(self, lm: CausalLM, ids: Tensor) -> None:
         self.ids = ids.to(lm.device)
@@ -46,7 +46,7 @@ class Batch:
         self.nll = nll_of(logits, self.ids)
 
     def call(self, module: nn.Module, block: int, hidden: Tensor) -> Tensor:
-        """Run *module* as the dense model would run its block number *block*."""
+        """Run *module* with the arguments of the dense model's block number *block*."""
         args, kwargs = self._arguments[block]
         result: Tensor | tuple[Tensor, ...] = module(hidden, *args, **kwargs)
         return result[0] if isinstance(result, tuple) else result
@@ -54,7 +54,7 @@ class Batch:
     def branch(
         self, module: nn.Module, block: int, half: tuple[str, ...], hidden: Tensor
     ) -> Tensor:
-        """What one half of *module*, in the place of *block*, adds to the stream *hidden*."""
+        """What one half of *module*, called as block *block*, adds to the stream *hidden*."""
         args, kwargs = self._arguments[block]
         return run_half(module, half, hidden, *args, **kwargs)
 
@@ -65,7 +65,7 @@ class Batch:
         return nll_of(logits, self.ids)
 
     def final(self, lm: CausalLM, hidden: Tensor) -> Tensor:
-        """What the head reads: (windows, length, hidden) after the model's final norm."""
+        """The input of the head, after the model's final norm: (windows, length, hidden)."""
         with lm.replaced(_Constant(hidden)):
             state: Tensor = lm.hf.base_model(self.ids, use_cache=False).last_hidden_state
         return state
@@ -74,8 +74,8 @@ class Batch:
 class Stream:
     """A model over fixed windows, one block at a time.
 
-    One dense forward records what every block is called with (masks, rotary embeddings), whatever
-    the family; afterwards any block can be run on any hidden state.
+    One dense forward records the arguments of every block (masks, rotary embeddings), for any
+    family; afterwards any block can be run on any hidden state.
 
     Args:
         lm: the model; it is not changed.
@@ -83,7 +83,7 @@ class Stream:
         batch_size: windows per forward.
 
     Raises:
-        PrunebenchError: if the model was sliced, so that its blocks cannot stand for each other.
+        PrunebenchError: if the model was sliced, so that its blocks have different bases.
 
     Attributes:
         batches: the windows, in batches.
@@ -104,13 +104,13 @@ class Stream:
 
     @property
     def dense_nll(self) -> float:
-        """Mean loss of the dense model, a by-product of the recording pass."""
+        """Mean loss of the dense model, from the recording pass."""
         return torch.cat([batch.nll for batch in self.batches]).mean().item()
 
     def noise(self) -> float:
-        """How far a loss moves on this machine when nothing but the batching changes, in nats.
+        """How far a loss moves on this machine when only the batching changes, in nats.
 
-        Never below the rounding of one float32, which a lucky repetition can hide.
+        At least the rounding of one float32, which a repetition may by chance not show.
         """
         other = self.lm.window_nll(self.windows.flip(0), batch_size=1).mean().item()
         rounding = torch.finfo(torch.float32).eps * abs(self.dense_nll)
@@ -124,7 +124,7 @@ class Stream:
         return hidden
 
     def influence(self) -> dict[int, float]:
-        """One minus the mean cosine between what enters and what leaves each block of the model."""
+        """One minus the mean cosine between the input and the output of each block of the model."""
         angles: dict[int, list[Tensor]] = {block: [] for block in range(len(self.lm.blocks))}
         with torch.no_grad():
             for batch in self.batches:
@@ -137,19 +137,20 @@ class Stream:
 
 
 class Thinning:
-    """A model that loses block after block, and what it would lose next.
+    """Removes blocks one by one, and gives the loss of each possible next removal.
 
-    What enters a block without candidate j is the same for all later blocks' candidates, and stays
-    so after a removal further up. Both are kept as far as the budget allows:
+    The prefix of hidden states before candidate j is the same for all later candidates, and the
+    states after a candidate stay valid when a later block is removed. Both are stored as far as the
+    budget allows:
 
-    - with nothing kept, candidate j costs the blocks after it: (n-2)(n+1)/2 block-forwards a window
-      and step with one protected block at each end, against (n-2)(n-1) for whole forwards;
-    - with the states of all candidates kept, a step resumes each of them where the last removal
-      was.
+    - with nothing stored, candidate j costs the blocks after it: (n-2)(n+1)/2 block-forwards per
+      window and step with one protected block at each end, against (n-2)(n-1) for whole forwards;
+    - with the states of all candidates stored, a step resumes each candidate at the block removed
+      last.
 
     Args:
         stream: the model over its windows.
-        budget: bytes of hidden states that may be kept; by default as the device allows.
+        budget: bytes of hidden states that may be stored; by default as the device allows.
     """
 
     def __init__(self, stream: Stream, budget: int | None = None) -> None:
@@ -166,11 +167,11 @@ class Thinning:
             self._paths.append(_Paths(batch, self.alive[0], level))
 
     def losses(self, candidates: Sequence[int], *, keep: bool = False) -> dict[int, float]:
-        """Mean loss with each of *candidates* (ascending) taken out in turn: nats per token.
+        """Mean loss with each of *candidates* (ascending) removed in turn: nats per token.
 
         Args:
             candidates: blocks.
-            keep: keep what each batch gives without each of them, for a search that is cut off.
+            keep: save the losses of each batch and candidate, so that the search can be resumed.
         """
         found: dict[int, list[Tensor]] = {block: [] for block in candidates}
         with torch.no_grad():
@@ -186,13 +187,13 @@ class Thinning:
         return {block: torch.cat(parts).mean().item() for block, parts in found.items()}
 
     def _kept_loss(self, number: int, block: int, before: int | None, count: int) -> Tensor:
-        """What *_loss* gives of batch *number*; kept, and counted as in a search not cut off.
+        """The saved *_loss* of batch *number*; counts forwards as an uninterrupted search would.
 
         Args:
             number: the batch.
             block: the candidate.
-            before: the one before it, to whose place the stream has been run.
-            count: how many there are.
+            before: the candidate before it, up to which the stream has been run.
+            count: the number of candidates.
         """
         paths, start = self._paths[number], self.stream.halves
 
@@ -209,7 +210,7 @@ class Thinning:
         return torch.tensor(losses, dtype=nll.dtype, device=nll.device)
 
     def remove(self, block: int) -> None:
-        """Take *block* out for good."""
+        """Remove *block* permanently."""
         after = self._after(block)
         self.alive.remove(block)
         for paths in self._paths:
@@ -224,7 +225,7 @@ class Thinning:
         return paths.batch.loss(self.stream.lm, hidden)
 
     def _walk(self, batch: Batch, states: dict[int, Tensor], to: int, *, keep: bool) -> Tensor:
-        """The state entering *to*, from the last one before it that *states* has."""
+        """The state entering *to*, computed from the nearest earlier one in *states*."""
         order = [*self.alive, END]
         at = next(b for b in reversed(order[: order.index(to) + 1]) if b in states)
         hidden = states[at]
@@ -240,7 +241,7 @@ class Thinning:
 
 
 class _Paths:
-    """The states of one batch: entering each block, and the same with a candidate taken out."""
+    """The states of one batch entering each block, with all blocks and without each candidate."""
 
     def __init__(self, batch: Batch, first: int, level: int) -> None:
         self.batch = batch
@@ -250,14 +251,14 @@ class _Paths:
         self.without: dict[int, dict[int, Tensor]] = {}
 
     def forget(self) -> None:
-        """Keep what the budget allows until the next step."""
+        """Drop the states that the budget does not allow to store until the next step."""
         if self.level < 2:
             self.without.clear()
         if self.level < 1:
             self.prefix = {self.first: self.batch.entering}
 
     def cut(self, block: int, after: int) -> None:
-        """*block* went: what entered it now enters *after*, and nothing later holds."""
+        """After the removal of *block*: its input enters *after*, later states are invalid."""
         self.without = {j: path for j, path in self.without.items() if j < block}
         for states in (self.prefix, *self.without.values()):
             entering = states.get(block)
@@ -270,14 +271,14 @@ class _Paths:
 
 
 def search_budget(device: torch.device) -> int:
-    """Bytes of hidden states that a search may keep on *device*."""
+    """Bytes of hidden states that a search may store on *device*."""
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory) // 4
     return CPU_BUDGET
 
 
 class _Constant(nn.Module):
-    """Stands in for all blocks and returns a hidden state computed elsewhere."""
+    """Replaces all blocks and returns a given hidden state."""
 
     def __init__(self, hidden: Tensor) -> None:
         super().__init__()

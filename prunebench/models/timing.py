@@ -16,7 +16,7 @@ from .causal_lm import CausalLM
 
 
 class Shape(NamedTuple):
-    """What is timed: *new* tokens after prompts of *prompt* tokens; with none, reading alone."""
+    """What is timed: *new* tokens after prompts of *prompt* tokens; without any, prefill alone."""
 
     batch: int
     prompt: int
@@ -27,30 +27,30 @@ class Shape(NamedTuple):
 
 
 class Round(NamedTuple):
-    """Seconds of one run: to the first token on hand, and to the last; equal if nothing is new."""
+    """Seconds of one run: to the first new token and to the last; equal if there are none."""
 
     first: float
     total: float
 
 
 class Clock(Protocol):
-    """Marks moments in the order in which the device reaches them."""
+    """Records marks in the order in which the device reaches them."""
 
     def mark(self) -> None:
-        """This moment."""
+        """Record the current time."""
 
     def spans(self) -> list[float]:
-        """Seconds from each mark to the next, once everything asked of the device is done."""
+        """Seconds from each mark to the next, after waiting for the device."""
 
 
 class CpuClock:
-    """A CPU is done when the call returns."""
+    """Wall-clock time: on a CPU work is done when the call returns."""
 
     def __init__(self) -> None:
         self._marks: list[float] = []
 
     def mark(self) -> None:
-        """This moment."""
+        """Record the current time."""
         self._marks.append(time.perf_counter())
 
     def spans(self) -> list[float]:
@@ -59,7 +59,7 @@ class CpuClock:
 
 
 class CudaClock:
-    """Events in the stream: nothing waits while the round runs, one wait ends it."""
+    """CUDA events in the stream: only the end of a round waits for the device."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
@@ -67,13 +67,13 @@ class CudaClock:
         torch.cuda.synchronize(device)
 
     def mark(self) -> None:
-        """Where the stream is."""
+        """Record an event in the stream."""
         event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
         event.record(torch.cuda.current_stream(self._device))
         self._marks.append(event)
 
     def spans(self) -> list[float]:
-        """Seconds between events, which are told in milliseconds."""
+        """Seconds between events, which torch measures in milliseconds."""
         self._marks[-1].synchronize()
         pairs = zip(self._marks, self._marks[1:], strict=False)
         return [a.elapsed_time(b) / 1e3 for a, b in pairs]
@@ -83,7 +83,7 @@ class Backend(Protocol):
     """A way of running a model."""
 
     def read(self, ids: Tensor) -> None:
-        """Read prompts and nothing more: (batch, prompt)."""
+        """Read prompts without generating: (batch, prompt)."""
 
     def first(self, ids: Tensor) -> Tensor:
         """The first token after each prompt: (batch, prompt) to (batch, 1)."""
@@ -92,11 +92,11 @@ class Backend(Protocol):
         """The token after *token*: (batch, 1) to (batch, 1)."""
 
     def reset(self) -> None:
-        """Forget the round, outside of what is timed."""
+        """Drop the state of the round; not timed."""
 
 
 class Eager:
-    """The model class as transformers runs it, with its usual growing cache."""
+    """The model class as transformers runs it, with its dynamic cache."""
 
     def __init__(self, lm: CausalLM, shape: Shape) -> None:
         del shape
@@ -104,7 +104,7 @@ class Eager:
         self._cache: Any = None
 
     def read(self, ids: Tensor) -> None:
-        """One forward without a cache, all logits made: prompt processing as SLEB times it."""
+        """One forward without a cache, with all logits: prompt processing as SLEB times it."""
         self.hf(ids, use_cache=False)
 
     def first(self, ids: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ class Eager:
         return self._next(token, self._cache)
 
     def reset(self) -> None:
-        """Let go of the cache: the next round, and the other model's, has room for its own."""
+        """Free the cache, so that the next round and the other model have room for theirs."""
         self._cache = None
 
     def _next(self, ids: Tensor, cache: Any) -> Tensor:
@@ -129,14 +129,14 @@ class Eager:
 class Compiled:
     """``torch.compile`` with a static cache; on a GPU every step is one replayed CUDA graph.
 
-    Eager decoding of a small batch waits for the launching of kernels, of which a model with fewer
-    blocks has fewer: that flatters depth pruning, and this shows by how much. Compiled is what runs
-    most often, the decode step, or for a shape without new tokens the reading of the prompt; a
-    prompt before new tokens is read eagerly, as ``generate`` does.
+    Eager decoding of a small batch is bound by kernel launches, of which a model with fewer blocks
+    has fewer: that overstates the speedup of depth pruning, and this backend shows by how much. The
+    decode step is compiled, or for a shape without new tokens the prefill; the prefill before new
+    tokens runs eagerly, as in ``generate``.
 
     Every block's static cache holds the whole length, also under a sliding window, which the mask
     then enforces: transformers' own static cache of a window counts its tokens in Python, so that
-    each step would be compiled, and captured, anew. Blocks without attention allocate none.
+    every step would be compiled and captured again. Blocks without attention allocate none.
 
     Raises:
         PrunebenchError: if the model cannot be compiled; one line saying why.
@@ -153,21 +153,21 @@ class Compiled:
         size = shape.prompt + shape.new
         self._cache = Cache(layers=[StaticLayer(max_cache_len=size) for _ in blocks])
         self._length = shape.prompt
-        # Given to the step, for some classes read the position off the cache, or make a mask as
-        # long as the cache is full, which takes a number from the device at every step. What is not
-        # filled yet is hidden by the causal mask.
+        # Passed to the step, because some classes derive the position or the mask's length from the
+        # cache, which copies a number from the device at every step. The causal mask hides the
+        # unfilled part of the cache.
         self._position = torch.full((1, 1), shape.prompt, dtype=torch.long, device=lm.device)
         seen = torch.ones((shape.batch, size), dtype=torch.bool, device=lm.device)
-        nothing = keeps_nothing(len(blocks))
+        no_cache = no_op_cache(len(blocks))
         self._read = self._compiled(
-            lambda ids: self.hf(ids, past_key_values=nothing, use_cache=False).logits
+            lambda ids: self.hf(ids, past_key_values=no_cache, use_cache=False).logits
         )
         self._step = self._compiled(
             lambda token, at: self._next(token, position_ids=at, attention_mask=seen)
         )
 
     def read(self, ids: Tensor) -> None:
-        """One forward without a cache, all logits made."""
+        """One forward without a cache, with all logits."""
         self._run(self._read, ids)
 
     def first(self, ids: Tensor) -> Tensor:
@@ -181,7 +181,7 @@ class Compiled:
         return token
 
     def reset(self) -> None:
-        """Empty the cache in place: a graph that was captured over its tensors can be replayed."""
+        """Empty the cache in place, so that a graph captured over its tensors can be replayed."""
         self._cache.reset()
         self._position.fill_(self._length)
 
@@ -203,7 +203,7 @@ class Compiled:
     def _run(self, function: Callable[..., Tensor], *given: Tensor) -> Tensor:
         torch.compiler.cudagraph_mark_step_begin()  # type: ignore[no-untyped-call]
         try:
-            # A copy, for the next replay writes over what this one gave.
+            # A copy, because the next replay overwrites the result.
             return function(*given).clone()
         except Exception as error:
             if out_of_memory(error) or not type(error).__module__.startswith(
@@ -217,8 +217,8 @@ class Compiled:
 def _with_own_code(function: Any) -> Any:
     """*function* over a copy of its code.
 
-    torch.compile keeps its results at the code object, and goes through them at every call: of two
-    models that share one, the first pays for the guards of the second (0 to 4 % of a step of the
+    torch.compile stores its results at the code object and checks all of them at every call: if two
+    models share one, the first also checks the guards of the second (0 to 4 % of a step of the
     shipped model on a CPU), and both count against one limit of compilations.
     """
     return FunctionType(
@@ -227,26 +227,26 @@ def _with_own_code(function: Any) -> Any:
 
 
 def _reason(error: Exception) -> str:
-    """The line of a compiler's error that says what is wrong; the first only names the compiler."""
+    """The line of a compiler's error with the reason; the first line only names the compiler."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.endswith("raised:")]
-    return (telling or lines or [type(error).__name__])[0]
+    reasons = [line for line in lines if not line.endswith("raised:")]
+    return (reasons or lines or [type(error).__name__])[0]
 
 
-def keeps_nothing(blocks: int) -> Any:
-    """A cache that gives back what it is given: a forward with it is one without a cache.
+def no_op_cache(blocks: int) -> Any:
+    """A no-op KV cache: forces transformers onto the causal kernel.
 
-    Without any, transformers looks at the positions to see whether several texts are packed into
-    one row. It cannot while it is traced, so it makes a whole mask, and attention loses the causal
-    kernel that the eager model has.
+    Without a cache, transformers checks the positions for several texts packed into one row. It
+    cannot while it is traced, so it builds a full mask, and attention does not use the causal
+    kernel of the eager model.
     """
     from transformers.cache_utils import Cache, DynamicLayer
 
-    class Nothing(DynamicLayer):  # type: ignore[misc]
+    class NoOpLayer(DynamicLayer):  # type: ignore[misc]
         def update(self, keys: Tensor, values: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
             return keys, values
 
-    return Cache(layers=[Nothing() for _ in range(blocks)])
+    return Cache(layers=[NoOpLayer() for _ in range(blocks)])
 
 
 BACKENDS: dict[str, Callable[[CausalLM, Shape], Backend]] = {
@@ -256,17 +256,17 @@ BACKENDS: dict[str, Callable[[CausalLM, Shape], Backend]] = {
 
 
 def random_prompt(lm: CausalLM, batch_size: int, tokens: int) -> Tensor:
-    """Token ids, (batch_size, tokens), the same every time: their meaning costs no time."""
+    """Token ids, (batch_size, tokens), with a fixed seed: timings do not depend on the text."""
     vocabulary = lm.hf.get_input_embeddings().num_embeddings
     generator = torch.Generator().manual_seed(0)
     return torch.randint(vocabulary, (batch_size, tokens), generator=generator)
 
 
 def out_of_memory(error: BaseException | None) -> bool:
-    """Whether *error*, or what it came from, is that memory ran out, on a GPU or beside it."""
+    """Whether *error* (or its cause) is an out-of-memory error, on GPU or CPU."""
     while error is not None:
         full = isinstance(error, torch.OutOfMemoryError | MemoryError)
-        # The processor's allocator has no class of its own, a compiler tells only the words.
+        # The CPU allocator has no error class, and a compiler keeps only the message.
         words = ("can't allocate memory", "CUDA out of memory")
         if full or (isinstance(error, RuntimeError) and any(w in str(error) for w in words)):
             return True
@@ -275,7 +275,7 @@ def out_of_memory(error: BaseException | None) -> bool:
 
 
 class Timer:
-    """Times one model at one shape, as often as asked.
+    """Times one model at one shape.
 
     Args:
         lm: the model.
@@ -290,7 +290,7 @@ class Timer:
         self._runs = BACKENDS[backend](lm, shape)
 
     def time(self) -> Round:
-        """One round: the prompt, then token by token, greedily and to the full length."""
+        """One round: prefill, then greedy decoding token by token to the full length."""
         clock = self._clock()
         with self._round():
             clock.mark()
@@ -308,7 +308,7 @@ class Timer:
         return Round(first, first + rest)
 
     def tokens(self) -> list[list[int]]:
-        """What it writes, a list per row: to see that every backend writes the same."""
+        """The generated tokens, a list per row, to compare backends."""
         with self._round():
             written = [self._runs.first(self._prompt)]
             for _ in range(self.shape.new - 1):
@@ -317,9 +317,9 @@ class Timer:
 
     @contextmanager
     def _round(self) -> Iterator[None]:
-        """What a round runs in, and what it leaves behind when it ends, or fails."""
+        """Run a round without gradients, and reset the backend when it ends or fails."""
         try:
-            # Compiled graphs and inference tensors do not go together: this is no inference_mode.
+            # Not inference_mode, whose tensors compiled graphs do not accept.
             with torch.no_grad():
                 yield
         finally:

@@ -1,4 +1,4 @@
-"""Which widths a model's stream can be cut to, and how many parameters each leaves."""
+"""The widths that a model's stream can be sliced to, with their numbers of parameters."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .rotation import STAGE, Norms, slice_hidden
 
 
 def require_sliceable(lm: CausalLM, scope: str) -> None:
-    """Refuse a model whose stream cannot be cut.
+    """Refuse a model whose stream cannot be sliced.
 
     Raises:
-        PrunebenchError: saying what is missing.
+        PrunebenchError: with the reason.
     """
     kind = lm.family.model_type
     lm.require_one_device("cutting the width")
@@ -43,7 +43,7 @@ def require_sliceable(lm: CausalLM, scope: str) -> None:
 def reachable(lm: CausalLM, scope: str, round_to: int) -> list[int]:
     """The widths that may be kept, ascending: multiples of *round_to*.
 
-    With scope *global* also of the number of heads where the family's config insists on it.
+    With scope *global* also of the number of heads where the family's config requires it.
     """
     config = lm.hf.config
     step = round_to
@@ -60,10 +60,10 @@ def reachable(lm: CausalLM, scope: str, round_to: int) -> list[int]:
 def width_for(
     lm: CausalLM, scope: str, round_to: int, slicing: float | None, sparsity: float | None
 ) -> int:
-    """The width to keep: *slicing* rounds it down, *sparsity* takes the nearest achieved.
+    """The width to keep: *slicing* is rounded down, for *sparsity* the nearest width is taken.
 
     Raises:
-        PrunebenchError: if nothing would be left, or neither is given.
+        PrunebenchError: if no width is left, or neither is given.
     """
     hidden: int = lm.hf.config.hidden_size
     widths = reachable(lm, scope, round_to)
@@ -84,8 +84,8 @@ def width_for(
 def parameter_count(lm: CausalLM, scope: str) -> Callable[[int], int]:
     """How many parameters *lm* has at a width, without slicing it.
 
-    Shapes are linear in the width but for the shortcuts, which are its square, so three slices of a
-    model without data tell all of them.
+    All shapes are linear in the width except the shortcuts, which are quadratic, so the counts at
+    three widths determine it.
     """
     points = [1, 2, 3]
     counts = [_count_at(lm, scope, width) for width in points]
@@ -105,7 +105,7 @@ def parameter_count(lm: CausalLM, scope: str) -> Callable[[int], int]:
 def _count_at(lm: CausalLM, scope: str, width: int) -> int:
     ghost = lm.share()
     ghost.hf.to("meta")
-    # Moving splits what was tied, and widths of one could not carry heads: only shapes matter here.
+    # Moving to meta unties the head; a width of one fits no heads, but only shapes matter here.
     if lm.hf.get_output_embeddings().weight is lm.hf.get_input_embeddings().weight:
         ghost.hf.get_output_embeddings().weight = ghost.hf.get_input_embeddings().weight
     stages = 1 if scope == "global" else 2 * len(lm.blocks)

@@ -1,7 +1,7 @@
 """TinyWorld, the reference model that comes with the package, with its text and its tasks.
 
 The model is a real, trained Llama-architecture model of a few megabytes, so that everything in the
-harness can be tried offline. This module only names files: importing it needs no other package.
+harness can be tried offline. This module only locates files: importing it needs no other package.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from pathlib import Path
 
 _HERE = Path(__file__).resolve().parent
 
-#: What the model is called wherever a model can be named.
+#: The id of the model.
 MODEL_ID = "prunebench/reference"
 #: The model's folder, as transformers loads it.
 MODEL: Path = _HERE / "model"
@@ -29,7 +29,11 @@ TASK_NAMES: tuple[str, ...] = (
 
 
 def documents(split: str) -> list[str]:
-    """Reads the shipped documents of a split."""
+    """The shipped documents of a split.
+
+    Raises:
+        ValueError: if there is no such split.
+    """
     if split not in SPLITS:
         raise ValueError(f"no shipped split {split!r}: there are {', '.join(SPLITS)}")
     return (_HERE / "data" / f"{split}.txt").read_text(encoding="utf-8").splitlines()

@@ -214,7 +214,7 @@ BAD = {
     "fail_on: [worst]\n": "1:11: unknown outcome 'worst'; did you mean 'worse'?",
     "needs: {gpu_memory: lots}\n": "file.yaml:1:9: found 'lots', expected text of the form",
     "metrics: [{name: accuracy, tasks: []}]\n": "1:28: found 0 items, expected at least 1",
-    "1: 2\n": "file.yaml:1:1: found a key that is no text",
+    "1: 2\n": "file.yaml:1:1: found a key that is not text",
     "model: !!python/object:os.system {}\n": "file.yaml:1:",
 }
 

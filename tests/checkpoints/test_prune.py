@@ -163,7 +163,7 @@ def test_bad_input_is_a_line_and_writes_nothing(
 @pytest.mark.parametrize(
     ("option", "place", "says"),
     [
-        ("--output", "model", "is there already and not an empty folder"),
+        ("--output", "model", "already exists and is not an empty folder"),
         ("--output", "calib.json/x", "calib.json/x: cannot be written: Not a directory"),
         ("--json", "model", "model: cannot be written: it is a folder"),
         ("--json", "calib.json/x", "calib.json/x: cannot be written: Not a directory"),

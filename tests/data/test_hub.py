@@ -77,7 +77,7 @@ def test_a_revision_that_is_not_there_is_one_line(hub_cache: HubCache, saved: Pa
     assert "HF_HUB_OFFLINE=1 is set" in line
     assert fingerprints.model_hash(ModelSpec("org/tiny", "v9")) is None
     assert "is not in the hub cache" in refusal("org/absent")
-    assert "no hub id" in refusal("one/two/three")
+    assert "nor a hub id" in refusal("one/two/three")
     assert "is a folder and has no revisions" in refusal(saved, revision="main")
 
 
