@@ -28,7 +28,7 @@ def require_sliceable(lm: CausalLM, scope: str) -> None:
             "cannot be fused into what follows"
         )
     if any(isinstance(block, modeling.PrunedBlock) for block in lm.blocks):
-        raise PrunebenchError("blocks with a half missing or turned already cannot be sliced")
+        raise PrunebenchError("blocks with a half missing or rotated already cannot be sliced")
     if scope == "global" and not lm.family.free_head_dim:
         raise PrunebenchError(
             f"a narrower {kind} model is no plain checkpoint: its config has no head_dim, so heads "

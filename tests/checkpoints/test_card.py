@@ -292,7 +292,7 @@ def test_export_refuses_a_place_that_is_taken(cli, tmp_path: Path) -> None:
     code, _, err = cli("export", SLEB, "--checkpoint", tmp_path, "--store", tmp_path / "s")
 
     assert code == 2
-    assert "is there already" in err
+    assert "already exists" in err
 
 
 def test_searching_again_must_find_the_recorded_tensors(

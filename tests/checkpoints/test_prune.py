@@ -124,7 +124,7 @@ BAD = [
     (["--method", "sleb", "--blocks", "1", "--eval-ids", "text.json"], "list of lists"),
     (["--method", "sleb", "--blocks", "1", "--eval-ids", "large.json"], "token id 99"),
     (["--method", "sleb", "--blocks", "1", "--device", "abacus"], "--device abacus"),
-    (["--method", "random", "--blocks", "1", "--output", "calib.json"], "is there already"),
+    (["--method", "random", "--blocks", "1", "--output", "calib.json"], "already exists"),
     (["--method", "sprint", "--blocks", "1"], "sprint takes 'sparsity' or 'sublayers'"),
     (["--method", "sprint"], "for sprint, or the option target_speedup; found none"),
     (["--method", "sprint", "--sublayers", "12"], "at most 11 may: the last MLP is kept"),
