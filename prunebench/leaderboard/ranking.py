@@ -49,7 +49,7 @@ class Test(Struct, frozen=True):
 
 
 def places(
-    entries: Sequence[Entry], groups: Sequence[Sequence[int]], metric: str, alpha: float = ALPHA
+    entries: Sequence[Entry], groups: Sequence[Sequence[int]], metric: str
 ) -> list[Place | None]:
     """The place of each of *entries* among its group, by *metric*; None without a value.
 
@@ -57,7 +57,6 @@ def places(
         entries: what is ranked.
         groups: numbers of the entries that are ranked among each other.
         metric: the measurement to rank by.
-        alpha: family-wise error rate over all pairs of the board.
     """
     ranked = [
         [i for i in group if pair_test.value(entries[i], metric) is not None] for group in groups
@@ -65,7 +64,7 @@ def places(
     found = tests(entries, ranked, metric)
     beaten: dict[int, set[int]] = {i: set() for group in ranked for i in group}
     for test in found:
-        if test.adjusted < alpha:
+        if test.adjusted < ALPHA:
             ends = (test.first, test.second) if test.first_better else (test.second, test.first)
             beaten[ends[1]].add(ends[0])
     placed: list[Place | None] = [None] * len(entries)
