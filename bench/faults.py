@@ -11,7 +11,7 @@ in the undisturbed run, a step if it was made more often. Tensors are written on
 hundredth of a search's time allows, which in searches as short as these is seldom, so a kill loses
 the steps that have some; a run that is stopped, by SIGTERM, SIGUSR1 or SIGINT, writes them then.
 Exits 1 if any number differs, if more than one batch is lost, or if a stopped run loses a step,
-takes more than 30 seconds to end, or ends with another code than it should.
+takes more than 30 seconds to end, or ends with a wrong exit code.
 """
 
 from __future__ import annotations
@@ -60,14 +60,14 @@ CODES = {"SIGKILL": -9, "SIGTERM": 75, "SIGUSR1": 75, "SIGINT": 130}
 #: Seconds that a scheduler gives.
 NOTICE = 30.0
 
-#: What a record has of its moment, or is compared in parts.
+#: Fields of a record that differ between runs, or are compared in parts.
 OF_THE_MOMENT = ("created", "cost", "measurements", "provenance", "environment")
 
 SPRINT = "sprint-attn_latency5-mlp_latency4"
 
 
 class Try(NamedTuple):
-    """One end: after how much of the run, at what, how, and what had to be done again.
+    """One interrupted run: when and in which step it ended, and what had to be repeated.
 
     *ending* is seconds from the signal to the end of the process, *code* its exit code.
     """
@@ -84,7 +84,7 @@ class Try(NamedTuple):
 
 
 def main() -> int:
-    """Print the table; the exit code says whether it is as promised."""
+    """Print the table; exit 1 if a promise is broken."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tries", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)

@@ -1,15 +1,15 @@
-"""What the harness adds to the work: a case, its journal, cached cases, a large checkpoint.
+"""Measures the overhead of the harness: a case, its journal, cached cases, a large checkpoint.
 
     python bench/overhead.py [--seconds S] [--pairs P] [--cases N] [--gigabytes G]
 
 The minute-long case loads the shipped model, removes blocks and waits S seconds as its metric;
 bare, a program of ten lines does the same. Both are whole processes, one after the other, and the
-processor's seconds are compared too, which another job on the machine does not move. The journal
+processor's seconds are compared too, which another job on the machine does not change. The journal
 is compared in P pairs: the same case once with one and once without, in one process, the order
 changing from pair to pair; each run loads the model, searches and measures again. The cached
-cases are a matrix whose records were made up; the command is run as a person would. The checkpoint
-is G gigabytes of random bytes: read alone, hashed alone, hashed by the memory, asked again. The
-system is asked to drop it from its cache before each, which not every system does.
+cases are a matrix whose records are synthetic; the command is run as a user would. The checkpoint
+is G gigabytes of random bytes: read only, hashed only, hashed through the cache, asked again. The
+system's page cache is dropped before each, which not every system permits.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Cost(NamedTuple):
 
 
 def cost(*program: str, folder: Path) -> Cost:
-    """What a Python program costs as a process of its own."""
+    """The cost of a Python program in its own process."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     done = subprocess.run(
         [sys.executable, *program], cwd=folder, capture_output=True, text=True, check=False
@@ -116,12 +116,12 @@ def cost(*program: str, folder: Path) -> Cost:
 
 
 def least(costs: list[Cost]) -> Cost:
-    """The least of each; what else runs on the machine only adds."""
+    """The minimum of each; other load on the machine only adds."""
     return Cost(min(c.wall for c in costs), min(c.cpu for c in costs))
 
 
 def minute(folder: Path, seconds: float, table: Table) -> None:
-    """A case of *seconds* against the same work without a harness."""
+    """Compare a case of *seconds* with the same work without a harness."""
     (folder / "one").mkdir()
     case = folder / "one" / "case.yaml"
     case.write_text(f"{CASE}metrics: [{{name: waiting, seconds: {seconds}}}]\n")
@@ -139,7 +139,7 @@ def minute(folder: Path, seconds: float, table: Table) -> None:
 
 
 def journal(folder: Path, pairs: int, table: Table) -> None:
-    """What keeping what is finished costs, as a part of the whole case."""
+    """The cost of the journal, as a fraction of the whole case."""
     from prunebench.cases import loader
     from prunebench.results.resume.folders import Partials
 
@@ -164,7 +164,7 @@ def journal(folder: Path, pairs: int, table: Table) -> None:
 
 
 def _answered(case: Case, partials: Partials) -> tuple[Cost, int]:
-    """What answering *case* costs, and the bytes that were saved of it when it was finished."""
+    """The cost of answering *case*, and the bytes of its journal at the end."""
     from prunebench.runs.worker import Worker
 
     wall, cpu = time.perf_counter(), time.process_time()
@@ -239,7 +239,7 @@ def cached(folder: Path, count: int, table: Table) -> None:
 
 
 def large(folder: Path, gigabytes: float, table: Table) -> None:
-    """A file read, hashed, hashed by the memory, and asked again by another process."""
+    """Time a file read, hashed, hashed through the cache, and asked again by another process."""
     path = folder / "model.safetensors"
     size = int(gigabytes * 1e9)
     with path.open("wb") as stream:
