@@ -167,7 +167,7 @@ def _names(asked: dict[str, Any]) -> list[str]:
 
 def _trees(baselines: Baselines, case_id: str) -> tuple[str, ...]:
     quality = ["quality"] if baselines.quality(case_id).is_file() else []
-    timed = [d for d in baselines.devices() if baselines.latency(case_id, d).is_file()]
+    timed = baselines.timed(case_id)
     return (*quality, *(f"latency {device}" for device in timed))
 
 
@@ -182,7 +182,7 @@ def _accepted(baselines: Baselines, case_id: str) -> Accepted | None:
 
 
 def _damage(baselines: Baselines, case_id: str) -> str:
-    timed = [d for d in baselines.devices() if baselines.latency(case_id, d).is_file()]
+    timed = baselines.timed(case_id)
     if timed and not baselines.quality(case_id).is_file():
         return f"{baselines.latency(case_id, timed[0])}: no quality baseline beside it"
     try:
@@ -207,19 +207,7 @@ def _change(case: Case, now: Record | None, baselines: Baselines) -> Change:
     if was is None:
         return Change(case.id, "create", findings=findings, now=now)
     moved = tuple(_moved(findings))
-    what = _gained(now, was)
-    return Change(case.id, "change" if moved or what else "unchanged", what, moved, now, was)
-
-
-def _gained(now: Record, was: Record) -> str:
-    """What the baseline does not keep yet, and tests would use."""
-    pairs = [(m, old) for m in now.measurements if (old := was.find(m.metric))]
-    missing = [
-        what
-        for what in ("margins", "clusters")
-        if any(getattr(m, what) and not getattr(old, what) for m, old in pairs)
-    ]
-    return f"{' and '.join(missing)} would be saved too" if missing else ""
+    return Change(case.id, "change" if moved else "unchanged", "", moved, now, was)
 
 
 def _moved(findings: Collection[Finding]) -> Iterator[Finding]:
