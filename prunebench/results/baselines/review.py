@@ -77,13 +77,15 @@ def orphans(baselines: Baselines, cases: Iterable[Case]) -> list[str]:
             file; its baseline stays as long as its file has any case.
     """
     known = {case.id for case in cases}
-    prefixes = {case_id.rsplit("/", 1)[0] for case_id in known}
-    return [
-        case_id
-        for case_id in baselines.all_case_ids()
-        if case_id not in known
-        and not ("@" in case_id and case_id.split("@")[0].rsplit("/", 1)[0] in prefixes)
-    ]
+    return [case_id for case_id in baselines.all_case_ids() if not is_known(case_id, known)]
+
+
+def is_known(case_id: str, known: Collection[str]) -> bool:
+    """Whether there is such a case; one that ``--set`` made is in no file, but its file is."""
+    folder = case_id.split("@")[0].rsplit("/", 1)[0]
+    return case_id in known or (
+        "@" in case_id and any(case.rsplit("/", 1)[0] == folder for case in known)
+    )
 
 
 def hint(baselines: Baselines, cases: Iterable[Case]) -> str:
@@ -112,7 +114,7 @@ def remove(baselines: Baselines, case_ids: Iterable[str], *, dry_run: bool = Fal
     for path in paths:
         try:
             path.unlink()
-            _prune_folders(path.parent, baselines.root)
+            drop_empty(path.parent, baselines.root)
         except OSError as error:
             raise PrunebenchError(f"{path}: cannot be removed: {error.strerror}") from None
     return paths
@@ -219,7 +221,8 @@ def _moved(findings: Collection[Finding]) -> Iterator[Finding]:
             yield finding
 
 
-def _prune_folders(folder: Path, root: Path) -> None:
-    while folder != root and not any(folder.iterdir()):
+def drop_empty(folder: Path, root: Path) -> None:
+    """Remove *folder* and those above it, below *root*, as far as they are empty."""
+    while folder != root and root in folder.parents and not any(folder.iterdir()):
         folder.rmdir()
         folder = folder.parent
