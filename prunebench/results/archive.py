@@ -112,7 +112,7 @@ def _accepted(root: Path, below: str) -> Iterator[Record | PrunebenchError]:
     for case_id in baselines.case_ids():
         if below and case_id != below and not case_id.startswith(f"{below}/"):
             continue
-        timed = [d for d in baselines.devices() if baselines.latency(case_id, d).is_file()]
+        timed = baselines.timed(case_id)
         for device in timed or [""]:
             try:
                 record = baselines.load(case_id, device or "cpu")

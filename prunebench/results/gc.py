@@ -15,6 +15,7 @@ from msgspec import Struct
 from ..errors import PrunebenchError
 from ..system import files
 from . import inventory
+from .baselines import review
 from .baselines.files import Baselines
 from .inventory import (
     Head,
@@ -110,7 +111,7 @@ def remove(going: Iterable[Removed], root: Path) -> list[Removed]:
             if one.kind == "lock" and _is_held(path):
                 continue
             path.unlink(missing_ok=True)
-            _drop_empty(path.parent, root)
+            review.drop_empty(path.parent, root)
         except OSError as error:
             raise PrunebenchError(f"{path}: cannot be removed: {error.strerror}") from None
         removed.append(one)
@@ -157,7 +158,8 @@ def _unprotected(
         place = (head.case_id, head.environment.device)
         count[place] += 1
         question = (*place, bytes(head.asked))
-        newest = question not in seen and _exists(head.case_id, cases)
+        wanted = cases is None or review.is_known(head.case_id, cases)
+        newest = question not in seen and wanted
         seen.add(question)
         recent = count[place] <= (keep_last or 0)
         if not (newest or recent or head.identity in cited or head.case_id in unsure):
@@ -177,14 +179,6 @@ def _cited(baselines: Baselines) -> tuple[set[tuple[str, str, str]], set[str]]:
                 except PrunebenchError:
                     unsure.add(case_id)
     return named, unsure
-
-
-def _exists(case_id: str, cases: Collection[str] | None) -> bool:
-    """Whether there is such a case; one that ``--set`` made is in no file, but its file is."""
-    if cases is None or case_id in cases:
-        return True
-    folder = case_id.split("@")[0].rsplit("/", 1)[0]
-    return "@" in case_id and any(case.rsplit("/", 1)[0] == folder for case in cases)
 
 
 def _left_behind(
@@ -250,12 +244,6 @@ def _is_held(path: Path) -> bool:
     except (filelock.Timeout, NotImplementedError, OSError):
         return True
     return False
-
-
-def _drop_empty(folder: Path, root: Path) -> None:
-    while folder != root and root in folder.parents and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent
 
 
 def _removed(item: Item, why: str) -> Removed:

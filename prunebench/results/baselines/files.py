@@ -165,6 +165,10 @@ class Baselines:
         base = self.root / "latency"
         return sorted(p.name for p in files.listed(base) if p.is_dir())
 
+    def timed(self, case_id: str) -> list[str]:
+        """The devices that have timings of a case, sorted."""
+        return [d for d in self.devices() if self.latency(case_id, d).is_file()]
+
     def all_case_ids(self) -> list[str]:
         """All cases that have a baseline in either tree, sorted."""
         trees = [self.root / "quality", *(self.root / "latency" / d for d in self.devices())]

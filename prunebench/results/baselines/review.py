@@ -77,13 +77,15 @@ def orphans(baselines: Baselines, cases: Iterable[Case]) -> list[str]:
             file; its baseline stays as long as its file has any case.
     """
     known = {case.id for case in cases}
-    prefixes = {case_id.rsplit("/", 1)[0] for case_id in known}
-    return [
-        case_id
-        for case_id in baselines.all_case_ids()
-        if case_id not in known
-        and not ("@" in case_id and case_id.split("@")[0].rsplit("/", 1)[0] in prefixes)
-    ]
+    return [case_id for case_id in baselines.all_case_ids() if not is_known(case_id, known)]
+
+
+def is_known(case_id: str, known: Collection[str]) -> bool:
+    """Whether there is such a case; one that ``--set`` made is in no file, but its file is."""
+    folder = case_id.split("@")[0].rsplit("/", 1)[0]
+    return case_id in known or (
+        "@" in case_id and any(case.rsplit("/", 1)[0] == folder for case in known)
+    )
 
 
 def hint(baselines: Baselines, cases: Iterable[Case]) -> str:
@@ -112,7 +114,7 @@ def remove(baselines: Baselines, case_ids: Iterable[str], *, dry_run: bool = Fal
     for path in paths:
         try:
             path.unlink()
-            _prune_folders(path.parent, baselines.root)
+            drop_empty(path.parent, baselines.root)
         except OSError as error:
             raise PrunebenchError(f"{path}: cannot be removed: {error.strerror}") from None
     return paths
@@ -167,7 +169,7 @@ def _names(asked: dict[str, Any]) -> list[str]:
 
 def _trees(baselines: Baselines, case_id: str) -> tuple[str, ...]:
     quality = ["quality"] if baselines.quality(case_id).is_file() else []
-    timed = [d for d in baselines.devices() if baselines.latency(case_id, d).is_file()]
+    timed = baselines.timed(case_id)
     return (*quality, *(f"latency {device}" for device in timed))
 
 
@@ -182,7 +184,7 @@ def _accepted(baselines: Baselines, case_id: str) -> Accepted | None:
 
 
 def _damage(baselines: Baselines, case_id: str) -> str:
-    timed = [d for d in baselines.devices() if baselines.latency(case_id, d).is_file()]
+    timed = baselines.timed(case_id)
     if timed and not baselines.quality(case_id).is_file():
         return f"{baselines.latency(case_id, timed[0])}: no quality baseline beside it"
     try:
@@ -207,19 +209,7 @@ def _change(case: Case, now: Record | None, baselines: Baselines) -> Change:
     if was is None:
         return Change(case.id, "create", findings=findings, now=now)
     moved = tuple(_moved(findings))
-    what = _gained(now, was)
-    return Change(case.id, "change" if moved or what else "unchanged", what, moved, now, was)
-
-
-def _gained(now: Record, was: Record) -> str:
-    """What the baseline does not keep yet, and tests would use."""
-    pairs = [(m, old) for m in now.measurements if (old := was.find(m.metric))]
-    missing = [
-        what
-        for what in ("margins", "clusters")
-        if any(getattr(m, what) and not getattr(old, what) for m, old in pairs)
-    ]
-    return f"{' and '.join(missing)} would be saved too" if missing else ""
+    return Change(case.id, "change" if moved else "unchanged", "", moved, now, was)
 
 
 def _moved(findings: Collection[Finding]) -> Iterator[Finding]:
@@ -231,7 +221,8 @@ def _moved(findings: Collection[Finding]) -> Iterator[Finding]:
             yield finding
 
 
-def _prune_folders(folder: Path, root: Path) -> None:
-    while folder != root and not any(folder.iterdir()):
+def drop_empty(folder: Path, root: Path) -> None:
+    """Remove *folder* and those above it, below *root*, as far as they are empty."""
+    while folder != root and root in folder.parents and not any(folder.iterdir()):
         folder.rmdir()
         folder = folder.parent

@@ -656,17 +656,6 @@ def test_review_tells_what_accept_would_change(cases, here: Shelf, cli) -> None:
     assert len(shown["problems"]) == 2
 
 
-def test_review_tells_what_a_baseline_does_not_keep_yet(cases, here: Shelf, cli) -> None:
-    """The same numbers, but margins only now: accepting would make tests sharper."""
-    one = answer(cases["dense"])
-    here.accept(one)
-    margins = [replace(m, margins=(0.5,) * len(m.samples)) for m in one.measurements]
-    here.store.save(replace(one, measurements=tuple(margins)))
-    out = cli("baseline", "review", "cases", "-k", "dense")[1]
-
-    assert out.startswith("change: 1\n  m/dense: margins would be saved too\nto accept: ")
-
-
 # ------------------------------------------------------------------ two people
 
 
