@@ -53,7 +53,7 @@ def test_what_ran_once_is_expected_to_take_what_it_took(project: Path, cli) -> N
 
     lines, data = outlook(project, cli, "--fresh")
     parts = data["cases"][0]["parts"]
-    assert "(as it took)" in lines[0]
+    assert "(measured before)" in lines[0]
     assert parts["search"] == cost["search_time"]
     assert parts["load"] == cost["load_time"]
     assert sum(parts.values()) == pytest.approx(cost["case_time"])
@@ -150,7 +150,7 @@ def test_a_model_to_download_is_named(project: Path, cli, monkeypatch: pytest.Mo
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(project / "hub"))
     lines, data = outlook(project, cli, "--set", "model.id=org/away")
 
-    assert "would run, for how long is not known" in lines[0]
+    assert "would run, for an unknown time" in lines[0]
     assert "model org/away (to be downloaded)" in lines[1]
     assert lines[-1] == "to be downloaded: org/away"
     assert data["total"]["downloads"] == ["org/away"]
