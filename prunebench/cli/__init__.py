@@ -6,6 +6,6 @@ file formats and numbers do not belong here. May import every other package; not
 
 from __future__ import annotations
 
-from .entry import app, main
+from .commands import app, main
 
 __all__ = ["app", "main"]

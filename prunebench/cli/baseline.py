@@ -1,4 +1,4 @@
-"""``prunebench baseline``: what is on the shelf, what accepting would change, what can go."""
+"""``prunebench baseline``: list accepted records, review an acceptance, remove baselines."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from ..cases import loader
 from ..errors import PrunebenchError, did_you_mean
 from ..reports import explain, sentences
 from ..results.baselines import accept, guards
-from ..results.baselines import review as shelf
+from ..results.baselines import review as reviewing
 from ..results.baselines.files import OWN, Baselines, shipped
 from ..results.baselines.review import AMISS, Change, Shelved
 from ..results.store import Store
 from ..runs.session import NOT_COMPARABLE, OK
-from ..system.console import print_line, print_note
+from ..system.console import console, print_line, print_note
 from ..verdicts.verdict import Outcome
 from .options import (
     AsJson,
     BaselineDir,
+    DryRun,
     Keyword,
     Paths,
     StoreDir,
@@ -40,7 +41,7 @@ from .options import (
 from .paths import DEFAULT_STORE, all_case_paths
 
 app = typer.Typer(
-    help="Accepted records: list them, review what accept would change, remove them.",
+    help="List, review and remove accepted records.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -65,33 +66,33 @@ def list_baselines(
     paths: AllPaths = None,
     keyword: Keyword = "",
     strict: Annotated[
-        bool, typer.Option("--strict", help="Exit 6 if any is amiss: all states but ok, forced.")
+        bool, typer.Option("--strict", help="Exit 6 if a state is neither ok nor forced.")
     ] = False,
     as_json: AsJson = False,
     baselines: BaselineDir = None,
 ) -> None:
-    """List baselines: who accepted them, when and why, and whether they still fit their case."""
+    """List baselines: who accepted them, when, why, and their state."""
     roots = read_baselines(baselines)
     known = loader.load(all_case_paths())
     cases = loader.load(paths) if paths else known
-    left = shelf.orphans(roots, [*known, *cases])
+    orphans = reviewing.orphans(roots, [*known, *cases])
     if paths:
-        left = [case_id for case_id in left if _below(case_id, paths)]
+        orphans = [case_id for case_id in orphans if _below(case_id, paths)]
     wanted = select.matcher(keyword)
-    left = [case_id for case_id in left if wanted(case_id)]
+    orphans = [case_id for case_id in orphans if wanted(case_id)]
     cases = [case for case in cases if wanted(case.id)]
     if _knows_all(roots):
-        rows = shelf.look(roots, cases, left)
+        rows = reviewing.look(roots, cases, orphans)
     else:
-        if left:
-            print_note(_BLIND)
-        rows = shelf.look(roots, cases, (), left)
+        if orphans:
+            print_note(_UNKNOWN)
+        rows = reviewing.look(roots, cases, (), orphans)
     if as_json:
         print_json(rows)
     else:
-        _print_rows(rows, sentences.console())
-    amiss = any(row.state in AMISS for row in rows)
-    raise typer.Exit(NOT_COMPARABLE if strict and amiss else OK)
+        _print_rows(rows, console())
+    bad = any(row.state in AMISS for row in rows)
+    raise typer.Exit(NOT_COMPARABLE if strict and bad else OK)
 
 
 @app.command()
@@ -102,17 +103,17 @@ def review(
     baselines: BaselineDir = None,
     store: StoreDir = DEFAULT_STORE,
 ) -> None:
-    """Show what accept would change, from the newest stored records; writes nothing."""
+    """Show what accept would change; writes nothing."""
     roots = read_baselines(baselines)
     cases = [case for case in chosen_cases(paths, keyword) if not case.for_interval]
-    kept = Store(store)
-    records = accept.newest(cases, kept)
+    stored = Store(store)
+    records = accept.newest(cases, stored)
     files = list({case.file: None for case in cases})
     wanted = select.matcher(keyword)
-    left = shelf.orphans(roots, [*loader.load(all_case_paths()), *cases])
-    orphans = [o for o in left if _below(o, files) and wanted(o) and _knows_all(roots)]
-    changes = shelf.review(cases, records, roots, orphans)
-    problems = [found.line() for found in guards.objections(records, roots, kept, cases)]
+    orphans = reviewing.orphans(roots, [*loader.load(all_case_paths()), *cases])
+    orphans = [o for o in orphans if _below(o, files) and wanted(o) and _knows_all(roots)]
+    changes = reviewing.review(cases, records, roots, orphans)
+    problems = [found.line() for found in guards.objections(records, roots, stored, cases)]
     command = _command(paths, keyword, baselines, store)
     if as_json:
         print_json({"changes": changes, "problems": problems, "command": command})
@@ -125,7 +126,7 @@ def review(
     if any(c.now is not None and c.effect != "unchanged" for c in changes):
         print_line(f"to accept: {command}")
         if problems:
-            print_line("refused as it stands, for the reasons above; --force overrides")
+            print_line("refused for the reasons above; --force overrides")
     else:
         print_line("nothing to accept")
 
@@ -136,14 +137,14 @@ def rm(
         list[str] | None, typer.Argument(metavar="CASE", help="Ids of cases.", show_default=False)
     ] = None,
     orphaned: Annotated[
-        bool, typer.Option("--orphaned", help="All whose case is no more.")
+        bool, typer.Option("--orphaned", help="All whose case no longer exists.")
     ] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell what would go.")] = False,
+    dry_run: DryRun = False,
     baselines: BaselineDir = None,
 ) -> None:
-    """Remove baselines in both trees, samples and all; git keeps what they were."""
+    """Remove baselines with their samples; git keeps the old ones."""
     roots = Baselines(baselines or OWN)
-    if roots.cut_off:  # whatever goes now, ending it could bring back
+    if roots.cut_off:  # completing that accept could restore what is removed now
         raise PrunebenchError(roots.cut_off)
     if not case_ids and not orphaned:
         raise PrunebenchError("baseline rm needs the ids of cases, or --orphaned")
@@ -153,9 +154,9 @@ def rm(
     chosen = dict.fromkeys(case_ids or ())
     if orphaned:
         if not _knows_all(roots):
-            raise PrunebenchError(_BLIND)
-        chosen |= dict.fromkeys(shelf.orphans(roots, loader.load(all_case_paths())))
-    for path in shelf.remove(roots, chosen, dry_run=dry_run):
+            raise PrunebenchError(_UNKNOWN)
+        chosen |= dict.fromkeys(reviewing.orphans(roots, loader.load(all_case_paths())))
+    for path in reviewing.remove(roots, chosen, dry_run=dry_run):
         print_line(f"{'would remove' if dry_run else 'removed'} {path}")
     if not chosen:
         print_line("no baseline is orphaned")
@@ -167,11 +168,11 @@ def _unknown(case_id: str, known: Sequence[str]) -> str:
     return f"no baseline of {case_id!r}; {hint}"
 
 
-_BLIND = "no folder cases/ here, so it cannot be told which baselines are orphaned"
+_UNKNOWN = "no folder cases/ here, so it is not known which baselines are orphaned"
 
 
 def _knows_all(roots: Baselines) -> bool:
-    """Whether every case that a baseline may be of is at hand."""
+    """Whether all cases that a baseline may belong to are here."""
     return Path("cases").is_dir() or roots.root == shipped("baselines")
 
 
@@ -182,35 +183,34 @@ def _below(case_id: str, paths: Sequence[Path]) -> bool:
     return case_id.startswith((*(f"{p}/" for p in prefixes), *folders))
 
 
-def _print_rows(rows: Sequence[Shelved], console: Console) -> None:
+def _print_rows(rows: Sequence[Shelved], out: Console) -> None:
     for file, group in groupby(rows, key=lambda row: row.case_id.rsplit("/", 1)[0]):
         members = list(group)
         if len(members) > 1 and all(row.state == "missing" for row in members):
-            console.print(Text(f"{file}: no baseline of its {len(members)} cases"), soft_wrap=True)
+            out.print(Text(f"{file}: no baseline of its {len(members)} cases"), soft_wrap=True)
         else:
-            console.print(Text(file), soft_wrap=True)
-            for line in _columns([_cells(row) for row in members], console.width):
-                console.print(line, soft_wrap=True)
+            out.print(Text(file), soft_wrap=True)
+            for line in _columns([_cells(row) for row in members], out.width):
+                out.print(line, soft_wrap=True)
     for row in rows:
         if row.what:
-            console.print(Text(f"{row.case_id}: {row.state}: {row.what}"), soft_wrap=True)
+            out.print(Text(f"{row.case_id}: {row.state}: {row.what}"), soft_wrap=True)
     counts = Counter(row.state for row in rows)
     missing = counts.pop("missing", 0)
-    there = counts.total()
     words = ", ".join(f"{n} {state}" for state, n in counts.items())
-    text = f"{there} baseline{'s' * (there != 1)}" + (f": {words}" if words else "")
-    text += f"; {missing} case{'s' * (missing != 1)} without" if missing else ""
-    console.print(Text(text), soft_wrap=True)
+    text = formatting.counted(counts.total(), "baseline") + (f": {words}" if words else "")
+    text += f"; {formatting.counted(missing, 'case')} without" if missing else ""
+    out.print(Text(text), soft_wrap=True)
 
 
 def _cells(row: Shelved) -> list[str]:
-    who = row.accepted
-    told = [who.by, who.when[:10], " ".join(who.because.split())] if who else ["", "", ""]
-    return [row.case_id.rsplit("/", 1)[-1], row.state, ", ".join(row.trees), *told]
+    by = row.accepted
+    accepted = [by.by, by.when[:10], " ".join(by.because.split())] if by else ["", "", ""]
+    return [row.case_id.rsplit("/", 1)[-1], row.state, ", ".join(row.trees), *accepted]
 
 
 def _columns(rows: Sequence[Sequence[str]], width: int) -> Iterator[Text]:
-    """Lines of aligned cells; the last one, why it was accepted, gets what room is left."""
+    """Lines of aligned cells; the reason of the acceptance is cut to the room that is left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)][:-1]
     room = max(20, width - sum(widths) - 2 * len(widths) - 2)
     for *cells, because in rows:
@@ -231,7 +231,7 @@ def _order(change: Change) -> int:
 
 
 def _group(effect: str, changes: Sequence[Change]) -> Iterator[str]:
-    """The cases of one effect: a heading, then each with what moved."""
+    """The cases of one effect: a heading, then each with what changed."""
     yield f"{effect}: {len(changes)}"
     for change in changes if effect != "unchanged" else ():
         yield f"  {change.case_id}" + (f": {change.what}" if change.what else "")

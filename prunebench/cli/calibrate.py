@@ -1,4 +1,4 @@
-"""The command ``calibrate``: how much this machine's timings differ when nothing does."""
+"""``prunebench calibrate``: how much timings of the same model differ on this machine."""
 
 from __future__ import annotations
 
@@ -16,15 +16,7 @@ from ..system import machine
 from ..system.console import print_line
 from ..system.files import write_json
 from ..system.machine import before_torch
-from .options import (
-    Device,
-    JsonFile,
-    Keyword,
-    Paths,
-    Settings,
-    StoreDir,
-    chosen_cases,
-)
+from .options import Device, JsonFile, Keyword, Paths, Quiet, Settings, StoreDir, chosen_cases
 from .paths import DEFAULT_STORE
 
 if TYPE_CHECKING:
@@ -41,11 +33,12 @@ def calibrate(
     ] = 20,
     json_file: JsonFile = None,
     store: StoreDir = DEFAULT_STORE,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No progress display.")] = False,
+    quiet: Quiet = False,
 ) -> None:
-    """Time each dense model beside itself, and keep the smallest effect to believe here.
+    """Measure the timing noise of this device.
 
-    Gates on this device then allow at least that much, whatever a case says.
+    Times each dense model against itself. Gates on this device then allow at least the smallest
+    difference that can be believed here, whatever a case says.
     """
     timed = _timed(chosen_cases(paths, keyword, settings))
     if not timed:
@@ -65,14 +58,14 @@ def calibrate(
     place = timing_noise.save(store, measured)
     if json_file:
         write_json(json_file, measured)
-    for model, own in effects.items():
-        for name, effect in own.items():
+    for model, by_name in effects.items():
+        for name, effect in by_name.items():
             print_line(f"{model}: {name}: believable from {effect:.2%} on")
-    print_line(f"kept in {place}")
+    print_line(f"saved in {place}")
 
 
 def _timed(cases: list[Case]) -> list[tuple[Case, list[Metric]]]:
-    """A case of each model, with every kind of timing that its cases ask for."""
+    """One case per model, with all latency metrics of that model's cases."""
     models: dict[object, tuple[Case, list[Metric]]] = {}
     for case in cases:
         _, metrics = models.setdefault(case.model, (case, []))

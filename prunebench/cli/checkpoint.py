@@ -1,4 +1,4 @@
-"""``prunebench export CASE --checkpoint DIR``: the pruned model of a case, ready for the hub."""
+"""``export CASE --checkpoint DIR``: the pruned model of a case, ready for the hub."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def save_checkpoint(
     search_again: bool,
     device: str,
 ) -> None:
-    """Save what the case *case_id* measured to *folder*, and say where and how to share it.
+    """Save the pruned model of *case_id* to *folder*, and print how to upload it.
 
     Raises:
         PrunebenchError: if there is no such record, or its checkpoint cannot be made.
@@ -39,7 +39,7 @@ def save_checkpoint(
     before_torch()
     from ..checkpoints import publish
 
-    beside = [store.path(found, record.key or "x").parent, baselines.quality(found).parent]
+    places = [store.path(found, record.key or "x").parent, baselines.quality(found).parent]
     rows = published.matching(record, published.rows(baselines.published))
     dense = publish.dense_record(record, _dense(found, baselines, store, record.environment.device))
     card = publish.checkpoint(
@@ -48,7 +48,7 @@ def save_checkpoint(
         case=case,
         dense=dense,
         rows=rows,
-        beside=beside,
+        beside=places,
         search_again=search_again,
         device=device,
     )
@@ -59,11 +59,11 @@ def save_checkpoint(
 
 
 def _dense(case_id: str, baselines: Baselines, store: Store, device: str) -> Iterator[Record]:
-    """Records that may be the dense model's: of the same case file first."""
-    mine = case_id.rpartition("/")[0]
+    """Records that may be the dense model's, those of the same case file first."""
+    file = case_id.rpartition("/")[0]
     known = {*store.case_ids(), *baselines.case_ids()}
     dense = [i for i in known if i.rpartition("/")[2].startswith("dense")]
-    for one in sorted(dense, key=lambda i: (i.rpartition("/")[0] != mine, i)):
-        with suppress(PrunebenchError):  # a damaged one is none; nothing here rests on it
+    for one in sorted(dense, key=lambda i: (i.rpartition("/")[0] != file, i)):
+        with suppress(PrunebenchError):  # a damaged record is passed over: the card can do without
             if found := store.latest(one) or baselines.load(one, device):
                 yield found

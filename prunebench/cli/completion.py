@@ -1,7 +1,7 @@
-"""What a shell may complete: methods, cases, files, keys.
+"""Shell completion: methods, cases, files, keys.
 
-A shell asks at every press of a key, so nothing heavy is imported, and what goes wrong is not told:
-the command itself will.
+A shell asks at every Tab, so nothing heavy is imported, and errors are not printed: the command
+itself prints them.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ def methods(incomplete: str) -> list[str]:
 
 def keywords(ctx: typer.Context, incomplete: str) -> list[str]:
     """The last word of a ``-k`` expression: a method's name, or a case of the paths given."""
-    begun = re.split(r"[\s(]", incomplete)[-1]
-    before = incomplete[: len(incomplete) - len(begun)]
+    word = re.split(r"[\s(]", incomplete)[-1]
+    before = incomplete[: len(incomplete) - len(word)]
 
     def words() -> Iterable[str]:
-        from .paths import case_paths  # which gives its options what is here
+        from .paths import case_paths
 
         given = [Path(text) for text in ctx.args if not text.startswith("-")]
         cases = loader.load(case_paths(given))
         return [*dict.fromkeys(c.asked["method"]["name"] for c in cases), *(c.label for c in cases)]
 
-    return [before + word for word in _starting(begun, words)]
+    return [before + candidate for candidate in _starting(word, words)]
 
 
 def case_files(incomplete: str) -> list[str]:
-    """Case files here and the folders they are in; for others the shell knows all files."""
+    """Case files below cases/ and their folders; the shell completes other files."""
 
     def found() -> Iterable[str]:
         files = loader.find([Path("cases")])
@@ -51,7 +51,7 @@ def case_files(incomplete: str) -> list[str]:
 
 
 def stored_cases(ctx: typer.Context, incomplete: str) -> list[str]:
-    """Cases that have records, by their id or its end; without any, those of the case files."""
+    """Cases with records, by id or its last part; without records those of the case files."""
 
     def found() -> Iterable[str]:
         from .paths import DEFAULT_STORE, all_case_paths
@@ -74,11 +74,11 @@ def devices(incomplete: str) -> list[str]:
     return _starting(incomplete, lambda: ["cpu", "cuda"])
 
 
-def _starting(begun: str, found: Callable[[], Iterable[str]]) -> list[str]:
+def _starting(prefix: str, found: Callable[[], Iterable[str]]) -> list[str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            words = dict.fromkeys(word for word in found() if word.startswith(begun))
-        except Exception:  # a shell has no use for a traceback between two keys
+            words = dict.fromkeys(word for word in found() if word.startswith(prefix))
+        except Exception:  # a traceback would disturb the line being typed
             return []
     return [word for word in words if word.isprintable()]

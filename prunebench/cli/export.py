@@ -1,4 +1,4 @@
-"""``prunebench export``: what was measured, as files for other places."""
+"""``prunebench export``: records as tables and in the formats of other tools."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import typer
 
 from ..cases.keyword import matcher
 from ..errors import PrunebenchError, did_you_mean, inert_lines
+from ..formatting import counted
 from ..record import Record
 from ..reports.formats import (
     csv_table,
@@ -40,7 +41,7 @@ from .options import (
     defined,
     print_json,
     read_baselines,
-    tell_cut_off,
+    warn_cut_off,
 )
 from .paths import DEFAULT_STORE
 
@@ -56,11 +57,6 @@ Format = Literal[
     "bencher",
 ]
 SUFFIXES = {"markdown": ".md", "csv": ".csv", "latex": ".tex", "junit": ".xml"}
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to *app*."""
-    app.command()(export)
 
 
 def export(
@@ -95,19 +91,31 @@ def export(
     ] = False,
     checkpoint: Annotated[
         Path | None,
-        typer.Option("--checkpoint", metavar="DIR", help="Save the pruned model of CASE here."),
+        typer.Option(
+            "--checkpoint",
+            metavar="DIR",
+            help="Save the pruned model of CASE here.",
+            rich_help_panel="Checkpoints",
+        ),
     ] = None,
     search_again: Annotated[
         bool,
-        typer.Option("--search-again", help="Where the plan's tensors are gone, make them anew."),
+        typer.Option(
+            "--search-again",
+            help="Search again where the plan's tensors are missing.",
+            rich_help_panel="Checkpoints",
+        ),
     ] = False,
     device: Annotated[
-        str, typer.Option(metavar="D", help="With --checkpoint: cpu, cuda, ...")
+        str,
+        typer.Option(
+            metavar="D", help="With --checkpoint: cpu, cuda, ...", rich_help_panel="Checkpoints"
+        ),
     ] = "cpu",
     baselines: BaselineDir = None,
     store: StoreDir = DEFAULT_STORE,
 ) -> None:
-    """Write the newest record of each case for other tools: tables, CSV, JUnit, lm-eval, ...
+    """Write the newest record of each case for other tools.
 
     With --checkpoint DIR it saves the pruned model of CASE with its model card, ready for the hub:
     the plan of the newest stored record is applied, or else that of the baseline. Nothing is
@@ -118,36 +126,50 @@ def export(
         return
     if checkpoint is not None:
         case_id = _one_case(paths)
-        here = read_baselines(baselines), Store(store)
-        save_checkpoint(case_id, checkpoint, *here, search_again=search_again, device=device)
+        roots, records = read_baselines(baselines), Store(store)
+        save_checkpoint(
+            case_id, checkpoint, roots, records, search_again=search_again, device=device
+        )
         return
     if wide and form != "csv":
         raise PrunebenchError("--wide goes with --format csv")
     roots = read_baselines(baselines)
+    found = _newest(paths or [p for p in (roots.root, store) if p.is_dir()], roots, keyword)
+    _check_metrics(metric or (), found)
+    if form == "lm-eval":
+        _write_folder(found, output)
+    else:
+        _write(_writers(roots, metric or (), wide=wide)[form](found), form, output, len(found))
+
+
+def _newest(places: Sequence[Path], roots: Baselines, keyword: str) -> list[Record]:
+    """The newest record of each selected case; without any, prints a line and ends the command."""
     select = matcher(keyword)
-    places = paths or [p for p in (roots.root, store) if p.is_dir()]
-    tell_cut_off(place for place in places if place != roots.root)
+    warn_cut_off(place for place in places if place != roots.root)
     found = [r for r in archive.newest(places, print_note) if select(r.case_id)]
     if not found:
         where = ", ".join(map(str, places)) or "baselines/ and .prunebench/"
         print_note(f"no records in {where}" + (f" match -k {keyword!r}" if keyword else ""))
         raise typer.Exit(NOTHING)
-    names = {m.metric for record in found for m in record.measurements}
-    for pattern in metric or ():
+    return found
+
+
+def _check_metrics(patterns: Sequence[str], records: Sequence[Record]) -> None:
+    names = {m.metric for record in records for m in record.measurements}
+    for pattern in patterns:
         if not any(fnmatchcase(name, pattern) for name in names):
             raise PrunebenchError(f"no metric {pattern!r}; {did_you_mean(pattern, names)}")
-    if form == "lm-eval":
-        _folder(found, output)
-        return
-    text = _writers(roots, metric or (), wide=wide)[form](found)
+
+
+def _write(text: str, form: str, output: Path | None, count: int) -> None:
     if output is None:
-        # What is piped is for another program; a person's terminal is to show and not to act.
+        # What is piped goes to another program; a terminal must not obey what it is shown.
         print(inert_lines(text) if sys.stdout.isatty() else text, end="")  # noqa: T201
         return
     if output.is_dir():
         output = output / f"prunebench{SUFFIXES.get(form, '.json')}"
     files.write(output, text.encode())
-    print_line(f"{output}: {len(found)} record{'s' * (len(found) != 1)}")
+    print_line(f"{output}: {counted(count, 'record')}")
 
 
 def _one_case(given: list[Path] | None) -> str:
@@ -161,7 +183,7 @@ def _one_case(given: list[Path] | None) -> str:
 def _writers(
     roots: Baselines, metrics: Sequence[str], *, wide: bool
 ) -> dict[str, Callable[[list[Record]], str]]:
-    """What makes the text of each format that is one file."""
+    """The function that makes the text of each single-file format."""
 
     def table(records: list[Record]) -> grid.Grid:
         rows = published.rows(roots.published)
@@ -171,33 +193,28 @@ def _writers(
         "markdown": lambda records: markdown.table(table(records)),
         "latex": lambda records: latex.text(table(records)),
         "csv": partial(csv_table.wide, patterns=metrics or ("*",)) if wide else csv_table.long,
-        "json": lambda records: _json(schema.Run(tuple(records), ())),
+        "json": lambda records: files.printable_json(schema.Run(tuple(records), ())),
         "junit": partial(_junit, roots),
-        "smaller-is-better": lambda r: _json(trackers.action_benchmark(r, "lower")),
-        "bigger-is-better": lambda r: _json(trackers.action_benchmark(r, "higher")),
-        "bencher": lambda records: _json(trackers.bencher(records)),
+        "smaller-is-better": lambda r: files.printable_json(trackers.action_benchmark(r, "lower")),
+        "bigger-is-better": lambda r: files.printable_json(trackers.action_benchmark(r, "higher")),
+        "bencher": lambda records: files.printable_json(trackers.bencher(records)),
     }
-
-
-def _json(data: object) -> str:
-    return files.printable_json(data)
 
 
 def _junit(roots: Baselines, records: list[Record]) -> str:
     cases = defined(record.case_id for record in records)
-    told = []
+    found = []
     for record in records:
         case = cases.get(record.case_id)
         verdict = judging.judge_stored(record, roots, case)
-        again = case.reproduce if case else ""
-        told.append(items.Item(verdict, record, reproduce=again))
-    return junit.text(items.Judged(tuple(told)))
+        found.append(items.Item(verdict, record, reproduce=case.reproduce if case else ""))
+    return junit.text(items.Judged(tuple(found)))
 
 
-def _folder(records: list[Record], output: Path | None) -> None:
+def _write_folder(records: list[Record], output: Path | None) -> None:
     if output is None:
         raise PrunebenchError("--format lm-eval needs --output DIR: lm-eval has a file per run")
     layout = lm_eval.layout(records)
     for name, data in layout.items():
         files.write_json(output / name, data)
-    print_line(f"{output}: {len(layout)} results file{'s' * (len(layout) != 1)}")
+    print_line(f"{output}: {counted(len(layout), 'results file')}")

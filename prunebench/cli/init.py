@@ -1,4 +1,4 @@
-"""``prunebench init``: a project to start from."""
+"""``prunebench init``: a new project."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ import typer
 
 from ..cases import loader
 from ..errors import PrunebenchError
+from ..formatting import counted
 from ..system.console import print_line
 from . import scaffold
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to *app*."""
-    app.command()(init)
 
 
 def init(
@@ -36,28 +32,28 @@ def init(
         str,
         typer.Option(metavar="LABELS", help="The GitHub runner, e.g. self-hosted,gpu."),
     ] = "ubuntu-latest",
-    force: Annotated[bool, typer.Option("--force", help="Overwrite what is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite existing files.")] = False,
 ) -> None:
-    """Make a project: a first case, what git leaves out, and workflows if asked for.
+    """Make a project: a first case, .gitignore, workflows.
 
-    Nothing that is there is overwritten without --force.
+    No existing file is overwritten without --force.
     """
     made = scaffold.contents(folder, model=model, ci=ci, nightly=nightly, runner=runner)
-    there = scaffold.taken(folder, made)
-    if there and not force:
+    existing = scaffold.conflicts(folder, made)
+    if existing and not force:
         raise PrunebenchError(
-            f"there already, and not overwritten without --force: {', '.join(there)}"
+            f"already there, and not overwritten without --force: {', '.join(existing)}"
         )
     for path in scaffold.write(folder, made):
         print_line(f"wrote {path}")
     cases = loader.load(loader.find([folder / "cases"]))
-    print_line(f"{len(cases)} case{'s' * (len(cases) != 1)} in {folder / 'cases'}: ok")
+    print_line(f"{counted(len(cases), 'case')} in {folder / 'cases'}: ok")
     for line in _next(folder, ci=ci, nightly=nightly):
         print_line(line)
 
 
 def _next(folder: Path, *, ci: bool, nightly: bool) -> list[str]:
-    """What to do now."""
+    """The commands to run next."""
     steps = [] if folder == Path() else [f"cd {folder}"]
     steps += [
         "prunebench run",
@@ -66,10 +62,10 @@ def _next(folder: Path, *, ci: bool, nightly: bool) -> list[str]:
         + (" .github" if ci or nightly else "")
         + (" nightly.sh" if nightly else ""),
     ]
-    said = ["next:", *(f"  {step}" for step in steps)]
+    lines = ["next:", *(f"  {step}" for step in steps)]
     if nightly:
-        said += [
-            "nightly on GitHub: set the secret PRUNEBENCH_WEBHOOK to be told what changes",
+        lines += [
+            "nightly on GitHub: set the secret PRUNEBENCH_WEBHOOK to be notified of changes",
             f"nightly with cron: 17 3 * * *  {(folder / 'nightly.sh').absolute()}",
         ]
-    return said
+    return lines

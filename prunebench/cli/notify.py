@@ -1,4 +1,4 @@
-"""``prunebench notify``: a message for each change since the last one, none for a quiet night."""
+"""``prunebench notify``: a message for each change since the last one."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import PrunebenchError
+from ..formatting import counted
 from ..reports import notices, sentences
 from ..reports.notices import Results, State
 from ..results.store import Store
@@ -25,11 +26,6 @@ from .paths import DEFAULT_STORE
 VARIABLE = "PRUNEBENCH_WEBHOOK"
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command to *app*."""
-    app.command()(notify)
-
-
 def notify(
     results: Annotated[
         list[Path],
@@ -40,12 +36,11 @@ def notify(
         typer.Option(
             "--webhook",
             metavar="URL",
-            help=f"Slack-compatible address; better given as {VARIABLE}, which no list of "
-            "processes shows.",
+            help=f"Slack-compatible address; {VARIABLE} hides it from process lists.",
         ),
     ] = "",
     link: Annotated[
-        str, typer.Option(metavar="URL", help="Where to read more; ends each message.")
+        str, typer.Option(metavar="URL", help="Where to read more, at the end of each message.")
     ] = "",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the messages; post and remember nothing.")
@@ -53,59 +48,62 @@ def notify(
     json_file: JsonFile = None,
     store: StoreDir = DEFAULT_STORE,
 ) -> None:
-    """Post what changed since it was last told: one message per change.
+    """Post what changed since the last message.
 
-    A case that becomes worse, recovers, crashes or can be compared again, and a step found in its
-    history. What was told is remembered in the results folder.
+    There is one message per change: a case that becomes worse, recovers, crashes or can be compared
+    again, or a step in its history. What was posted is remembered in the results folder.
     """
     address = url or os.environ.get(VARIABLE, "")
     if not dry_run:
         if not address:
-            raise PrunebenchError(f"give --webhook URL or set {VARIABLE}, or look with --dry-run")
+            raise PrunebenchError(f"give --webhook URL or set {VARIABLE}, or try --dry-run")
         webhook.check(address)
     state, lost = notices.load(store)
     if lost:
         print_note(lost)
-    read = [files.read_json(path, Results) for path in results]
-    verdicts = {verdict.case_id: verdict for one in read for verdict in one.verdicts}
-    made = {record.case_id: record.created for one in read for record in one.records}
-    found = notices.changes(verdicts.values(), state, made)
-    past = _histories(made, Store(store))
-    found += notices.stepped(past, state, sentence, found)
-    said = notices.messages(found, link)
+    found = _changes(results, state, Store(store))
+    messages = notices.messages(found, link)
     if json_file:
-        payloads = [message.payload() for message in said]
+        payloads = [message.payload() for message in messages]
         files.write_json(json_file, {"changes": found, "messages": payloads})
     if dry_run:
-        for message in said:
+        for message in messages:
             print_line(message.text + (f"\n{link}" if link else ""))
     else:
-        _post(said, address, state, store)
+        _post(messages, address, state, store)
     if not found:
-        print_line("nothing changed since it was last told")
+        print_line("nothing changed since the last message")
         return
-    many = f"{len(found)} change{'s' * (len(found) != 1)}"
-    posts = f"{len(said)} message{'s' * (len(said) != 1)}"
-    print_line(f"{many}, {posts} {'not posted' if dry_run else 'posted'}")
+    posted = "not posted" if dry_run else "posted"
+    print_line(f"{counted(len(found), 'change')}, {counted(len(messages), 'message')} {posted}")
 
 
-def _post(said: Sequence[notices.Message], address: str, state: State, store: Path) -> None:
-    """Post each message and remember it; one that fails is told the next time, with the rest."""
+def _changes(paths: Sequence[Path], state: State, store: Store) -> list[notices.Notice]:
+    """What *state* does not know: outcomes of the runs in *paths*, steps in the histories."""
+    runs = [files.read_json(path, Results) for path in paths]
+    verdicts = {verdict.case_id: verdict for run in runs for verdict in run.verdicts}
+    created = {record.case_id: record.created for run in runs for record in run.records}
+    found = notices.changes(verdicts.values(), state, created)
+    return found + notices.stepped(_histories(created, store), state, sentence, found)
+
+
+def _post(messages: Sequence[notices.Message], address: str, state: State, store: Path) -> None:
+    """Post each message and remember it; after a failure the rest is posted the next time."""
     notices.save(store, state)
-    for number, message in enumerate(said):
+    for number, message in enumerate(messages):
         try:
             webhook.post(address, message.payload())
         except webhook.PostError as error:
-            left = len(said) - number
-            print_note(f"{error}; {left} message{'s' * (left != 1)} will be told the next time")
+            left = counted(len(messages) - number, "message")
+            print_note(f"{error}; {left} will be posted the next time")
             raise typer.Exit(CRASHED) from None
         for notice in message.notices:
-            notice.told(state)
+            notice.remember(state)
         notices.save(store, state)
 
 
 def _histories(ids: Iterable[str], store: Store) -> Iterator[History]:
-    """The history of each case, of what the table shows; on the CPU without timings."""
+    """The history of each case's table columns; on the CPU without timings."""
 
     def choose(names: Sequence[str]) -> list[str]:
         return history.first_of_each(names, [patterns for _, patterns in sentences.COLUMNS])
@@ -118,6 +116,6 @@ def _histories(ids: Iterable[str], store: Store) -> Iterator[History]:
         newest = answers[0]
         if newest.environment.device == "cpu":
             varying = {m.metric for m in newest.measurements if m.varies}
-            kept = tuple(s for s in past.series if s.metric not in varying)
-            past = History(past.case_id, past.device, kept, past.left_out)
+            steady = tuple(s for s in past.series if s.metric not in varying)
+            past = History(past.case_id, past.device, steady, past.left_out)
         yield past

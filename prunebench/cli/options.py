@@ -1,4 +1,4 @@
-"""What the commands share: their options, and how cases and folders are found."""
+"""Options that several commands share, and the cases and baselines that they select."""
 
 from __future__ import annotations
 
@@ -20,6 +20,25 @@ from ..system.console import print_note
 from . import completion
 from .paths import all_case_paths, case_paths, default_baselines
 
+
+class Panel:
+    """Headings of option groups in ``--help``."""
+
+    CASES = "Cases"
+    MEASURE = "Measurement"
+    VERDICTS = "Verdicts"
+    BASELINES = "Baselines"
+    REPORTS = "Reports"
+    PROCESSES = "Processes and jobs"
+
+
+def _folder(option: typer.CallbackParam, path: Path | None) -> Path | None:
+    """Refuse a file where a folder is expected, before anything is measured."""
+    if path is not None and path.exists() and not path.is_dir():
+        raise PrunebenchError(f"{option.opts[0]} {path}: expected a folder, found a file")
+    return path
+
+
 Paths = Annotated[
     list[Path] | None,
     typer.Argument(
@@ -35,6 +54,7 @@ Keyword = Annotated[
         metavar="EXPR",
         help="Only cases whose id matches, as in pytest.",
         autocompletion=completion.keywords,
+        rich_help_panel=Panel.CASES,
     ),
 ]
 Settings = Annotated[
@@ -44,21 +64,21 @@ Settings = Annotated[
         metavar="KEY=VALUE",
         help="Override any case key, e.g. model.id=...",
         autocompletion=completion.settings,
+        rich_help_panel=Panel.CASES,
     ),
 ]
 Limit = Annotated[
-    int | None, typer.Option(min=1, metavar="N", help="At most N questions per task.")
+    int | None,
+    typer.Option(
+        min=1, metavar="N", help="At most N questions per task.", rich_help_panel=Panel.CASES
+    ),
 ]
-
-
-def _folder(option: typer.CallbackParam, path: Path | None) -> Path | None:
-    """Refuse what is there and no folder, before anything is measured."""
-    if path is not None and path.exists() and not path.is_dir():
-        raise PrunebenchError(f"{option.opts[0]} {path}: expected a folder, found a file")
-    return path
-
-
-StoreDir = Annotated[Path, typer.Option("--store", help="Results folder.", callback=_folder)]
+StoreDir = Annotated[
+    Path,
+    typer.Option(
+        "--store", help="Results folder.", callback=_folder, rich_help_panel=Panel.MEASURE
+    ),
+]
 BaselineDir = Annotated[
     Path | None,
     typer.Option(
@@ -66,26 +86,55 @@ BaselineDir = Annotated[
         help="Baselines folder; default baselines/.",
         show_default=False,
         callback=_folder,
+        rich_help_panel=Panel.BASELINES,
     ),
 ]
 Device = Annotated[
     str | None,
-    typer.Option(metavar="D", help="cpu, cuda, cuda:1, ...", autocompletion=completion.devices),
+    typer.Option(
+        metavar="D",
+        help="cpu, cuda, cuda:1, ...",
+        autocompletion=completion.devices,
+        rich_help_panel=Panel.MEASURE,
+    ),
 ]
-JsonFile = Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Write JSON too.")]
+JsonFile = Annotated[
+    Path | None,
+    typer.Option("--json", metavar="FILE", help="Also write JSON.", rich_help_panel=Panel.REPORTS),
+]
 JunitFile = Annotated[
-    Path | None, typer.Option("--junit", metavar="FILE", help="Write JUnit XML, with the numbers.")
+    Path | None,
+    typer.Option(
+        "--junit",
+        metavar="FILE",
+        help="Write JUnit XML, with all numbers.",
+        rich_help_panel=Panel.REPORTS,
+    ),
 ]
 MarkdownFile = Annotated[
     Path | None,
-    typer.Option("--markdown", metavar="FILE", help="Write a comment for a pull request."),
+    typer.Option(
+        "--markdown",
+        metavar="FILE",
+        help="Write a comment for a pull request.",
+        rich_help_panel=Panel.REPORTS,
+    ),
 ]
 OnGithub = Annotated[
     bool | None,
     typer.Option(
         "--github/--no-github",
-        help="Annotate the pull request; by default in GitHub Actions.",
+        help="Annotate the pull request; default in GitHub Actions.",
         show_default=False,
+        rich_help_panel=Panel.REPORTS,
+    ),
+]
+Strict = Annotated[
+    bool,
+    typer.Option(
+        "--strict",
+        help="Unsure, new and not comparable fail too.",
+        rich_help_panel=Panel.VERDICTS,
     ),
 ]
 FailOn = Annotated[
@@ -93,45 +142,98 @@ FailOn = Annotated[
     typer.Option(
         metavar="EXPR",
         help="Outcomes and conditions that fail, e.g. 'worse, accuracy/recovery < 0.95'.",
+        rich_help_panel=Panel.VERDICTS,
     ),
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Alpha = Annotated[
     float | None,
     typer.Option(
         min=1e-9,
         max=0.5,
         metavar="A",
-        help="One-sided level of the tests, for all of the run; else what a case says.",
+        help="One-sided significance level of all tests together; default from the cases.",
+        rich_help_panel=Panel.VERDICTS,
     ),
 ]
-Because = Annotated[str, typer.Option(metavar="TEXT", help="Why the new values are right.")]
-Force = Annotated[bool, typer.Option("--force", help="Accept what the guards object to.")]
-
+Because = Annotated[
+    str,
+    typer.Option(
+        metavar="TEXT", help="Why the new values are right.", rich_help_panel=Panel.BASELINES
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Accept what the guards object to.", rich_help_panel=Panel.BASELINES
+    ),
+]
 WorkerCount = Annotated[
     str,
     typer.Option(
-        "-n", metavar="K", help="That many worker processes; auto: one per GPU, or half the cores."
+        "-n",
+        metavar="K",
+        help="Number of worker processes; auto: one per GPU, or half the cores.",
+        rich_help_panel=Panel.PROCESSES,
     ),
 ]
 PerGpu = Annotated[
-    int, typer.Option(min=1, metavar="N", help="How many workers of -n may share a GPU.")
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="How many workers of -n may share a GPU.",
+        rich_help_panel=Panel.PROCESSES,
+    ),
 ]
 ExecutorName = Annotated[
     str,
-    typer.Option("--executor", metavar="E", help="Run as jobs: slurm."),
+    typer.Option(
+        "--executor",
+        metavar="E",
+        help="Run as jobs: slurm.",
+        rich_help_panel=Panel.PROCESSES,
+    ),
 ]
 SlurmOptions = Annotated[
     list[str] | None,
-    typer.Option("--slurm", metavar="KEY=VALUE", help="An option of sbatch, e.g. partition=gpu."),
+    typer.Option(
+        "--slurm",
+        metavar="KEY=VALUE",
+        help="An option of sbatch, e.g. partition=gpu.",
+        rich_help_panel=Panel.PROCESSES,
+    ),
 ]
 Detach = Annotated[
-    bool, typer.Option("--detach", help="With --executor: submit, say how to collect, and end.")
+    bool,
+    typer.Option(
+        "--detach",
+        help="With --executor slurm: submit, print how to collect, and end.",
+        rich_help_panel=Panel.PROCESSES,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")]
+Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress display.")]
+StoredCase = Annotated[
+    str,
+    typer.Argument(
+        metavar="CASE",
+        help="A case id, or the end of one.",
+        autocompletion=completion.stored_cases,
+    ),
+]
+RecordPaths = Annotated[
+    list[Path] | None,
+    typer.Argument(
+        help="Results or baselines folders, records, files of run --json; default baselines/ "
+        "and .prunebench/.",
+        show_default=False,
+    ),
 ]
 
 
 def defined(ids: Iterable[str]) -> dict[str, Case]:
-    """The cases of those *ids*, as far as there still are any; no other case file is read.
+    """The cases of those *ids* that still exist; reads only their case files.
 
     Raises:
         CaseError: with every mistake in these case files.
@@ -142,14 +244,14 @@ def defined(ids: Iterable[str]) -> dict[str, Case]:
 
 
 def read_baselines(folder: Path | None) -> Baselines:
-    """The baselines in *folder*, or the default ones, to be read: it is told if they are mixed."""
+    """The baselines in *folder*, or the default ones; warns of an interrupted accept."""
     roots = Baselines(folder or default_baselines())
-    tell_cut_off([roots.root])
+    warn_cut_off([roots.root])
     return roots
 
 
-def tell_cut_off(paths: Iterable[Path]) -> None:
-    """A line for every folder of baselines in which one of *paths* lies and an accept stopped."""
+def warn_cut_off(paths: Iterable[Path]) -> None:
+    """Print a line for each baselines folder above *paths* in which an accept was interrupted."""
     for folder in dict.fromkeys(above for path in paths for above in (path, *path.parents)):
         if line := Baselines(folder).cut_off:
             print_note(line)
@@ -161,7 +263,7 @@ def chosen_cases(
     settings: list[str] | None = None,
     limit: int | None = None,
 ) -> list[Case]:
-    """The cases meant; with none, a line says so and the command ends.
+    """The selected cases; without any, prints a line and ends the command.
 
     Raises:
         CaseError: with every mistake in the case files.
@@ -175,19 +277,24 @@ def chosen_cases(
 
 
 def stored_case(text: str, store: Store) -> str:
-    """The id of the case that has records and whose id is, or ends in, *text*.
+    """The id of the case with records whose id equals *text* or ends in it.
 
     Raises:
-        PrunebenchError: if there is none, or more than one.
+        PrunebenchError: if no case or more than one does.
     """
     return one_case(text, store.case_ids(), "record")
 
 
 def one_case(text: str, ids: Sequence[str], what: str) -> str:
-    """The one of *ids* that is, or ends in, *text*; *what* they are of.
+    """The one of *ids* that equals *text* or ends in it.
+
+    Args:
+        text: as typed.
+        ids: cases that have something.
+        what: what they have, for messages: ``record``.
 
     Raises:
-        PrunebenchError: if there is none, or more than one.
+        PrunebenchError: if none or more than one matches.
     """
     matches = [i for i in ids if i == text] or [i for i in ids if i.endswith(text)]
     if not ids:
@@ -200,5 +307,5 @@ def one_case(text: str, ids: Sequence[str], what: str) -> str:
 
 
 def print_json(data: object) -> None:
-    """*data* on standard output, for scripts."""
+    """Print *data* on standard output, for scripts."""
     print(files.printable_json(data), end="")  # noqa: T201

@@ -1,4 +1,4 @@
-"""Where cases, baselines and results lie when no option names them."""
+"""Default places of cases, baselines and results."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ DEFAULT_STORE = Path(".prunebench")
 
 
 def case_paths(paths: list[Path] | None) -> list[Path]:
-    """What was given, or else the smoke cases: those here, or those that come with us."""
+    """*paths*, by default the smoke cases: those here, else those of the package."""
     if paths:
         return paths
     smoke = Path("cases/smoke")
@@ -18,10 +18,10 @@ def case_paths(paths: list[Path] | None) -> list[Path]:
 
 
 def all_case_paths() -> list[Path]:
-    """Where a case of any record may be defined."""
+    """The places in which the case of a record may be defined."""
     return [Path("cases")] if Path("cases").is_dir() else [shipped("cases/smoke")]
 
 
 def default_baselines() -> Path:
-    """``baselines/`` here, or the shipped ones where the shipped cases are used."""
+    """``baselines/`` here, or those of the package if its cases are used."""
     return OWN if OWN.is_dir() or Path("cases").is_dir() else shipped("baselines")

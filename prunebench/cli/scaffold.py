@@ -1,4 +1,4 @@
-"""A project to start from: a first case, what git leaves out, workflows, a script for cron."""
+"""The files of a new project: a first case, .gitignore, workflows, a script for cron."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..version import __version__
 
 TEMPLATES = Path(__file__).parents[1] / "templates"
 WORKFLOWS = ".github/workflows"
-#: What a run leaves behind that is not to be committed.
+#: Files of runs that are not committed.
 IGNORED = (".prunebench/", "logs/", "site/", "nightly.env", "nightly.json", "nightly.md")
 
 _LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -32,8 +32,8 @@ def contents(
 ) -> dict[str, str]:
     """The files of a new project, by their path below *folder*.
 
-    A first case is among them only where ``cases/smoke`` has none, and ``.gitignore`` keeps the
-    lines that it has.
+    A first case is among them only if ``cases/smoke`` has none, and ``.gitignore`` keeps its
+    lines.
 
     Args:
         folder: the project.
@@ -61,8 +61,8 @@ def contents(
     return made
 
 
-def taken(folder: Path, made: Mapping[str, str]) -> list[str]:
-    """Which of the files are there already with other content; ``.gitignore`` only grows."""
+def conflicts(folder: Path, made: Mapping[str, str]) -> list[str]:
+    """Which files exist with other content; ``.gitignore`` is only added to."""
     return [
         name
         for name, text in made.items()
@@ -73,10 +73,10 @@ def taken(folder: Path, made: Mapping[str, str]) -> list[str]:
 
 
 def write(folder: Path, made: Mapping[str, str]) -> list[Path]:
-    """Write what differs; returns what was written.
+    """Write the files that differ; returns their paths.
 
     Raises:
-        PrunebenchError: if a place cannot be written.
+        PrunebenchError: if a file cannot be written.
     """
     written = []
     for name, text in made.items():
@@ -107,19 +107,19 @@ def _runs_on(labels: str) -> str:
 
 
 def _model_id(model: str, case_folder: Path) -> str:
-    """The id as a case file there has it: a folder relative to the file."""
+    """The id for a case file in *case_folder*: a model's folder is relative to it."""
     hub.require(model, weights=False)
     folder = hub.folder_of(model)
     if folder is None or model == reference.MODEL_ID or Path(model).is_absolute():
         return model
-    near = os.path.relpath(folder, case_folder)
-    return near if near.startswith(".") else f"./{near}"
+    relative = os.path.relpath(folder, case_folder)
+    return relative if relative.startswith(".") else f"./{relative}"
 
 
 def _ignoring(path: Path) -> str:
-    there = files.read(path).decode("utf-8", "surrogateescape") if path.is_file() else ""
-    missing = [line for line in IGNORED if line not in there.splitlines()]
+    text = files.read(path).decode("utf-8", "surrogateescape") if path.is_file() else ""
+    missing = [line for line in IGNORED if line not in text.splitlines()]
     if not missing:
-        return there
-    gap = "" if there.endswith("\n") or not there else "\n"
-    return there + gap + "".join(f"{line}\n" for line in missing)
+        return text
+    gap = "" if text.endswith("\n") or not text else "\n"
+    return text + gap + "".join(f"{line}\n" for line in missing)

@@ -9,6 +9,7 @@ from statistics import NormalDist, fmean
 from msgspec import Struct
 from msgspec.structs import replace
 
+from ..formatting import FRACTIONS
 from ..record import Direction, Measurement, Record
 from ..reports.formats.rows import standard_error
 from ..verdicts import seeds
@@ -87,7 +88,7 @@ def _clipped(one: Value) -> Value:
 
 def possible(unit: str) -> tuple[float, float]:
     """The lower and upper bound of values of *unit*."""
-    if unit in ("acc", "match", "of answers", "of n-grams"):
+    if unit in FRACTIONS and unit != "of dense":  # a recovery may exceed one
         return 0.0, 1.0
     return (0.0 if unit == "ppl" else -math.inf), math.inf
 

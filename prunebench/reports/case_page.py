@@ -1,9 +1,9 @@
-"""One case in depth: the question, what was removed, every number, and what is made of it."""
+"""One case in depth: the question, what was removed, every number, and the verdict."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -18,7 +18,7 @@ from ..case import Case
 from ..data import hub
 from ..data.model_config import shape_of
 from ..errors import PrunebenchError
-from ..formatting import duration, number
+from ..formatting import duration, moved, number
 from ..plan import describe
 from ..record import Measurement, Record
 from ..results.baselines.files import Accepted, Baselines
@@ -29,17 +29,16 @@ from ..system import console as screen
 from ..system.console import Signs
 from ..verdicts import seeds
 from ..verdicts.verdict import Finding, Verdict
-from . import block_map, sentences
-from . import columns as figures
+from . import block_map, columns, sentences
 from .block_map_text import drawing
 
 
 class Shown(Struct, frozen=True):
-    """What `show` has of a case.
+    """What `show` prints of a case.
 
-    *blocks* is how many the dense model has, where its config is at hand. *nights* counts the
-    stored records, *intervals* are over the calibration seeds of the case, and *reproduce* runs it
-    again.
+    *blocks* is how many the dense model has, if its config is on this machine. *nights* counts the
+    stored records, *intervals* are over the calibration seeds of the case, and *reproduce* is the
+    command that runs it again.
     """
 
     record: Record
@@ -60,15 +59,15 @@ def gathered(
     rows: Sequence[Row],
     cases: Sequence[Case],
 ) -> Shown:
-    """*record* and its *verdict* with what the folders know of the case.
+    """*record* and its *verdict* with what the folders hold about the case.
 
     Args:
         record: the newest of the case.
         verdict: how it was judged.
-        store: where its other nights are.
-        roots: where its baseline is.
-        rows: the papers' numbers about it.
-        cases: of its case file, among which are its other calibration seeds.
+        store: its other records.
+        roots: its baseline.
+        rows: published numbers about it.
+        cases: those of its case file, among them its other calibration seeds.
     """
     case = next((c for c in cases if c.id == record.case_id), None)
     seeded = [c for c in cases if case and case.seed_of and c.seed_of == case.seed_of]
@@ -76,7 +75,7 @@ def gathered(
     try:
         accepted = roots.accepted(record.case_id)
     except PrunebenchError:
-        accepted = None  # the verdict tells what is wrong with it
+        accepted = None  # the verdict reports what is wrong with it
     return Shown(
         record,
         verdict,
@@ -90,7 +89,7 @@ def gathered(
 
 
 def _blocks(model: str, asked: dict[str, Any]) -> int | None:
-    """How many blocks the model has, where its config is on this machine."""
+    """How many blocks the model has, if its config is on this machine."""
     try:
         config = hub.config(model, asked.get("revision"))
         return None if config is None else shape_of(config).blocks
@@ -99,7 +98,7 @@ def _blocks(model: str, asked: dict[str, Any]) -> int | None:
 
 
 def show(shown: Shown, console: Console, *, trace: bool = False) -> None:
-    """Print all of it; with *trace* also how each choice was made."""
+    """Print the page; with *trace* also how each choice was made."""
     record, verdict = shown.record, shown.verdict
     signs = screen.signs(console)
     title = Text(record.case_id, style="bold").append("  ")
@@ -119,7 +118,7 @@ def show(shown: Shown, console: Console, *, trace: bool = False) -> None:
     screen.findings(console, record.case_id, sentences.lines(verdict))
     for line in sentences.published_lines(record, shown.rows):
         screen.print_wrapped(console, line)
-    for line in _elsewhere(shown):
+    for line in _more(shown):
         console.print(Text(line, style="dim"), soft_wrap=True)
 
 
@@ -128,16 +127,16 @@ def _facts(shown: Shown, signs: Signs) -> Iterator[tuple[str, str]]:
     asked = record.asked
     model = asked.get("model") or {}
     more = [f"{k} {v}" for k, v in model.items() if k != "id"]
-    yield "model", ", ".join([record.model_id or "not said", *more])
+    yield "model", ", ".join([record.model_id or "unknown", *more])
     yield "method", _method(asked, signs)
     amount = asked.get("amount") or {}
     wanted = ", ".join(f"{k} {v}" for k, v in amount.items() if v is not None)
-    gone = record.dense_parameters - record.parameters
-    achieved = f"{gone:,} of {record.dense_parameters:,} parameters gone"
-    wished = f" (asked for {wanted})" if wanted else ""
-    yield "amount", f"sparsity {record.sparsity:.2%}{wished}, {achieved}"
+    removed = record.dense_parameters - record.parameters
+    achieved = f"{removed:,} of {record.dense_parameters:,} parameters removed"
+    asked_for = f" (asked for {wanted})" if wanted else ""
+    yield "amount", f"sparsity {record.sparsity:.2%}{asked_for}, {achieved}"
     yield "plan", describe(record.plan)
-    yield "protocol", asked.get("protocol") or "settings of its own"
+    yield "protocol", asked.get("protocol") or "own settings"
     yield "measured", f"{_moment(record.created)} on {record.environment.device}"
     if record.cost:
         yield "cost", _cost(record.cost)
@@ -152,7 +151,7 @@ def _moment(created: str) -> str:
 
 def _method(asked: dict[str, Any], signs: Signs) -> str:
     method = asked.get("method") or {}
-    parts = [str(method.get("name", "not said"))]
+    parts = [str(method.get("name", "unknown"))]
     parts += [f"{k} {v}" for k, v in method.items() if k != "name"]
     try:
         spec = msgspec.convert(asked.get("calibration"), CalibrationSpec | None)
@@ -165,7 +164,7 @@ def _method(asked: dict[str, Any], signs: Signs) -> str:
 
 
 def _cost(cost: dict[str, float]) -> str:
-    words = {
+    known: dict[str, tuple[str, Callable[[float], str]]] = {
         "case_time": ("{} in all", duration),
         "load_time": ("loading {}", duration),
         "search_time": ("search {}", duration),
@@ -173,8 +172,8 @@ def _cost(cost: dict[str, float]) -> str:
         "calibration_tokens": ("{} calibration tokens", lambda v: f"{v:,.0f}"),
         "search_memory": ("{} for the search", lambda v: formatting.size(int(v))),
     }
-    known = [text.format(told(cost[k])) for k, (text, told) in words.items() if k in cost]
-    return ", ".join(known + [f"{k} {v:.4g}" for k, v in cost.items() if k not in words])
+    parts = [text.format(shown(cost[k])) for k, (text, shown) in known.items() if k in cost]
+    return ", ".join(parts + [f"{k} {v:.4g}" for k, v in cost.items() if k not in known])
 
 
 def _print_strip(shown: Shown, console: Console, signs: Signs) -> None:
@@ -183,7 +182,7 @@ def _print_strip(shown: Shown, console: Console, signs: Signs) -> None:
     strip = block_map.strip(shown.record.plan, shown.blocks)
     console.print()
     if strip.foreign:
-        console.print(Text("  somebody else's checkpoint: which blocks went is not known"))
+        console.print(Text("  an external checkpoint: its removed blocks are unknown"))
         return
     for line in drawing(strip, console.width - 2, signs):
         console.print(Text("  ").append_text(line), soft_wrap=True)
@@ -242,11 +241,11 @@ def _row(
     value = measurement.value
     row = {
         "metric": Text(name),
-        "now": Text(formatting.value_text(measurement) if value is None else number(value)),
+        "now": Text(columns.text(measurement) if value is None else number(value)),
         "unit": Text(measurement.unit, style="dim"),
         "outcome": screen.outcome(word, signs),
     }
-    error = figures.uncertainty(measurement, record)
+    error = columns.uncertainty(measurement, record)
     if value is not None and error and math.isfinite(error):
         row[signs.plus_minus] = Text(f"{error:.2g}", style="dim")
     if finding is not None:
@@ -254,11 +253,11 @@ def _row(
         if finding.was is not None:
             row["baseline"] = Text(number(finding.was))
         if finding.was is not None and finding.now is not None and finding.now != finding.was:
-            row["change"] = Text(f"{finding.now - finding.was:+.3g}", style=style)
+            row["change"] = Text(moved(finding.now, finding.was), style=style)
         if finding.allowed is not None:
             row["allowed"] = Text(number(finding.allowed), style="dim")
         if finding.p is not None and finding.now != finding.was:
-            row["p"] = Text(sentences.p_text(finding.p, ""), style="dim")
+            row["p"] = Text(formatting.p_text(finding.p, ""), style="dim")
     return row
 
 
@@ -270,37 +269,36 @@ def _fitting(
     drop: Sequence[str],
     signs: Signs,
 ) -> Table:
-    """A table of *rows* without the columns of *drop* that there is no room for, first to last."""
+    """A table of *rows*; columns of *drop* are left out, first to last, until it fits."""
     first = ("metric", "step", "chosen", "now", signs.plus_minus, "unit", "baseline", "change")
     order = (*first, "allowed", "p", "score", "margin", "noise", "runner-up", "outcome", "")
-    columns = [c for c in order if any(c in row for row in rows)]
+    shown = [c for c in order if any(c in row for row in rows)]
 
     def needed(column: str) -> int:
         return max(len(column), *(cell_len(row[column].plain) for row in rows if column in row))
 
     for name in drop:
-        if sum(map(needed, columns)) + 2 * (len(columns) - 1) <= width:
+        if sum(map(needed, shown)) + 2 * (len(shown) - 1) <= width:
             break
-        columns = [c for c in columns if c != name]
+        shown = [c for c in shown if c != name]
     grid = signs.grid()
-    for column in columns:
+    for column in shown:
         kind: Any = {
             "justify": "left" if column in left else "right",
             "no_wrap": column != "metric",
         }
         grid.add_column(column, overflow="fold", **kind)
     for row in rows:
-        grid.add_row(*(row.get(column, Text()) for column in columns))
+        grid.add_row(*(row.get(column, Text()) for column in shown))
     return grid
 
 
-def _elsewhere(shown: Shown) -> Iterator[str]:
-    for one in shown.intervals:
-        yield sentences.interval_line(one)
+def _more(shown: Shown) -> Iterator[str]:
+    for interval in shown.intervals:
+        yield sentences.interval_line(interval)
     record = shown.record
-    nights = f"{shown.nights} night{'s' * (shown.nights != 1)}"
-    yield f"{nights} in the results folder:"
+    yield f"{formatting.counted(shown.nights, 'record')} in the results folder:"
     yield f"  prunebench history {record.case_id}"
     if record.asked.get("calibration") and not shown.intervals and shown.reproduce:
-        yield "one calibration seed; an interval takes several:"
+        yield "one calibration seed; for an interval use several:"
         yield f"  {shown.reproduce} --set 'calibration.seed=[0,1,2]'"

@@ -5,32 +5,14 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator
 
-from ..formatting import (
-    FRACTIONS,
-    LEAST,
-    amount,
-    p_text,
-)
-from ..plan import (
-    AnyEdit,
-    Step,
-    describe,
-    name,
-    units,
-)
+from ..formatting import FRACTIONS, amount, p_text
+from ..plan import AnyEdit, Step, describe, name, units
 from ..record import Measurement, Record
-from ..verdicts.significance import (
-    CONFIDENCE,
-    POWER,
-    RANKS,
-    Evidence,
-)
-from ..verdicts.verdict import (
-    Finding,
-    Outcome,
-    Verdict,
-    parting,
-)
+from ..verdicts.significance import CONFIDENCE, POWER, RANKS, Evidence
+from ..verdicts.verdict import Finding, Outcome, Verdict, parting
+
+#: Smaller p-values are printed as less than this one.
+LEAST = 0.0001
 
 
 def explanation(record: Record, was: Record | None, verdict: Verdict) -> list[str]:

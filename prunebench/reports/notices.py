@@ -90,8 +90,8 @@ class Notice(Struct, frozen=True, omit_defaults=True):
     outcome: str = ""
     at: str = ""
 
-    def told(self, state: State) -> None:
-        """Remember it as told."""
+    def remember(self, state: State) -> None:
+        """Add it to what was posted."""
         known = state.cases.setdefault(self.case_id, Known())
         if self.at:
             known.steps[self.what] = [*known.steps.get(self.what, []), self.at][-REMEMBERED:]
@@ -213,7 +213,7 @@ def stepped(
             continue
         state.cases[case_id] = Known()
         for notice in new:
-            notice.told(state)
+            notice.remember(state)
     return found
 
 

@@ -1,33 +1,28 @@
-"""The files and the annotations of a run."""
+"""The files of a run, and its annotations on GitHub."""
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from ..errors import PrunebenchError, inert
+from ..errors import PrunebenchError
 from ..runs.session import OK, USAGE, Result
 from ..system import files
+from ..system.console import print_note
 from . import sentences
-from .formats import (
-    github,
-    items,
-    junit,
-    markdown,
-)
+from .formats import github, items, junit, markdown
 
 
-class Outputs:
-    """What a run leaves beside its records.
+class RunFiles:
+    """The files that a run writes next to its records.
 
     Args:
         json_file: for scripts.
         junit_file: for CI servers.
         markdown_file: for a pull request.
-        on_github: whether to annotate there; by default in a job of GitHub Actions.
-        strict: whether doubt fails.
+        on_github: whether to annotate a pull request; by default in a job of GitHub Actions.
+        strict: whether unsure, new and not comparable fail.
     """
 
     def __init__(
@@ -48,11 +43,11 @@ class Outputs:
         self.failures: list[str] = []
 
     def write(self, results: Sequence[Result], left: int = 0) -> None:
-        """Write the files; what cannot be written is a line in *failures*, and the others are.
+        """Write the files; one that cannot be written becomes a line in *failures*.
 
         Args:
-            results: those there are.
-            left: how many cases have none, of a run that was stopped.
+            results: those so far.
+            left: how many cases of a stopped run have none.
         """
         run = items.judged(results, left, strict=self.strict)
         self.failures = []
@@ -60,20 +55,20 @@ class Outputs:
         self._write(self.junit_file, lambda: junit.text(run).encode())
         self._write(self.markdown_file, lambda: markdown.comment(run).encode())
 
-    def tell(self, results: Sequence[Result], left: int = 0) -> None:
-        """Annotate a run on GitHub, and say what could not be written."""
+    def annotate(self, results: Sequence[Result], left: int = 0) -> None:
+        """Annotate a run on GitHub, and print what could not be written."""
         if self.on_github:
             run = items.judged(results, left, strict=self.strict)
             workspace = os.environ.get("GITHUB_WORKSPACE")
             for line in github.commands(run, Path(workspace) if workspace else None):
-                print(line)  # noqa: T201
+                print(line)  # noqa: T201  # a workflow command, which escapes what is from outside
             if name := os.environ.get("GITHUB_STEP_SUMMARY"):
-                self._summarise(run, Path(name))
+                self._add_summary(run, Path(name))
         for line in self.failures:
-            print(line, file=sys.stderr)  # noqa: T201
+            print_note(line)
 
     def code(self, code: int) -> int:
-        """The exit code of a run that would end with *code*: a file that is missing fails it."""
+        """*code*, or USAGE if a file of a run that would end well could not be written."""
         return USAGE if code == OK and self.failures else code
 
     def _write(self, path: Path | None, content: Callable[[], bytes]) -> None:
@@ -84,15 +79,15 @@ class Outputs:
         except PrunebenchError as error:
             self.failures.append(str(error))
 
-    def _summarise(self, run: items.Judged, path: Path) -> None:
-        """Add to the step's summary, as far as there is room in it."""
+    def _add_summary(self, run: items.Judged, path: Path) -> None:
+        """Add to the summary of the job's step, as much as fits."""
         try:
-            there = path.stat().st_size if path.exists() else 0
-            room = markdown.SUMMARY - there - 1
+            used = path.stat().st_size if path.exists() else 0
+            room = markdown.SUMMARY - used - 1
             text = markdown.comment(run, room)
             if len(text.encode()) <= room:
                 with path.open("a", encoding="utf-8") as stream:
                     stream.write(f"{text}\n")
         except OSError as error:
             why = error.strerror or error
-            self.failures.append(f"{inert(str(path))}: cannot be written: {why}")
+            self.failures.append(f"{path}: cannot be written: {why}")

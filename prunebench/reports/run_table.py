@@ -1,4 +1,4 @@
-"""The table of a run: one row a case, by model and sparsity, what fails in front."""
+"""The table of a run: one row per case, by model and sparsity, failing cases first."""
 
 from __future__ import annotations
 
@@ -13,21 +13,19 @@ from rich.table import Table
 from rich.text import Text
 
 from .. import formatting
-from ..formatting import value_text
 from ..record import Measurement, Record
 from ..results.baselines.published import compared
 from ..results.power import Gate
 from ..runs.session import Result
 from ..system import console as screen
 from ..system.console import COLOURS, Signs
-from . import columns as figures
-from . import sentences
+from . import columns, sentences
 from .columns import pick
 
-#: A group of sparsities ends where the next is so much further away, or it would span more.
+#: A group of similar sparsities ends at a gap of more than GAP, or where it would exceed SPAN.
 GAP, SPAN = 0.04, 0.08
 
-#: Columns beside those of ``report.COLUMNS``, where there is room.
+#: More columns than ``sentences.COLUMNS``, if there is room.
 MORE = (
     ("recovery", ("accuracy/recovery",)),
     ("end to end", ("latency/*/speedup-end-to-end", "latency/*/total-time")),
@@ -36,8 +34,8 @@ MORE = (
 SEARCH = "search"
 ORDER = ("ppl", "acc", "recovery", "match", "prefill", "decode", "end to end", "memory", SEARCH)
 
-#: What goes, one after the other, until a table fits: columns, and uncertainties of columns.
-LEAST = (
+#: What is left out, in this order, until a table fits: columns, and uncertainties of columns.
+DROPPED = (
     *(("column", name) for name in (SEARCH, "memory", "end to end", "recovery")),
     *(("error", name) for name in ("end to end", "prefill", "decode", "match")),
     *(("column", name) for name in ("prefill", "match")),
@@ -49,7 +47,7 @@ _SEVERITY = ("crashed", "worse", "gone", "changed_plan", "not_comparable", "unsu
 
 
 class Cell(Struct, frozen=True):
-    """A value and its uncertainty, as text; *style* where it is not its line's."""
+    """A value and its uncertainty, as text; *style* if it differs from its line's."""
 
     value: str = ""
     error: str = ""
@@ -57,7 +55,7 @@ class Cell(Struct, frozen=True):
 
 
 class Line(Struct, frozen=True):
-    """A line of the table: a case, or one below it with its change or a paper's numbers."""
+    """A line of the table: a case, or below it its change or a paper's numbers."""
 
     name: str
     cells: dict[str, Cell]
@@ -70,10 +68,10 @@ def table(results: Sequence[Result], console: Console) -> None:
     """Print a table per model and protocol, then every finding that is not *same*."""
     for (model, protocol), own in _sections(results).items():
         _print_section(model, protocol, own, console)
-    for result in _by_weight(results):
+    for result in _by_severity(results):
         screen.findings(console, result.verdict.case_id, sentences.lines(result.verdict))
         if not result.verdict.ok:
-            # Whole on any screen: it is to be copied.
+            # Never wrapped, so that it can be copied.
             console.print(Text(f"  run it again: {result.reproduce}"), soft_wrap=True)
     for result in results:
         if result.record is not None:
@@ -89,13 +87,13 @@ def table(results: Sequence[Result], console: Console) -> None:
 
 
 def gates_table(rows: Sequence[Gate], console: Console) -> None:
-    """Print what each gate can see, in percentage points."""
+    """Print the minimum detectable drop of each gate, in percentage points."""
     grid = Table(box=None, pad_edge=False)
-    for name in ("case", "metric", "questions", "sees from", "allows"):
+    for name in ("case", "metric", "questions", "detects", "allows"):
         grid.add_column(name, justify="left" if name in ("case", "metric") else "right")
     for row in rows:
-        cells = (f"{row.questions:,}", f"{row.least * 100:.2f} pp", f"{row.allowed * 100:.2f} pp")
-        grid.add_row(row.case_id, row.metric, *cells)
+        drops = (formatting.amount(drop, "acc") for drop in (row.least, row.allowed))
+        grid.add_row(row.case_id, row.metric, f"{row.questions:,}", *drops)
     console.print(grid)
 
 
@@ -105,16 +103,16 @@ def gates_table(rows: Sequence[Gate], console: Console) -> None:
 def groups(results: Sequence[Result]) -> list[list[Result]]:
     """The rows of one model in the order of reading, in groups.
 
-    Dense first; then what fails, the gravest first; then by achieved sparsity, where doubtful ones
-    lead and the others follow as their case file has them; at last what has no result.
+    Dense first; then failing cases, the most severe first; then by achieved sparsity, where unsure
+    ones lead and the others keep the order of their case file; last those without a record.
     """
     dense = [r for r in results if r.case.dense]
     rest = [r for r in results if not r.case.dense]
     failing = [r for r in rest if not r.verdict.ok]
-    sound = [r for r in rest if r.verdict.ok and r.record is not None]
+    passing = [r for r in rest if r.verdict.ok and r.record is not None]
     without = [r for r in rest if r.verdict.ok and r.record is None]
-    failing.sort(key=lambda r: (_weight(r), r.record.sparsity if r.record else -1.0))
-    similar = [sorted(group, key=_weight) for group in _similar(sound)]
+    failing.sort(key=lambda r: (_severity(r), r.record.sparsity if r.record else -1.0))
+    similar = [sorted(group, key=_severity) for group in _similar(passing)]
     return [group for group in (dense, failing, *similar, without) if group]
 
 
@@ -123,10 +121,10 @@ def _similar(results: Sequence[Result]) -> list[list[Result]]:
     found: list[list[int]] = []
     sparsities = [_sparsity(result) for result in results]
     for i in sorted(range(len(results)), key=sparsities.__getitem__):
-        own = found[-1] if found else []
-        near = own and sparsities[i] - sparsities[own[-1]] <= GAP
-        if near and sparsities[i] - sparsities[own[0]] <= SPAN:
-            own.append(i)
+        group = found[-1] if found else []
+        near = group and sparsities[i] - sparsities[group[-1]] <= GAP
+        if near and sparsities[i] - sparsities[group[0]] <= SPAN:
+            group.append(i)
         else:
             found.append([i])
     return [[results[i] for i in sorted(group)] for group in found]
@@ -136,13 +134,13 @@ def _sparsity(result: Result) -> float:
     return result.record.sparsity if result.record else 0.0
 
 
-def _weight(result: Result) -> int:
+def _severity(result: Result) -> int:
     word = result.verdict.outcome
     return _SEVERITY.index(word) if word in _SEVERITY else len(_SEVERITY)
 
 
-def _by_weight(results: Sequence[Result]) -> list[Result]:
-    return sorted(results, key=lambda r: (r.verdict.ok, _weight(r)))
+def _by_severity(results: Sequence[Result]) -> list[Result]:
+    return sorted(results, key=lambda r: (r.verdict.ok, _severity(r)))
 
 
 def _sections(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
@@ -171,13 +169,21 @@ def _print_section(model: str, protocol: str, results: list[Result], console: Co
         [_lines(r, r.case.label if alone else r.case.id, signs) for r in group]
         for group in groups(results)
     ]
-    grid, left_out, sure = _fitted(blocks, console.width, signs)
+    lines = [line for block in blocks for rows in block for line in rows]
+    layout = _Layout(lines, console.width, signs)
+    grid = layout.grid()
+    separated = any(len(block) > 1 for block in blocks)  # single rows need no lines between them
+    for block in blocks:
+        for row in filter(None, (layout.row(line) for rows in block for line in rows)):
+            grid.add_row(*row)
+        if separated:
+            grid.add_section()
     console.print(grid)
     notes = []
-    if sure:
+    if layout.has_errors:
         notes.append(f"{signs.plus_minus} one standard error, over questions or rounds")
-    if left_out:
-        notes.append(f"in a wider window: {', '.join(left_out)}")
+    if layout.hidden:
+        notes.append(f"hidden columns: {', '.join(layout.hidden)}")
     if notes:
         console.print(Text("; ".join(notes), style="dim"))
     console.print()
@@ -195,22 +201,21 @@ def _lines(result: Result, name: str, signs: Signs) -> list[Line]:
     found = {c: m for c, patterns in _columns().items() if (m := pick(record, patterns))}
     cells = {c: _cell(m, record) for c, m in found.items()}
     if (seconds := record.cost.get("search_time", 0.0)) >= 0.05:
-        cells[SEARCH] = Cell(formatting.short_duration(seconds))
-    said = [Line(name, cells, f"{record.sparsity:.1%}", outcome)]
+        cells[SEARCH] = Cell(formatting.duration(seconds, short=True))
+    lines = [Line(name, cells, f"{record.sparsity:.1%}", outcome)]
     if outcome not in ("same", "new"):
-        said += _changes(result, found, signs)
-    return [*said, *_papers(result, record, found, signs)]
+        lines += _changes(result, found, signs)
+    return [*lines, *_papers(result, record, found, signs)]
 
 
 def _cell(measurement: Measurement, record: Record) -> Cell:
-    error = figures.uncertainty(measurement, record)
-    return Cell(
-        value_text(measurement), formatting.error_text(error, measurement.unit, measurement.value)
-    )
+    value, error = measurement.value, columns.uncertainty(measurement, record)
+    uncertainty = "" if value is None else formatting.error(error, measurement.unit, value)
+    return Cell(columns.text(measurement), uncertainty)
 
 
 def _changes(result: Result, found: dict[str, Measurement], signs: Signs) -> Iterator[Line]:
-    """By how much the numbers moved from the baseline's, where any did."""
+    """A line with the differences from the baseline, if there are any."""
     findings = {f.what: f for f in result.verdict.findings}
     moved = {}
     for column, measurement in found.items():
@@ -218,7 +223,8 @@ def _changes(result: Result, found: dict[str, Measurement], signs: Signs) -> Ite
         if finding is None or finding.now is None or finding.was is None:
             continue
         if finding.now != finding.was:
-            text = formatting.change_text(finding.now, finding.was, measurement.unit)
+            text = formatting.difference(finding.now - finding.was, measurement.unit)
+            text = text.removesuffix(" pp")  # the column is in per cent
             moved[column] = Cell(text, style=COLOURS.get(str(finding.outcome), ""))
     if moved:
         yield Line(f"{signs.branch} change", moved, style="dim")
@@ -229,15 +235,15 @@ def _papers(
 ) -> Iterator[Line]:
     """A line per source whose numbers were measured by the same protocol."""
     rows = compared(record, result.published)
-    for credit, own in groupby(sorted(rows, key=lambda r: r.credit), key=lambda r: r.credit):
+    for credit, group in groupby(sorted(rows, key=lambda r: r.credit), key=lambda r: r.credit):
         cells: dict[str, Cell] = {}
         sparsity = ""
-        for row in own:
+        for row in group:
             column = next((c for c, m in found.items() if m.metric == row.metric), None)
             if column is not None and column not in cells:
                 unit = found[column].unit
-                error = formatting.error_text(row.uncertainty, unit, row.value)
-                cells[column] = Cell(formatting.as_unit(row.value, unit), error)
+                error = formatting.error(row.uncertainty, unit, row.value)
+                cells[column] = Cell(formatting.value(row.value, unit), error)
                 sparsity = sparsity or ("" if row.sparsity is None else f"{row.sparsity:.1%}")
         if cells:
             yield Line(f"{signs.branch} paper: {credit}", cells, sparsity, style="dim")
@@ -246,79 +252,80 @@ def _papers(
 # ----------------------------------------------------------------------------------------- layout
 
 
-def _fitted(
-    blocks: list[list[list[Line]]], width: int, signs: Signs
-) -> tuple[Table, list[str], bool]:
-    """As much as *width* columns hold; which columns were left out, and whether any has errors."""
-    lines = [line for block in blocks for rows in block for line in rows]
-    present = [c for c in ORDER if any(c in line.cells for line in lines)]
-    columns, errors, sparsity = list(present), set(present), True
-    longest = max(cell_len(line.name) for line in lines)
-    words = max(len("verdict"), *(len(line.outcome) + 2 for line in lines))
-    wanted = min(longest, 28, max(14, 3 * width // 10))  # for the names
+class _Layout:
+    """Which columns and uncertainties fit into *width*, and how wide the names are then."""
 
-    def room() -> int:
-        """What is left for the names."""
-        taken = [_widths(c, lines, signs, errors=c in errors) for c in columns]
-        fixed = [max(len(c), sum(w)) for c, w in zip(columns, taken, strict=True)]
-        fixed += [words] + ([len("sparsity")] if sparsity else [])
-        return width - sum(fixed) - 2 * len(fixed)
+    def __init__(self, lines: list[Line], width: int, signs: Signs) -> None:
+        self.lines, self.width, self.signs = lines, width, signs
+        present = [c for c in ORDER if any(c in line.cells for line in lines)]
+        self.columns, self.errors, self.sparsity = list(present), set(present), True
+        self._outcome = max(len("verdict"), *(len(line.outcome) + 2 for line in lines))
+        longest = max(cell_len(line.name) for line in lines)
+        wanted = min(longest, 28, max(14, 3 * width // 10))
+        for kind, name in DROPPED:
+            if self._room() >= wanted:
+                break
+            if kind == "error":
+                self.errors.discard(name)
+            elif name == "sparsity":
+                self.sparsity = False
+            elif name in self.columns and (name != self.columns[0] or self._room() < 12):
+                self.columns.remove(name)
+        self.names = max(8, min(longest, self._room()))
+        self.hidden = [] if self.sparsity else ["sparsity"]
+        self.hidden += [c for c in present if c not in self.columns]
 
-    for kind, name in LEAST:
-        if room() >= wanted:
-            break
-        if kind == "error":
-            errors.discard(name)
-        elif name == "sparsity":
-            sparsity = False
-        elif name in columns and (name != columns[0] or room() < 12):
-            columns.remove(name)
-    grid = signs.grid()
-    names = max(8, min(longest, room()))
-    grid.add_column("case", overflow="fold", width=names)
-    if sparsity:
-        grid.add_column("sparsity", justify="right", no_wrap=True)
-    for name in columns:
-        values, _ = _widths(name, lines, signs, errors=name in errors)
-        grid.add_column(Text(name.rjust(values)), no_wrap=True)
-    grid.add_column("verdict", no_wrap=True)
-    parted = any(len(block) > 1 for block in blocks)  # rows that all stand alone need no lines
-    for block in blocks:
-        for rows in block:
-            for line in rows:
-                if not line.outcome and not set(columns) & set(line.cells):
-                    continue  # what it is about is not shown
-                cells = [_text(c, line, lines, signs, errors=c in errors) for c in columns]
-                first = [Text(_broken(line.name, names), style=_name_style(line))]
-                first += [Text(line.sparsity, style=line.style)] if sparsity else []
-                word = screen.outcome(line.outcome, signs) if line.outcome else Text()
-                grid.add_row(*first, *cells, word)
-        if parted:
-            grid.add_section()
-    shown = errors.intersection(columns)
-    sure = any(cell.error for line in lines for c, cell in line.cells.items() if c in shown)
-    left_out = [] if sparsity else ["sparsity"]
-    return grid, left_out + [c for c in present if c not in columns], sure
+    @property
+    def has_errors(self) -> bool:
+        """Whether any uncertainty is shown."""
+        shown = self.errors.intersection(self.columns)
+        return any(
+            cell.error for line in self.lines for c, cell in line.cells.items() if c in shown
+        )
 
+    def _room(self) -> int:
+        """Characters left for the names."""
+        fixed = [max(len(column), sum(self.widths(column))) for column in self.columns]
+        fixed += [self._outcome] + ([len("sparsity")] if self.sparsity else [])
+        return self.width - sum(fixed) - 2 * len(fixed)
 
-def _widths(column: str, lines: list[Line], signs: Signs, *, errors: bool) -> tuple[int, int]:
-    """Columns of the values and of the uncertainties behind them."""
-    cells = [line.cells[column] for line in lines if column in line.cells]
-    values = max((cell_len(cell.value) for cell in cells), default=0)
-    behind = max((len(cell.error) for cell in cells), default=0) if errors else 0
-    if not behind:
-        return max(values, len(column)), 0
-    return values, len(signs.plus_minus) + 1 + behind
+    def widths(self, column: str) -> tuple[int, int]:
+        """Characters of the values of a column and of the uncertainties behind them."""
+        cells = [line.cells[column] for line in self.lines if column in line.cells]
+        values = max((cell_len(cell.value) for cell in cells), default=0)
+        errors = max((len(cell.error) for cell in cells), default=0)
+        if not errors or column not in self.errors:
+            return max(values, len(column)), 0
+        return values, len(self.signs.plus_minus) + 1 + errors
 
+    def grid(self) -> Table:
+        """An empty table with the columns that fit."""
+        grid = self.signs.grid()
+        grid.add_column("case", overflow="fold", width=self.names)
+        if self.sparsity:
+            grid.add_column("sparsity", justify="right", no_wrap=True)
+        for name in self.columns:
+            grid.add_column(Text(name.rjust(self.widths(name)[0])), no_wrap=True)
+        grid.add_column("verdict", no_wrap=True)
+        return grid
 
-def _text(column: str, line: Line, lines: list[Line], signs: Signs, *, errors: bool) -> Text:
-    cell = line.cells.get(column, Cell())
-    values, behind = _widths(column, lines, signs, errors=errors)
-    # Filled up on the left by hand, so that values stand below each other whatever follows them.
-    text = Text(cell.value.rjust(values), style=cell.style or line.style)
-    if behind and cell.error:
-        text.append(f" {signs.plus_minus}{cell.error}", style="dim")
-    return text
+    def row(self, line: Line) -> list[Text]:
+        """The cells of a line; none if all that it is about is hidden."""
+        if not line.outcome and not set(self.columns) & set(line.cells):
+            return []
+        row = [Text(_broken(line.name, self.names), style=_name_style(line))]
+        row += [Text(line.sparsity, style=line.style)] if self.sparsity else []
+        row += [self._text(column, line) for column in self.columns]
+        return [*row, screen.outcome(line.outcome, self.signs) if line.outcome else Text()]
+
+    def _text(self, column: str, line: Line) -> Text:
+        cell = line.cells.get(column, Cell())
+        values, behind = self.widths(column)
+        # Padded by hand, so that values are aligned whatever follows them.
+        text = Text(cell.value.rjust(values), style=cell.style or line.style)
+        if behind and cell.error:
+            text.append(f" {self.signs.plus_minus}{cell.error}", style="dim")
+        return text
 
 
 def _name_style(line: Line) -> str:

@@ -1,4 +1,4 @@
-"""Verdicts in words: sentences, and the JSON file. Decides nothing."""
+"""Verdicts as sentences and as JSON."""
 
 from __future__ import annotations
 
@@ -8,26 +8,17 @@ from typing import Any
 import msgspec
 
 from ..errors import inert
-from ..formatting import (
-    FRACTIONS,
-    duration,
-    number,
-    size,
-)
-from ..formatting import p_text as p_text
+from ..formatting import FRACTIONS, counted, duration, number, p_text, size
 from ..record import Record
 from ..results import gpu_time
 from ..results.baselines.published import Row, compared
 from ..runs.dry_run import Outlook, Totals
 from ..runs.session import Result
-from ..system.console import COLOURS as COLOURS
-from ..system.console import InertConsole as InertConsole
-from ..system.console import console as console
 from ..verdicts import seeds
 from ..verdicts.significance import POWER
 from ..verdicts.verdict import Finding, Verdict
 
-#: Column heading, and how to find its measurement: the first that fits, of the first pattern.
+#: Column heading, and patterns of its measurement: the first match of the first pattern.
 COLUMNS = (
     ("ppl", ("perplexity/*",)),
     ("acc", ("accuracy/mean", "accuracy/*")),
@@ -38,7 +29,7 @@ COLUMNS = (
 
 
 def power_lines(results: Sequence[Result]) -> list[str]:
-    """The smallest loss that each kind of gate could have seen, of the weakest that saw none."""
+    """The minimum detectable drop per metric family, of its weakest gate that is not worse."""
     units = {m.metric: m.unit for r in results if r.record for m in r.record.measurements}
     least: dict[str, tuple[float, str]] = {}
     tests = 0
@@ -51,18 +42,17 @@ def power_lines(results: Sequence[Result]) -> list[str]:
         unit = units.get(finding.what, "")
         size = seen.least if unit in FRACTIONS else seen.least / abs(finding.was or 1.0)
         if size < 5e-5:
-            continue  # nothing moved but the last digits
-        told = f"{size * 100:.3g} {'pp' if unit in FRACTIONS else '%'}"
-        least[family] = max(least.get(family, (0.0, "")), (size, told))
+            continue  # only rounding errors differ
+        text = f"{size * 100:.3g}{' pp' if unit in FRACTIONS else '%'}"
+        least[family] = max(least.get(family, (0.0, "")), (size, text))
     if not least:
         return []
-    seen_from = ", ".join(f"{family} {told}" for family, (_, told) in sorted(least.items()))
-    count = f"{tests} test{'s' * (tests != 1)}"
-    return [f"smallest loss found {POWER:.0%} of the time: {seen_from} ({count})"]
+    drops = ", ".join(f"{family} {text}" for family, (_, text) in sorted(least.items()))
+    return [f"minimum detectable drop ({POWER:.0%} power): {drops} ({counted(tests, 'test')})"]
 
 
 def gpu_lines(results: Sequence[Result]) -> list[str]:
-    """For how long this run held GPUs, where it did."""
+    """The time for which this run held GPUs, if it did."""
     held = gpu_time.total(r.record for r in results if r.record and not r.cached)
     if not held:
         return []
@@ -73,16 +63,16 @@ def gpu_lines(results: Sequence[Result]) -> list[str]:
 
 
 def interval_lines(results: Sequence[Result]) -> list[str]:
-    """What several calibration seeds give, which no verdict reads."""
-    return [interval_line(one) for one in seeds.intervals(_seeded(results))]
+    """Intervals over calibration seeds, which no verdict reads."""
+    return [interval_line(interval) for interval in seeds.intervals(_seeded(results))]
 
 
-def interval_line(one: seeds.Interval) -> str:
-    """A metric over calibration seeds: its mean, its interval, and how far seeds are apart."""
-    ends = f"{number(one.low)} to {number(one.high)}"
-    apart = f"from seed to seed {number(one.over_seeds)}"
-    text = f"{one.case_id}: {one.metric} over {one.seeds} calibration seeds"
-    return f"{text} {number(one.mean)}, 95 % from {ends} ({apart})"
+def interval_line(interval: seeds.Interval) -> str:
+    """A metric over calibration seeds: its mean, its interval, and the spread between seeds."""
+    ends = f"{number(interval.low)} to {number(interval.high)}"
+    spread = f"from seed to seed {number(interval.over_seeds)}"
+    text = f"{interval.case_id}: {interval.metric} over {interval.seeds} calibration seeds"
+    return f"{text} {number(interval.mean)}, 95% from {ends} ({spread})"
 
 
 def lines(verdict: Verdict) -> list[str]:
@@ -98,13 +88,15 @@ def _lines(verdict: Verdict) -> list[str]:
         return [f"{verdict.case_id}: crashed: {verdict.error}"]
     if verdict.skipped:
         return [f"{verdict.case_id}: skipped: {verdict.skipped}"]
-    told = [f for f in verdict.findings if f.outcome not in ("same", "new") and not f.diagnostic]
-    families = {f.what.split("/")[0] for f in told}
-    # What helps to understand a loss, and only where there is one.
-    moved = [f for f in verdict.findings if f.outcome in ("worse", "better", "gone")]
-    helping = [f for f in moved if f.diagnostic and f.what.split("/")[0] in families]
-    said = [f"{verdict.case_id}: {sentence(f)}" for f in told]
-    return said + [f"{verdict.case_id}:   {sentence(f)}" for f in helping]
+    decisive = [
+        f for f in verdict.findings if f.outcome not in ("same", "new") and not f.diagnostic
+    ]
+    families = {f.what.split("/")[0] for f in decisive}
+    # Diagnostic findings explain a change, so only those of a family that has one.
+    changed = [f for f in verdict.findings if f.outcome in ("worse", "better", "gone")]
+    diagnostic = [f for f in changed if f.diagnostic and f.what.split("/")[0] in families]
+    lines = [f"{verdict.case_id}: {sentence(f)}" for f in decisive]
+    return lines + [f"{verdict.case_id}:   {sentence(f)}" for f in diagnostic]
 
 
 def sentence(finding: Finding) -> str:
@@ -125,7 +117,7 @@ def sentence(finding: Finding) -> str:
         if seen and among is not None:
             text += f" ({p_text(among, '')} among {seen.family} tests)"
         if seen and seen.least and finding.outcome == "unsure":
-            text += f"; {POWER:.0%} of the time it shows a loss of {number(seen.least)}"
+            text += f"; minimum detectable drop {number(seen.least)}"
     return f"{text}: {finding.note}" if finding.note else text
 
 
@@ -138,51 +130,51 @@ def summary(results: Sequence[Result]) -> str:
     words = ", ".join(f"{n} {word}" for word, n in sorted(counts.items()))
     cached = sum(r.cached for r in results)
     reused = f" ({cached} reused from the results folder; --fresh measures again)" if cached else ""
-    return f"{len(results)} case{'s' * (len(results) != 1)}: {words or 'none'}{reused}"
+    return f"{counted(len(results), 'case')}: {words or 'none'}{reused}"
 
 
-def outlook_lines(outlooks: Sequence[Outlook], total: Totals) -> list[str]:
-    """What ``--dry-run`` says: per case what would become of it, and the sum."""
-    said = []
-    for one in outlooks:
-        said.append(f"{one.case_id}: {_WOULD[one.status]}{_reason(one)}")
-        if one.status == "run":
-            said.append(f"  {_reads(one)}")
-            said += [f"  goes on {one.kept}"] if one.kept else []
+def dry_run_lines(outlooks: Sequence[Outlook], total: Totals) -> list[str]:
+    """What ``--dry-run`` prints: what would be done with each case, and the sum."""
+    lines = []
+    for outlook in outlooks:
+        lines.append(f"{outlook.case_id}: {_WOULD[outlook.status]}{_reason(outlook)}")
+        if outlook.status == "run":
+            lines.append(f"  {_reads(outlook)}")
+            lines += [f"  resumes {outlook.kept}"] if outlook.kept else []
     counts = ", ".join(f"{total.cases[s]} {_WOULD[s]}" for s in _WOULD if s in total.cases)
-    cases = "1 case" if len(outlooks) == 1 else f"{len(outlooks)} cases"
-    line = f"{cases}: {counts}"
+    line = f"{counted(len(outlooks), 'case')}: {counts}"
     if total.cases.get("run"):
-        if total.seconds:
-            line += f"; took {duration(total.seconds)} before"
+        line += f"; took {duration(total.seconds)} before" if total.seconds else ""
         line += f"; {total.unknown} never measured here" if total.unknown else ""
         line += f"; at most {size(total.memory)} on the device" if total.memory else ""
-    said.append(line)
+    lines.append(line)
     if total.downloads:
-        said.append(f"to be downloaded: {', '.join(total.downloads)}")
-    return said
+        lines.append(f"to be downloaded: {', '.join(total.downloads)}")
+    return lines
 
 
 _WOULD = {"run": "would run", "reuse": "in the store", "skip": "skipped", "fail": "would fail"}
 _PLACES = {"hub": "to be downloaded", "hub cache": "hub cache", "folder": "folder"}
 
 
-def _reason(one: Outlook) -> str:
-    if one.reason:
-        return f": {one.reason}" + (f"; it would take {size(one.memory)}" if one.memory else "")
-    if one.status != "run":
+def _reason(outlook: Outlook) -> str:
+    needed = size(outlook.memory) if outlook.memory else ""
+    if outlook.reason:
+        return f": {outlook.reason}" + (f"; it would take {needed}" if needed else "")
+    if outlook.status != "run":
         return ""
-    time = "duration not known" if one.seconds is None else f"took {duration(one.seconds)} before"
-    memory = f", {size(one.memory)}" if one.memory else ""
-    return f", {time}{memory}"
+    time = "duration not known"
+    if outlook.seconds is not None:
+        time = f"took {duration(outlook.seconds)} before"
+    return f", {time}" + (f", {needed}" if needed else "")
 
 
-def _reads(one: Outlook) -> str:
-    revision = f" at {one.revision}" if one.revision else ""
-    parameters = f", {one.parameters:,} parameters" if one.parameters else ""
-    parts = [f"model {one.model}{revision} ({_PLACES[one.source]}{parameters})"]
-    parts += [f"data {', '.join(one.datasets)}"] if one.datasets else []
-    parts += [f"tasks {', '.join(one.tasks)}"] if one.tasks else []
+def _reads(outlook: Outlook) -> str:
+    revision = f" at {outlook.revision}" if outlook.revision else ""
+    parameters = f", {outlook.parameters:,} parameters" if outlook.parameters else ""
+    parts = [f"model {outlook.model}{revision} ({_PLACES[outlook.source]}{parameters})"]
+    parts += [f"data {', '.join(outlook.datasets)}"] if outlook.datasets else []
+    parts += [f"tasks {', '.join(outlook.tasks)}"] if outlook.tasks else []
     return "; ".join(parts)
 
 
@@ -204,28 +196,28 @@ def _seeded(results: Sequence[Result]) -> dict[str, list[Record]]:
 
 
 def published_lines(record: Record, rows: Sequence[Row]) -> list[str]:
-    """A line for each of the papers' numbers about a record; one for those of other protocols."""
-    said = []
+    """A line per published number about a record; one line for each other protocol."""
+    lines = []
     same = compared(record, rows)
     for row in same:
         ours = record.find(row.metric)
         if ours is None:
             continue
-        gone = "" if row.sparsity is None else f", sparsity {row.sparsity:.1%}"
-        text = f"published {row.metric} {number(row.value)} ({row.credit}, {row.where}{gone})"
+        sparsity = "" if row.sparsity is None else f", sparsity {row.sparsity:.1%}"
+        text = f"published {row.metric} {number(row.value)} ({row.credit}, {row.where}{sparsity})"
         if ours.value is None:
             text += ", ours not finite"
         else:
             apart = f" ({ours.value / row.value - 1:+.1%})" if row.value else ""
             text += f", ours {number(ours.value)}{apart}"
-        said.append(text + (f"; theirs on {row.hardware}" if row.hardware and ours.varies else ""))
+        lines.append(text + (f"; theirs on {row.hardware}" if row.hardware and ours.varies else ""))
     others: dict[str, list[str]] = {}
     for row in rows:
         if row not in same:
             others.setdefault(row.protocol, []).append(f"{row.metric} {number(row.value)}")
-    own = record.asked.get("protocol") or "settings of its own"
+    own = record.asked.get("protocol") or "own settings"
     for protocol, numbers in others.items():
         what = ", ".join(dict.fromkeys(numbers))
-        with_what = "this case, which measures otherwise" if protocol == own else own
-        said.append(f"published by {protocol} and not compared with {with_what}: {what}")
-    return said
+        this = "this case, which measures otherwise" if protocol == own else own
+        lines.append(f"published by {protocol} and not compared with {this}: {what}")
+    return lines

@@ -68,7 +68,7 @@ def test_nothing_is_overwritten(empty: Path, cli: Cli) -> None:
     (empty / ".gitignore").write_text("mine\n.prunebench/")
     code, _, err = cli("init", "--nightly", "--ci")
     assert code == 2
-    assert err == "there already, and not overwritten without --force: nightly.sh\n"
+    assert err == "already there, and not overwritten without --force: nightly.sh\n"
     assert (empty / "nightly.sh").read_text() == "mine"
     assert not (empty / "cases").exists()
 

@@ -23,11 +23,11 @@ from prunebench.cli.leaderboard import print_board
 from prunebench.errors import PrunebenchError
 from prunebench.leaderboard import build, ranking
 from prunebench.leaderboard.board import plain
-from prunebench.reports.sentences import InertConsole
 from prunebench.results import archive
 from prunebench.results.baselines import published
 from prunebench.results.baselines.files import Baselines
 from prunebench.results.store import Store
+from prunebench.system.console import InertConsole
 from prunebench.verdicts.evidence import evidence
 
 

@@ -454,8 +454,8 @@ def test_a_comment_says_the_worst_first() -> None:
     places = [text.index(part) for part in parts]
     assert places == sorted(places)
     assert (
-        "| `bad` | `accuracy/t` | **worse** | 96.0\u00a0% | 90.0\u00a0% | \u22126.0\u00a0pp "
-        "| 1\u00a0pp | 0.002 |" in text
+        "| `bad` | `accuracy/t` | **worse** | 96.0% | 90.0% | \u22126.0\u00a0pp "
+        "| 1.00\u00a0pp | 0.002 |" in text
     )
     whole = cells(text[text.index("<details>") :])
     assert [row[0] for row in whole[1:]] == [
@@ -502,7 +502,7 @@ def test_a_table_of_records_has_the_papers_numbers(accepted: list[Record]) -> No
     shown = grid.grid([one, *accepted], ["perplexity/*"], lambda r: [row] if r is one else [])
     text = markdown.table(shown)
 
-    assert "| `sleb` | 20.0% | 13.464 ± 1.346 (published 12.900) |" in text
+    assert "| `sleb` | 20.0% | 13.464 ± 1.3 (published 12.900) |" in text
     assert "Published numbers: `SLEB, Table 2`." in text
     assert len(cells(text)) == len(accepted) + 1 + len({line.group for line in shown.lines})
 
@@ -614,8 +614,8 @@ def test_a_latex_table_has_as_many_cells_in_every_row() -> None:
     body = [line for line in text.splitlines() if line.endswith(r"\\")]
     assert [line.count("&") - line.count(r"\&") for line in body] == [3, 3, 0, 3, 3]
     assert (
-        r"sleb (criterion=a\_b) & 20.0 &  & $13.464 \pm 1.346$\textsuperscript{a} \\" in text
-        or r"sleb (criterion=a\_b) & 20.0 & $13.464 \pm 1.346$\textsuperscript{a} &  \\" in text
+        r"sleb (criterion=a\_b) & 20.0 &  & $13.464 \pm 1.3$\textsuperscript{a} \\" in text
+        or r"sleb (criterion=a\_b) & 20.0 & $13.464 \pm 1.3$\textsuperscript{a} &  \\" in text
     )
     assert r"dense & 20.0 &  & $90.0$ \\" in text
     assert r"\textsuperscript{a} published 12.900, SLEB, Table 2" in text

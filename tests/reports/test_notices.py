@@ -114,7 +114,7 @@ def nights(tmp_path: Path, cli, hook: Hook) -> Nights:
 
 def test_a_message_per_change_and_none_per_night(nights: Nights) -> None:
     """Worse is told once, however long it lasts; recovery once; a crash and its end once each."""
-    assert nights.night(90) == (0, "nothing changed since it was last told\n", [])
+    assert nights.night(90) == (0, "nothing changed since the last message\n", [])
     code, _, posted = nights.night(60)
     assert code == 0
     assert len(posted) == 1
@@ -169,7 +169,7 @@ def test_what_could_not_be_posted_is_told_the_next_time(nights: Nights, hook: Ho
     assert (code, posted) == (3, [])
     assert (
         said
-        == "not posted: http://127.0.0.1/... answered 500; 1 message will be told the next time\n"
+        == "not posted: http://127.0.0.1/... answered 500; 1 message will be posted the next time\n"
     )
     assert len(nights.notify()[2]) == 1
     assert nights.notify()[2] == []
@@ -181,7 +181,7 @@ def test_only_what_was_posted_counts_as_told(nights: Nights, hook: Hook) -> None
     hook.answers = [200, 404]
     code, said, posted = nights.night(60, worse)
     assert code == 3
-    assert "answered 404; 1 message will be told" in said
+    assert "answered 404; 1 message will be posted" in said
     assert hook.waits == []  # such an answer does not become another by waiting
     assert [p[:4] for p in posted] == ["a/b:"]
 
@@ -311,7 +311,7 @@ def test_what_is_a_change(before: str, now: str, kinds: list[str]) -> None:
 
     assert [n.kind for n in found] == kinds
     for notice in found:
-        notice.told(state)
+        notice.remember(state)
     assert notices.changes([verdict(("m/t", now))], state) == []
 
 
@@ -332,7 +332,7 @@ def test_a_condition_that_holds_is_told_until_it_does_not() -> None:
     state = State()
     holds = Finding("m/t: now < 0.9", Outcome.WORSE, now=0.8, fails=True)
     (told,) = notices.changes([Verdict("a/b", ok=False, findings=(holds,))], state)
-    told.told(state)
+    told.remember(state)
 
     assert (told.kind, told.outcome) == ("worse", "fails")
     assert state.cases["a/b"].bad == {"m/t: now < 0.9": "fails"}

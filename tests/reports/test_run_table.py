@@ -62,7 +62,7 @@ def rows(text: str) -> list[list[str]]:
     """The table's cells, a row for a case, its name's lines joined again."""
     lines = text.splitlines()
     head = next(i for i, line in enumerate(lines) if line.startswith("case "))
-    end = next(i for i in range(head, len(lines)) if re.match(r"\s*$|±|\+|in a wider", lines[i]))
+    end = next(i for i in range(head, len(lines)) if re.match(r"\s*$|±|\+|hidden", lines[i]))
     found: list[list[str]] = []
     for line in lines[head + 1 : end]:
         if re.fullmatch(r"[─-]+", line.strip()):
@@ -102,7 +102,7 @@ def test_what_a_narrow_window_leaves_out_it_names(width: int, cases: dict[str, C
     """Every column is either a heading or in the line that says what a wider window shows."""
     text = " ".join(shown(run_of(cases), width).split())
     heading = text.partition(" case ")[2].partition("verdict")[0]
-    note = text.partition("in a wider window: ")[2].partition(" tiny/")[0]
+    note = text.partition("hidden columns: ")[2].partition(" tiny/")[0]
 
     for column in (
         "sparsity",
@@ -355,8 +355,8 @@ def test_show_says_where_the_rest_is() -> None:
     with_seeds = in_depth(now, 100, nights=4, intervals=(seeded,), reproduce="prunebench run x")
     alone = in_depth(now, 100, reproduce="prunebench run x")
 
-    assert "4 nights in the results folder:\n  prunebench history a/b\n" in with_seeds
-    assert "perplexity/t over 3 calibration seeds 2.5000, 95 % from 2.2500 to 2.7500" in with_seeds
+    assert "4 records in the results folder:\n  prunebench history a/b\n" in with_seeds
+    assert "perplexity/t over 3 calibration seeds 2.5000, 95% from 2.2500 to 2.7500" in with_seeds
     assert "--set" not in with_seeds
     assert "  prunebench run x --set 'calibration.seed=[0,1,2]'\n" in alone
 
@@ -389,7 +389,7 @@ def test_an_error_has_two_digits_and_is_no_finer_than_its_value(
     error: float, unit: str, value: float, text: str
 ) -> None:
     """As the value beside it is written: points with one place, perplexities with three."""
-    assert formatting.error_text(error, unit, value) == text
+    assert formatting.error(error, unit, value) == text
 
 
 def test_times_in_another_unit_have_no_error() -> None:

@@ -344,7 +344,7 @@ def test_the_commands(project: Path, cli, monkeypatch: pytest.MonkeyPatch) -> No
     """`info` counts, verify exits 3 on damage, gc tells before it does."""
     monkeypatch.setenv("PRUNEBENCH_CACHE", str(project / "memory"))
     store = Store(project / ".prunebench")
-    assert "0 nights of 0 cases" in cli("cache", "info")[1]
+    assert "0 records of 0 cases" in cli("cache", "info")[1]
     for day in (1, 2, 3):
         store.save(night(day))
     found = json.loads(cli("cache", "info", "--json", "--device", "cpu")[1])
@@ -365,7 +365,7 @@ def test_the_commands(project: Path, cli, monkeypatch: pytest.MonkeyPatch) -> No
     assert "would remove 2 record files" in out
     assert "removed 2 record files" in cli("cache", "gc", "--keep-last", "1")[1]
     assert left(store) == ["03"]
-    assert "nothing can go" in cli("cache", "gc", "--keep-last", "1")[1]
+    assert "nothing to remove" in cli("cache", "gc", "--keep-last", "1")[1]
     assert cli("cache", "gc", "--max-size", "lots")[0] == 2
 
     cut(store.path("a/b", KEY))

@@ -21,7 +21,7 @@ from factories import accuracy, read, record
 
 from prunebench import reference
 from prunebench.reports.formats import schema
-from prunebench.reports.run_files import Outputs
+from prunebench.reports.run_files import RunFiles
 from prunebench.results.baselines.files import Accepted, Baselines
 from prunebench.results.resume import folders
 from prunebench.system import signals
@@ -244,7 +244,7 @@ def test_bad_arguments_are_plain_lines(
 @pytest.mark.slow
 def test_a_mistyped_baselines_folder_is_told(project: Path, cli) -> None:
     """Nothing would fail, as every case is new; where one is about to be made all is well."""
-    told = "--baselines baslines: no such folder, so that every case is new\n"
+    told = "--baselines baslines: no such folder, so every case is new\n"
     code, _, err = cli("run", "cases", "-q", "--baselines", "baslines")
 
     assert (code, told in err) == (0, True)
@@ -349,7 +349,7 @@ def test_an_interrupt_saves_what_there_is_and_says_how_to_go_on(project: Path) -
     _, err = run.communicate(timeout=60)
 
     assert run.returncode == 130, err
-    assert "run the same command to go on" in err
+    assert "run the same command to resume" in err
     done = len(read(project / "a.json")["records"])
     assert 1 <= done < 7
     again = subprocess.run(program, capture_output=True, text=True, check=False, env=environment)
@@ -391,7 +391,7 @@ def test_the_search_has_the_first_of_the_last_words(
 
     @contextmanager
     def deep(last_words: Callable[[], None], *_: object) -> Iterator[None]:
-        monkeypatch.setattr(Outputs, "write", lambda *_: spoken.append("reports"))
+        monkeypatch.setattr(RunFiles, "write", lambda *_: spoken.append("reports"))
         monkeypatch.setattr(folders, "last_words", lambda: spoken.append("search"))
         last_words()
         yield
@@ -403,7 +403,7 @@ def test_the_search_has_the_first_of_the_last_words(
         raise EndedError
 
     monkeypatch.setattr(signals, "handled", deep)
-    monkeypatch.setattr("prunebench.cli.entry.Display", ended)
+    monkeypatch.setattr("prunebench.cli.run.Display", ended)
     with pytest.raises(EndedError):
         cli("run", "cases", "-q")
 

@@ -530,7 +530,7 @@ def test_interrupted_workers_go_on_with_equal_numbers(project: Path, cli: Any) -
     kept = runs(project / ".prunebench")
 
     assert process.returncode == 130
-    assert "run the same command to go on" in errors
+    assert "run the same command to resume" in errors
     assert len(children) >= 2
     gone = time.monotonic() + 20
     while (left := [pid for pid in children if alive(int(pid))]) and time.monotonic() < gone:

@@ -88,11 +88,9 @@ def _cell(cell: Cell | None, notes: dict[str, str]) -> str:
     measured = cell.measurement
     if measured.value is None:
         return escaped(measured.note) or "not finite"
-    value = _number(measured.value, measured.unit)
-    if cell.error is None:
-        shown = f"${value}$"
-    else:
-        shown = rf"${value} \pm {_number(cell.error, measured.unit)}$"
+    value = _math(formatting.bare(measured.value, measured.unit))
+    error = formatting.error(cell.error or 0.0, measured.unit, measured.value)
+    shown = rf"${value} \pm {_math(error)}$" if error else f"${value}$"
     marks = []
     for row in cell.published:
         number = escaped(formatting.value(row.value, measured.unit))
@@ -101,9 +99,9 @@ def _cell(cell: Cell | None, notes: dict[str, str]) -> str:
     return shown + (rf"\textsuperscript{{{','.join(marks)}}}" if marks else "")
 
 
-def _number(value: float, unit: str) -> str:
-    """As mathematics has it: in ``4.6e-07`` an e is a variable, and 07 is taken from it."""
-    digits, power, exponent = formatting.bare(value, unit).partition("e")
+def _math(number: str) -> str:
+    """A number in math mode, where the e of ``4.6e-07`` would be a variable."""
+    digits, power, exponent = number.partition("e")
     return rf"{digits} \times 10^{{{int(exponent)}}}" if power else digits
 
 

@@ -194,7 +194,7 @@ def _cells(name: str, item: Item, finding: Finding) -> list[str]:
         formatting.value(finding.was, unit),
         formatting.value(finding.now, unit),
         change,
-        formatting.room(finding.allowed, unit),
+        "" if finding.allowed is None else formatting.amount(finding.allowed, unit),
         explain.chance(finding),
     ]
     return [
@@ -262,8 +262,9 @@ def _value(cells: dict[str, Cell], column: Column, *, errors: bool = True) -> st
     if measured.value is None:
         return code(measured.note, 60) or "not finite"
     text = formatting.bare(measured.value, measured.unit)
-    if errors and cell.error is not None:
-        text += f" ± {formatting.bare(cell.error, measured.unit)}"
+    error = formatting.error(cell.error or 0.0, measured.unit, measured.value)
+    if errors and error:
+        text += f" ± {error}"
     if errors and cell.published:
         theirs = ", ".join(formatting.bare(row.value, measured.unit) for row in cell.published)
         text += f" (published {theirs})"

@@ -207,15 +207,15 @@ def test_killed_in_every_part_and_resumed_the_numbers_are_equal(
         assert code == -signal.SIGKILL
         assert more[-1] == name
         due += more[:-1]  # the last one was torn
-        told += [line for line in err.splitlines() if line.startswith("going on")]
+        told += [line for line in err.splitlines() if line.startswith("resuming")]
     code, more, err = runs(*store)
     due += more
-    told += [line for line in err.splitlines() if line.startswith("going on")]
+    told += [line for line in err.splitlines() if line.startswith("resuming")]
 
     assert code == 0, err
     assert numbers(runs.folder / "killed.json") == expected
     assert [x for x in due if x != "journal "] == [x for x in lines if x != "journal "]
-    label = "going on: sleb-windows-3blocks at"
+    label = "resuming sleb-windows-3blocks at"
     assert told[0] == f"{label} its search, 1 of 3 steps saved"
     assert told[1] == f"{label} perplexity, 2 of 4 batches saved"
     assert told[2].startswith(f"{label} accuracy, 3 of ")
@@ -235,7 +235,7 @@ def test_a_scheduler_stops_a_run_with_75(
 
     assert code == 75
     assert read(runs.folder / f"{name}.json")["records"] == []
-    assert f"stopped by {name} with 1 of 1 cases left; run the same command to go on" in err
+    assert f"stopped by {name} with 1 of 1 cases left; run the same command to resume" in err
     assert "Traceback" not in err
     if name == "SIGUSR1":
         return  # the same from here on
@@ -251,11 +251,11 @@ def test_a_stopped_search_writes_its_tensors_and_goes_on(runs: Runs) -> None:
     for name, turn, expected, kept in [("SIGTERM", 7, 75, 3), ("SIGINT", 6, 130, 5)]:
         code, _, err = runs("--store", "turn", cases="turned", kind=name, turn=turn)
         assert code == expected, err
-        assert "1 of 1 cases left; run the same command to go on" in err
+        assert "1 of 1 cases left; run the same command to resume" in err
         assert "0 cases" not in err
         code, _, told = runs("--store", "turn", "--dry-run", cases="turned")
         assert code == 0
-        assert f"goes on at its search, {kept} of 12 steps saved" in told
+        assert f"resumes at its search, {kept} of 12 steps saved" in told
     code, _, err = runs("--store", "turn", "--json", "turn.json", cases="turned")
     assert code == 0, err
     assert not list((runs.folder / "turn").rglob("*.safetensors"))
@@ -284,7 +284,7 @@ def test_a_disk_that_takes_no_more_costs_no_number(
     assert max(file.stat().st_size for file in kept) == 4000
     code, _, err = runs("--store", "full", "--json", "full.json")
     assert code == 0
-    assert "going on: " in err
+    assert "resuming " in err
     assert "damaged" not in err
     assert numbers(runs.folder / "full.json") == expected
 
@@ -516,7 +516,7 @@ def test_a_record_that_cannot_be_saved_is_its_own_cases_failure(
     monkeypatch.setattr(models.CausalLM, "_losses", None)
     code, out, err = cli("run", "cases", "-q", "--json", "b.json", "--store", ".prunebench")
     assert code == 0, out
-    assert "going on: first-1blocks at its end" in err
+    assert "resuming first-1blocks at its end" in err
     assert numbers(short / "b.json") == numbers(short / "a.json")
 
 
@@ -580,11 +580,11 @@ def test_what_is_kept_is_told_before_a_run_and_thrown_away_when_asked(
     assert cli("run", "cases", "-k", "first", "-q")[0] == 130
     monkeypatch.setattr(models.CausalLM, "_losses", losses)
     _, out, _ = cli("run", "cases", "--dry-run")
-    assert out.count("  goes on at perplexity\n") == 1
+    assert out.count("  resumes at perplexity\n") == 1
     code, _, err = cli("run", "cases", "-k", "first", "-q", "--fresh")
 
     assert code == 0
-    assert "going on" not in err
+    assert "resuming" not in err
     assert not (short / ".prunebench" / "partial").exists()
 
 
@@ -963,7 +963,7 @@ def test_a_signal_before_the_cases_or_after_them_is_told_too(
     code, _, err = cli("run", "cases", "-q", "--json", "out.json")
 
     assert code == expected
-    assert "run the same command to go on" in err
+    assert "run the same command to resume" in err
     assert (short / "out.json").exists() == (place[1] == "table")
 
 

@@ -318,7 +318,7 @@ def test_a_run_says_where_its_search_goes_on(
     with cut_off(2):
         assert cli("run", "cases", "-q")[0] == 130
     _, out, _ = cli("run", "cases", "--dry-run")
-    assert f"  goes on at its search, 2 of {of} steps saved\n" in out
+    assert f"  resumes at its search, 2 of {of} steps saved\n" in out
     code, _, err = cli("run", "cases", "-q", "--json", "resumed.json")
     assert code == 0
     assert f" at its search, 2 of {of} steps saved\n" in err
