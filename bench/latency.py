@@ -20,12 +20,7 @@ from itertools import pairwise
 from rich.console import Console
 from rich.table import Table
 
-from prunebench import (
-    CausalLM,
-    Measurement,
-    load_model,
-    reference,
-)
+from prunebench import CausalLM, Measurement, load_model, reference
 from prunebench.metrics.latency import Latency
 from prunebench.models.timing import Shape, Timer
 from prunebench.verdicts.verdict import Outcome, judge

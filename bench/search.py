@@ -31,12 +31,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 import prunebench
 from prunebench import CausalLM, MergeBlocks, Plan
-from prunebench.methods._slicing import (
-    _axes,
-    fused,
-    per_block,
-    projected,
-)
+from prunebench.methods._slicing import _axes, fused, per_block, projected
 from prunebench.methods._sprint_scores import Search
 from prunebench.methods.sprint import Sprint
 from prunebench.metrics._peak import _resident

@@ -21,12 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from prunebench.record import Measurement, Tolerance
-from prunebench.verdicts.significance import (
-    Stratum,
-    answers,
-    detectable,
-    holm,
-)
+from prunebench.verdicts.significance import Stratum, answers, detectable, holm
 from prunebench.verdicts.verdict import Outcome, judge
 
 #: The papers' seven tasks: BoolQ, PIQA, HellaSwag, WinoGrande, ARC-easy, ARC-challenge, OpenBookQA.

@@ -24,12 +24,7 @@ from mkdocs.structure.files import File, Files
 from wording import cell, default, fields, prose, table, words
 
 import prunebench
-from prunebench import (
-    plan,
-    plugin,
-    record,
-    registry,
-)
+from prunebench import plan, plugin, record, registry
 from prunebench.api import Method, Metric
 from prunebench.cases import keys as grammar
 from prunebench.cli import app

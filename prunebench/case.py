@@ -13,23 +13,13 @@ import msgspec
 from msgspec import Struct
 from msgspec.structs import FieldInfo
 
-from .api import (
-    Method,
-    Metric,
-    Target,
-    tag,
-)
+from .api import Method, Metric, Target, tag
 from .data.datasets import RANDOM
 from .record import Tolerance
 from .specs import CalibrationSpec, ModelSpec, Needs
 from .system.files import slug
 from .verdicts.conditions import Condition
-from .verdicts.outcomes import (
-    ALPHA,
-    NIGHTLY_ALPHA,
-    Outcome,
-    Rules,
-)
+from .verdicts.outcomes import ALPHA, NIGHTLY_ALPHA, Outcome, Rules
 
 AMOUNTS = ("sparsity", "blocks", "sublayers", "slicing")
 

@@ -19,13 +19,7 @@ import torch
 from factories import accuracy, record
 from msgspec.structs import replace
 
-from prunebench import (
-    CaseError,
-    DropBlocks,
-    PrunebenchError,
-    errors,
-    reference,
-)
+from prunebench import CaseError, DropBlocks, PrunebenchError, errors, reference
 from prunebench.cases import loader
 from prunebench.checkpoints import prune
 from prunebench.data import hub, task_trust

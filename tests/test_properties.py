@@ -29,13 +29,7 @@ from factories import ROOT, accuracy, record
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from prunebench import (
-    CaseError,
-    Measurement,
-    PrunebenchError,
-    Record,
-    Step,
-)
+from prunebench import CaseError, Measurement, PrunebenchError, Record, Step
 from prunebench.cases import loader
 from prunebench.edits.drop_blocks import DropBlocks
 from prunebench.edits.drop_sublayers import DropSublayers

@@ -20,13 +20,7 @@ from ..data import datasets, task_trust
 from ..data.paths import is_path
 from ..errors import PrunebenchError, did_you_mean
 from ..record import Tolerance
-from ..specs import (
-    CalibrationSpec,
-    Count,
-    Fraction,
-    ModelSpec,
-    Needs,
-)
+from ..specs import CalibrationSpec, Count, Fraction, ModelSpec, Needs
 from ..verdicts import fail_on as gating
 from . import validation
 from .validation import Problem, Where, found

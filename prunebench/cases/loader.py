@@ -19,21 +19,10 @@ from ..errors import CaseError, did_you_mean
 from ..record import Tolerance
 from ..system import files
 from ..system.files import slug
-from .keys import (
-    SHAPING,
-    Data,
-    check_keys,
-    check_names,
-    holds,
-)
+from .keys import SHAPING, Data, check_keys, check_names, holds
 from .keyword import Matcher
 from .matrix import Cell, Maker, axes_label
-from .overlay import (
-    Setting,
-    matches,
-    merge,
-    rebased,
-)
+from .overlay import Setting, matches, merge, rebased
 
 PROTOCOLS = Path(__file__).parents[1] / "protocols"
 SUFFIXES = (".yaml", ".yml")

@@ -10,19 +10,8 @@ import msgspec
 from msgspec.structs import replace
 
 from .. import registry
-from ..api import (
-    Method,
-    Metric,
-    Target,
-    tag,
-)
-from ..case import (
-    AMOUNTS,
-    Case,
-    axis_label,
-    method_label,
-    question,
-)
+from ..api import Method, Metric, Target, tag
+from ..case import AMOUNTS, Case, axis_label, method_label, question
 from ..data.yaml_source import Source, Where
 from ..errors import CaseError, PrunebenchError
 from ..record import Tolerance
@@ -31,11 +20,7 @@ from ..system.files import MAX_PART, is_name
 from ..verdicts import fail_on
 from ..verdicts.conditions import Condition, unfit
 from ..verdicts.verdict import FAILING
-from .keys import (
-    Data,
-    check_keys,
-    check_names,
-)
+from .keys import Data, check_keys, check_names
 from .overlay import Setting, resolved, with_setting
 
 #: Keys that are in the id otherwise, or are no part of the question.

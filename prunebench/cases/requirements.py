@@ -3,13 +3,7 @@
 from __future__ import annotations
 
 from ..case import Case
-from ..system.machine import (
-    GIB,
-    gibibytes,
-    gpu_count,
-    gpu_memory,
-    main_memory,
-)
+from ..system.machine import GIB, gibibytes, gpu_count, gpu_memory, main_memory
 
 
 def skip_reason(case: Case, device: str) -> str:

@@ -20,22 +20,12 @@ from ..models.causal_lm import CausalLM
 from ..models.loading import load_model
 from ..models.surgery import apply
 from ..models.tensors import Tensors
-from ..plan import (
-    Edit,
-    Plan,
-    bare,
-    describe,
-)
+from ..plan import Edit, Plan, bare, describe
 from ..record import Record
 from ..results.baselines.published import Row
 from ..specs import CalibrationSpec, ModelSpec
 from ..verdicts.verdict import split_question
-from . import (
-    card,
-    card_metadata,
-    card_text,
-    dense_card,
-)
+from . import card, card_metadata, card_text, dense_card
 from .card import Card
 
 T = TypeVar("T")

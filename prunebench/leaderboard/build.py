@@ -16,10 +16,7 @@ import msgspec
 
 from ..edits.drop_blocks import DropBlocks
 from ..errors import PrunebenchError
-from ..plan import (
-    Step,
-    bare,
-)
+from ..plan import Step, bare
 from ..record import Record
 from ..reports.formats.rows import options
 from ..results.baselines import published

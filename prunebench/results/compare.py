@@ -12,33 +12,17 @@ from msgspec.structs import replace
 from ..case import Case
 from ..cases import loader
 from ..cases.keyword import Matcher
-from ..record import (
-    Measurement,
-    Record,
-    Tolerance,
-)
+from ..record import Measurement, Record, Tolerance
 from ..verdicts import fail_on as gating
 from ..verdicts import verdict
 from ..verdicts.conditions import Condition
 from ..verdicts.evidence import p_among
 from ..verdicts.significance import CONFIDENCE, Evidence
-from ..verdicts.verdict import (
-    FAILING,
-    UNCONFIRMED,
-    Finding,
-    Outcome,
-    Rules,
-    Verdict,
-)
+from ..verdicts.verdict import FAILING, UNCONFIRMED, Finding, Outcome, Rules, Verdict
 from . import judging, lm_eval_pairing
 from .lm_eval_files import Results, Score
 from .lm_eval_pairing import Unpaired
-from .readers import (
-    LM_EVAL,
-    Side,
-    _steady,
-    _varying,
-)
+from .readers import LM_EVAL, Side, _steady, _varying
 
 
 class Compared(Struct, frozen=True):

@@ -17,13 +17,7 @@ from ..system import files
 from . import inventory
 from .baselines import review
 from .baselines.files import Baselines
-from .inventory import (
-    Head,
-    Item,
-    StoredRecord,
-    items,
-    stored_records,
-)
+from .inventory import Head, Item, StoredRecord, items, stored_records
 from .store import Store
 
 DAY = 86_400

@@ -14,12 +14,7 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from ..record import Environment, Measurement, Record
-from .lm_eval_files import (
-    Answer,
-    Results,
-    Score,
-    Task,
-)
+from .lm_eval_files import Answer, Results, Score, Task
 
 
 class Unpaired(NamedTuple):

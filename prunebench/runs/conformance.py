@@ -13,12 +13,7 @@ import msgspec
 import torch
 from torch import Tensor
 
-from ..api import (
-    Method,
-    Metric,
-    Target,
-    tag,
-)
+from ..api import Method, Metric, Target, tag
 from ..edits.drop_blocks import DropBlocks
 from ..errors import PrunebenchError
 from ..models.calibration import Calibration, Unit

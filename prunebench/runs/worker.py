@@ -16,19 +16,8 @@ from functools import partial
 import torch
 from msgspec.structs import replace
 
-from ..api import (
-    Method,
-    Metric,
-    Target,
-    tag,
-)
-from ..case import (
-    Case,
-    Progress,
-    question,
-    silent,
-    unanswerable,
-)
+from ..api import Method, Metric, Target, tag
+from ..case import Case, Progress, question, silent, unanswerable
 from ..data import fingerprints, task_trust
 from ..errors import PrunebenchError
 from ..methods.dense import Dense
@@ -38,12 +27,7 @@ from ..models.causal_lm import CausalLM
 from ..models.loading import available, load_model
 from ..plan import Plan
 from ..progress import watched
-from ..record import (
-    Environment,
-    Measurement,
-    Record,
-    storable,
-)
+from ..record import Environment, Measurement, Record, storable
 from ..results import answer_key, provenance
 from ..results.resume.folders import Partials, measuring, searching
 from ..results.resume.journal import Journal

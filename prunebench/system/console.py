@@ -18,12 +18,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from ..errors import (
-    PrunebenchWarning,
-    disarmed,
-    inert,
-    inert_lines,
-)
+from ..errors import PrunebenchWarning, disarmed, inert, inert_lines
 
 COLOURS = {
     "better": "green",

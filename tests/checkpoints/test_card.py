@@ -16,12 +16,7 @@ from msgspec.structs import replace
 
 import prunebench
 from prunebench.cases import loader
-from prunebench.checkpoints import (
-    card,
-    card_metadata,
-    card_text,
-    dense_card,
-)
+from prunebench.checkpoints import card, card_metadata, card_text, dense_card
 from prunebench.checkpoints.card import Base
 from prunebench.edits.drop_blocks import DropBlocks
 from prunebench.edits.drop_sublayers import DropSublayers

@@ -15,13 +15,7 @@ import transformers
 from factories import FAMILIES, slicing, tiny_config
 
 import prunebench
-from prunebench import (
-    CausalLM,
-    DropBlocks,
-    DropSublayers,
-    Plan,
-    PrunebenchError,
-)
+from prunebench import CausalLM, DropBlocks, DropSublayers, Plan, PrunebenchError
 from prunebench.edits.merge_blocks import MergeBlocks
 from prunebench.edits.refit_weights import RefitWeights
 from prunebench.edits.slice_hidden import SliceHidden

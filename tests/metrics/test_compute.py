@@ -10,15 +10,7 @@ import torch
 import transformers
 from factories import FAMILIES, ROOT, read, tiny_config
 
-from prunebench import (
-    CausalLM,
-    DropBlocks,
-    DropSublayers,
-    Plan,
-    apply,
-    choose,
-    load_model,
-)
+from prunebench import CausalLM, DropBlocks, DropSublayers, Plan, apply, choose, load_model
 from prunebench.data import families
 from prunebench.data.model_config import shape_of
 from prunebench.metrics.compute import Compute, flops

@@ -30,14 +30,7 @@ from prunebench import (
 from prunebench.metrics import latency
 from prunebench.metrics.latency import Latency, spread
 from prunebench.models import timing
-from prunebench.models.timing import (
-    Compiled,
-    CpuClock,
-    CudaClock,
-    Round,
-    Shape,
-    Timer,
-)
+from prunebench.models.timing import Compiled, CpuClock, CudaClock, Round, Shape, Timer
 from prunebench.system import machine, nvml
 from prunebench.verdicts.verdict import judge
 

@@ -7,15 +7,7 @@ import torch
 import transformers
 from factories import FAMILIES
 
-from prunebench import (
-    CausalLM,
-    DropBlocks,
-    Plan,
-    PrunebenchError,
-    Target,
-    apply,
-    load_model,
-)
+from prunebench import CausalLM, DropBlocks, Plan, PrunebenchError, Target, apply, load_model
 
 REMOVED = (0, 3, 4)
 

@@ -6,12 +6,7 @@ import random
 
 import pytest
 
-from prunebench.models.packing import (
-    Pack,
-    Request,
-    common,
-    pack,
-)
+from prunebench.models.packing import Pack, Request, common, pack
 
 
 def requests(seed: int) -> list[Request]:

@@ -15,14 +15,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 import prunebench
-from prunebench import (
-    DropSublayers,
-    Plan,
-    PrunebenchError,
-    apply,
-    lm_eval_model,
-    reference,
-)
+from prunebench import DropSublayers, Plan, PrunebenchError, apply, lm_eval_model, reference
 from prunebench.errors import PrunebenchWarning
 from prunebench.models.scoring import Scorer, tree_mask
 

@@ -13,12 +13,7 @@ from lm_eval.tasks import TaskManager
 from safetensors import safe_open
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from bench.reference import (
-    build,
-    card,
-    scores,
-    world,
-)
+from bench.reference import build, card, scores, world
 from prunebench import reference
 
 

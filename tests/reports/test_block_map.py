@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from prunebench import (
-    DropBlocks,
-    DropSublayers,
-    MergeBlocks,
-    RefitWeights,
-    SliceHidden,
-)
+from prunebench import DropBlocks, DropSublayers, MergeBlocks, RefitWeights, SliceHidden
 from prunebench.edits.load_checkpoint import LoadCheckpoint
 from prunebench.plan import AnyEdit
 from prunebench.reports.block_map import Half, merged, strip

@@ -41,12 +41,7 @@ from prunebench.results.baselines import published
 from prunebench.results.baselines.files import Baselines, shipped
 from prunebench.results.store import Store
 from prunebench.system import files
-from prunebench.verdicts.verdict import (
-    Finding,
-    Outcome,
-    Verdict,
-    compare,
-)
+from prunebench.verdicts.verdict import Finding, Outcome, Verdict, compare
 
 ANY = st.text(st.characters(codec=None, exclude_categories=()), max_size=40)
 #: What each format has a meaning for, more often than chance would have it.

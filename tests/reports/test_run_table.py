@@ -11,12 +11,7 @@ import pytest
 from factories import measured, published_record, record, result
 from msgspec.structs import replace
 
-from prunebench import (
-    Measurement,
-    Record,
-    SliceHidden,
-    formatting,
-)
+from prunebench import Measurement, Record, SliceHidden, formatting
 from prunebench.case import Case
 from prunebench.reports import case_page, columns, run_table
 from prunebench.results.baselines.published import Row

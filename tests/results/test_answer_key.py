@@ -11,13 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from prunebench import (
-    Method,
-    PrunebenchError,
-    progress,
-    reference,
-    registry,
-)
+from prunebench import Method, PrunebenchError, progress, reference, registry
 from prunebench.case import Case
 from prunebench.cases import loader
 from prunebench.results import answer_key, code_reach

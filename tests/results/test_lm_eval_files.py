@@ -12,12 +12,7 @@ import pytest
 
 from prunebench import PrunebenchError, reference
 from prunebench.results import compare, lm_eval_pairing, readers
-from prunebench.results.lm_eval_files import (
-    Answer,
-    Results,
-    load,
-    newest,
-)
+from prunebench.results.lm_eval_files import Answer, Results, load, newest
 from prunebench.results.lm_eval_pairing import align
 
 TASKS = ["tinyworld_recall", "tinyworld_order", "tinyworld_complete"]

@@ -8,12 +8,7 @@ from typing import Any
 
 import pytest
 
-from prunebench.results.lm_eval_files import (
-    Answer,
-    Results,
-    Score,
-    Task,
-)
+from prunebench.results.lm_eval_files import Answer, Results, Score, Task
 from prunebench.results.lm_eval_pairing import align
 
 CAUSES = "other few-shot examples, template or wording"

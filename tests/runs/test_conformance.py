@@ -7,15 +7,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from prunebench import (
-    DropBlocks,
-    Measurement,
-    Method,
-    Metric,
-    Plan,
-    PrunebenchError,
-    Step,
-)
+from prunebench import DropBlocks, Measurement, Method, Metric, Plan, PrunebenchError, Step
 from prunebench.cases.keys import build_method
 from prunebench.testing import check_method, check_metric, tiny_model
 

@@ -9,13 +9,7 @@ from statistics import fmean
 
 import pytest
 
-from prunebench.verdicts.change_points import (
-    LevelStep,
-    noise,
-    partition,
-    price,
-    steps,
-)
+from prunebench.verdicts.change_points import LevelStep, noise, partition, price, steps
 
 
 def squares(values: list[float]) -> float:

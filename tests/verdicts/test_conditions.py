@@ -21,12 +21,7 @@ from prunebench.verdicts import conditions
 from prunebench.verdicts import fail_on as gating
 from prunebench.verdicts.conditions import Facts, parse, parse_list
 from prunebench.verdicts.evidence import evidence
-from prunebench.verdicts.verdict import (
-    Finding,
-    Outcome,
-    passes,
-    settle,
-)
+from prunebench.verdicts.verdict import Finding, Outcome, passes, settle
 
 quick = settings(derandomize=True, deadline=None, database=None, max_examples=100)
 

@@ -19,14 +19,7 @@ from prunebench.reports import explain
 from prunebench.results import timing_noise as noise
 from prunebench.verdicts import seeds
 from prunebench.verdicts.significance import holm
-from prunebench.verdicts.verdict import (
-    FAILING,
-    Outcome,
-    Rules,
-    Verdict,
-    compare,
-    settle,
-)
+from prunebench.verdicts.verdict import FAILING, Outcome, Rules, Verdict, compare, settle
 
 GPU = replace(CPU, device="nvidia-h200")
 

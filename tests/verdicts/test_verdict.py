@@ -8,25 +8,13 @@ import pytest
 from factories import CPU, accuracy, record
 from msgspec.structs import replace
 
-from prunebench import (
-    DropBlocks,
-    Measurement,
-    Record,
-    Step,
-    Tolerance,
-)
+from prunebench import DropBlocks, Measurement, Record, Step, Tolerance
 from prunebench.runs.session import exit_code
 from prunebench.verdicts import fail_on, verdict
 from prunebench.verdicts.conditions import Condition
 from prunebench.verdicts.evidence import evidence, p_among
 from prunebench.verdicts.significance import p_paired, p_unpaired
-from prunebench.verdicts.verdict import (
-    Finding,
-    Outcome,
-    Verdict,
-    compare,
-    judge,
-)
+from prunebench.verdicts.verdict import Finding, Outcome, Verdict, compare, judge
 
 
 def outcome(now: Measurement, was: Measurement, tolerance: Tolerance | None = None) -> str:

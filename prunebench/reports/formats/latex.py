@@ -8,12 +8,7 @@ from itertools import groupby
 from ... import formatting
 from ...errors import inert
 from ...formatting import FRACTIONS
-from .grid import (
-    Cell,
-    Column,
-    Grid,
-    Line,
-)
+from .grid import Cell, Column, Grid, Line
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",

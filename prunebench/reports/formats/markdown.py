@@ -15,13 +15,7 @@ from ...verdicts.history import first_of_each
 from ...verdicts.verdict import Finding
 from .. import explain
 from ..sentences import COLUMNS
-from .grid import (
-    Cell,
-    Column,
-    Grid,
-    Line,
-    grid,
-)
+from .grid import Cell, Column, Grid, Line, grid
 from .items import Item, Judged
 
 #: Letters of a comment: GitHub takes 65,536, and a workflow may put a mark of its own before it.

@@ -23,20 +23,8 @@ from ...plan import Plan, Step
 from ...record import Measurement
 from ...system import console, files, signals
 from . import checksum_lines
-from .entries import (
-    FinishedMetric,
-    FinishedSearch,
-    PendingState,
-    SavedProgress,
-    SavedState,
-)
-from .search_state import (
-    StateFiles,
-    TooSlowError,
-    is_hash,
-    is_shortage,
-    remove,
-)
+from .entries import FinishedMetric, FinishedSearch, PendingState, SavedProgress, SavedState
+from .search_state import StateFiles, TooSlowError, is_hash, is_shortage, remove
 
 if TYPE_CHECKING:
     from torch import Tensor

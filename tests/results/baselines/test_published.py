@@ -10,23 +10,12 @@ from factories import ROOT
 from factories import published_record as record
 from msgspec.structs import replace
 
-from prunebench import (
-    CaseError,
-    Measurement,
-    Tolerance,
-    registry,
-)
+from prunebench import CaseError, Measurement, Tolerance, registry
 from prunebench.cases import keys, loader
 from prunebench.data.yaml_source import Source
 from prunebench.reports.sentences import published_lines
 from prunebench.results.baselines import published
-from prunebench.results.baselines.published import (
-    Row,
-    findings,
-    matching,
-    rankings,
-    rows,
-)
+from prunebench.results.baselines.published import Row, findings, matching, rankings, rows
 from prunebench.results.store import Store
 
 FOLDER = ROOT / "baselines" / "published"

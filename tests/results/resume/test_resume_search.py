@@ -20,13 +20,7 @@ from factories import read
 import prunebench
 from prunebench import resume
 from prunebench.errors import PrunebenchError, PrunebenchWarning
-from prunebench.methods import (
-    _latency,
-    _merge_trials,
-    _slicing,
-    _sprint_scores,
-    shortened_llama,
-)
+from prunebench.methods import _latency, _merge_trials, _slicing, _sprint_scores, shortened_llama
 from prunebench.models import causal_lm, stream, tensors
 from prunebench.models.stream import Batch
 from prunebench.plan import Plan
