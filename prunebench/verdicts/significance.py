@@ -44,7 +44,7 @@ class Evidence(Struct, frozen=True, omit_defaults=True):
     *spread* is the standard error of the loss; *effective* the number of equally weighted questions
     that would know as much, and *disagreement* their part on which only one model is right.
     *least* is the minimum detectable loss at a power of 0.8, *family* the number
-    of tests that share the level, and *adjusted* its p-value there (Holm). *noise* is what
+    of tests that share the level, and *adjusted* its p-value among them (Holm). *noise* is what
     two measurements of one model differ by on this machine, where that is more than is allowed.
     """
 
