@@ -28,6 +28,7 @@ from prunebench import plan, plugin, record, registry
 from prunebench.api import Method, Metric
 from prunebench.cases import keys as grammar
 from prunebench.cli import app
+from prunebench.cli.help import sections
 from prunebench.results.baselines import files as baseline
 from prunebench.runs import session
 from prunebench.system import signals
@@ -73,7 +74,9 @@ def commands() -> str:
     ]
     for name, command in _walk(root, "prunebench"):
         text += [f"## {name}", command.help or "", f"```text\n{_usage(command, name)}\n```"]
-        text.append(table(("argument or option", "meaning"), _options(command, name)))
+        for heading, options in sections(command, _context(command, name)).items():
+            rows = ((f"`{option}`", cell(meaning)) for option, meaning in options)
+            text.append(table((heading.lower(), "meaning"), rows))
     text += ["## Options of pytest", "With the plugin, every case is a test item."]
     text.append(table(("option", "meaning"), _pytest_options()))
     markers = [marker.split(": ", 1) for marker in plugin.MARKERS]
@@ -95,13 +98,6 @@ def _context(command: Any, name: str) -> Any:
 
 def _usage(command: Any, name: str) -> str:
     return str(command.get_usage(_context(command, name))).removeprefix("Usage: ")
-
-
-def _options(command: Any, name: str) -> Iterator[tuple[str, str]]:
-    context = _context(command, name)
-    for parameter in command.params:
-        if shown := parameter.get_help_record(context):
-            yield f"`{shown[0]}`", cell(shown[1])
 
 
 def _pytest_options() -> list[tuple[str, str]]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .version import __version__
-
 if TYPE_CHECKING:
     from .api import Method, Metric, Target
     from .edits.drop_blocks import DropBlocks
@@ -23,9 +21,10 @@ if TYPE_CHECKING:
     from .reports.formats.frame import frame
     from .runs.functional import apply, choose, lm_eval_model, perplexity
     from .specs import CalibrationSpec
+    from .version import __version__
 
-# Imported when first asked for: torch and pandas take seconds to import, and every pytest run of
-# an environment imports this package for its plugin, whether it has cases or not.
+# Imported on first use: torch and pandas take seconds to import, and every pytest run of the
+# environment imports this package for its plugin, with cases or without.
 _HOMES = {
     "api": ("Method", "Metric", "Target"),
     "edits.drop_blocks": ("DropBlocks",),
@@ -43,6 +42,7 @@ _HOMES = {
     "reports.formats.frame": ("frame",),
     "runs.functional": ("apply", "choose", "lm_eval_model", "perplexity"),
     "specs": ("CalibrationSpec",),
+    "version": ("__version__",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -1,7 +1,7 @@
 """The pytest plugin: every case is a test item.
 
-Loaded into every pytest run of its environment, so it imports only pytest at the top and collects
-only below the folders that the ini key ``prunebench_cases`` names.
+It is loaded into every pytest run of its environment, so it imports only pytest at the top and
+collects only below the folders that the ini key ``prunebench_cases`` names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ MARKERS = (
     "paper: checked against a published row",
 )
 
-
 STORE = ".prunebench"
 
 
@@ -48,33 +47,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addini("prunebench_cases", "folders whose YAML files are cases", "paths", default=[])
 
 
+def _option(config: pytest.Config, name: str) -> Any:
+    return config.getoption(f"--prunebench-{name}")
+
+
 def pytest_configure(config: pytest.Config) -> None:
-    """Register the markers and refuse options that cannot go together."""
+    """Register the markers and refuse options that exclude each other."""
     for marker in MARKERS:
         config.addinivalue_line("markers", marker)
-    accept = config.getoption("--prunebench-accept")
-    if accept and not config.getoption("--prunebench-because").strip():
+    accept, limit = _option(config, "accept"), _option(config, "limit")
+    if accept and not _option(config, "because").strip():
         raise pytest.UsageError("--prunebench-accept needs --prunebench-because TEXT")
-    if config.getoption("--prunebench-force") and not accept:
+    if _option(config, "force") and not accept:
         raise pytest.UsageError("--prunebench-force goes with --prunebench-accept")
-    if accept and config.getoption("--prunebench-limit"):
+    if accept and limit:
         raise pytest.UsageError("--prunebench-accept and --prunebench-limit exclude each other")
-    limit = config.getoption("--prunebench-limit")
     if limit is not None and limit < 1:
         raise pytest.UsageError(f"--prunebench-limit {limit}: expected at least 1")
-    if fail_on := config.getoption("--prunebench-fail-on"):
+    if fail_on := _option(config, "fail-on"):
         from .errors import PrunebenchError
         from .verdicts import conditions
-        from .verdicts import fail_on as gating
+        from .verdicts import fail_on as rules
 
         try:
-            gating.parted(conditions.parse_list(fail_on))
+            rules.parted(conditions.parse_list(fail_on))
         except PrunebenchError as error:
             raise pytest.UsageError(f"--prunebench-fail-on: {error}") from None
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    """Case files below the folders of ``prunebench_cases``, and nothing else."""
+    """Collect case files below the folders of ``prunebench_cases``, and nothing else."""
     if file_path.suffix not in (".yaml", ".yml"):
         return None
     folders = parent.config.getini("prunebench_cases")
@@ -82,16 +84,14 @@ def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Col
         return None
     from .cases.loader import is_task
 
-    if is_task(file_path):
-        return None
-    return CaseFileCollector.from_parent(parent, path=file_path)
+    return None if is_task(file_path) else CaseFile.from_parent(parent, path=file_path)
 
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(
     item: pytest.Item, call: pytest.CallInfo[None]
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """A skipped case is told with its place in the case file, not with ours."""
+    """Report a skipped case at its line of the case file, not at a line of this module."""
     del call
     report = yield
     if isinstance(item, CaseItem) and isinstance(report.longrepr, tuple):
@@ -100,39 +100,35 @@ def pytest_runtest_makereport(
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """Leave no partial results behind where nothing is unfinished."""
+    """Remove the journals of finished cases."""
     if (own := session.stash.get(_SESSION, None)) is not None:
         own.partials.tidy()
 
 
-class CaseFileCollector(pytest.File):
-    """One case file."""
+class CaseFile(pytest.File):
+    """A case file."""
 
     def collect(self) -> Iterator[pytest.Item]:
-        """An item per case."""
+        """Yield an item per case."""
         from .cases import loader
         from .errors import PrunebenchError
 
-        config = self.config
+        here = self.config.invocation_params.dir
+        path = self.path.relative_to(here) if self.path.is_relative_to(here) else self.path
+        settings, limit = _option(self.config, "set"), _option(self.config, "limit")
         try:
-            shown = self.path.relative_to(config.invocation_params.dir)
-        except ValueError:
-            shown = self.path
-        settings = config.getoption("--prunebench-set")
-        limit = config.getoption("--prunebench-limit")
-        try:
-            cases = loader.load([shown if shown.is_file() else self.path], settings, limit)
+            cases = loader.load([path if path.is_file() else self.path], settings, limit)
         except PrunebenchError as error:
             raise self.CollectError(str(error)) from None
         self._check_ids(cases)
         for case in cases:
             try:
                 yield CaseItem.from_parent(self, name=case.label, case=case)
-            except pytest.fail.Exception as error:  # a marker that is none, where pytest is strict
+            except pytest.fail.Exception as error:  # an unknown marker under --strict-markers
                 raise self.CollectError(f"{case.file}:{case.line}:1: {error}") from None
 
     def _check_ids(self, cases: list[Case]) -> None:
-        """Refuse ids that another file has, whose records and baselines would be the same files."""
+        """Refuse ids of another file: their records and baselines would be the same files."""
         known = self.session.stash.setdefault(_KNOWN, {})
         problems = []
         for case in cases:
@@ -145,7 +141,7 @@ class CaseFileCollector(pytest.File):
 
 
 class CaseItem(pytest.Item):
-    """One case: passes, or fails with its findings."""
+    """A case: passes, or fails with its findings."""
 
     def __init__(self, *, case: Case, **kwargs: Any) -> None:
         super().__init__(**kwargs)
@@ -155,7 +151,7 @@ class CaseItem(pytest.Item):
             self.add_marker(mark)
 
     def runtest(self) -> None:
-        """Answer and judge the case."""
+        """Measure and judge the case."""
         from .reports.sentences import lines
 
         session = _session(self)
@@ -163,27 +159,27 @@ class CaseItem(pytest.Item):
         verdict = result.verdict
         if verdict.skipped:
             pytest.skip(verdict.skipped)
-        self._properties(result)
-        self._timings(result)
-        if self.config.getoption("--prunebench-accept") and result.record:
+        self._add_properties(result)
+        self._add_benchmarks(result)
+        if _option(self.config, "accept") and result.record:
             from .results.baselines import accept as accepting
 
             accepting.accept(
                 [result.record],
                 [self.case],
-                self.config.getoption("--prunebench-because"),
+                _option(self.config, "because"),
                 session.store,
                 session.baselines,
-                force=self.config.getoption("--prunebench-force"),
+                force=_option(self.config, "force"),
                 flag="--prunebench-force",
             )
         elif not verdict.ok:
-            raise CaseFailedError([*lines(verdict), f"reproduce: {self._again()}"])
+            raise CaseFailedError("\n".join([*lines(verdict), f"reproduce: {self._command()}"]))
 
     def repr_failure(
         self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None
     ) -> str | Any:
-        """The findings as plain lines; a traceback only for our own bugs."""
+        """The findings as plain lines; a traceback only for bugs."""
         from .errors import PrunebenchError
 
         if isinstance(excinfo.value, CaseFailedError | PrunebenchError):
@@ -191,20 +187,17 @@ class CaseItem(pytest.Item):
         return super().repr_failure(excinfo, style)
 
     def reportinfo(self) -> tuple[Path, int, str]:
-        """The place in the case file."""
+        """The line of the case file."""
         return self.path, self.case.line - 1, self.case.id
 
-    def _again(self) -> str:
-        """The command that runs this item alone.
-
-        It is pytest's, since a method of the project's ``conftest.py`` is known nowhere else.
-        """
+    def _command(self) -> str:
+        """The pytest command that runs this item alone; only pytest reads ``conftest.py``."""
         here = self.config.invocation_params.dir
         path = self.path.relative_to(here) if self.path.is_relative_to(here) else self.path
-        return shlex.join(["pytest", f"{path}::{self.name}", *_given(self.config)])
+        return shlex.join(["pytest", f"{path}::{self.name}", *_repeated(self.config)])
 
-    def _timings(self, result: Result) -> None:
-        """The rounds of its timings, where pytest-benchmark is asked for a file or to compare."""
+    def _add_benchmarks(self, result: Result) -> None:
+        """Give its timings to pytest-benchmark, if that writes a file or compares."""
         session = getattr(self.config, "_benchmarksession", None)
         if session is None or session.disabled or session.skip or result.record is None:
             return
@@ -213,8 +206,8 @@ class CaseItem(pytest.Item):
 
             session.benchmarks.extend(pytest_benchmark.entries(result.record, self.nodeid))
 
-    def _properties(self, result: Result) -> None:
-        """Every number, for reports such as ``--junitxml``."""
+    def _add_properties(self, result: Result) -> None:
+        """Add every number, for reports such as ``--junitxml``."""
         from .reports.formats import items, junit
 
         for item in items.judged([result]).items:
@@ -222,80 +215,74 @@ class CaseItem(pytest.Item):
 
 
 class CaseFailedError(Exception):
-    """A case whose findings fail it.
-
-    Args:
-        told: the findings, a line each, and how to see them again.
-    """
-
-    def __init__(self, told: list[str]) -> None:
-        super().__init__("\n".join(told))
+    """A case whose findings fail it; the text has a line each."""
 
 
-def _share_cores() -> None:
-    """Under xdist, give each worker its share of the threads: together they have one machine."""
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    if workers > 1:
-        import torch
-
-        torch.set_num_threads(max(1, torch.get_num_threads() // workers))
-
-
-def _given(config: pytest.Config) -> Iterator[str]:
-    """The options of this run that bear on what a case measures and how it is judged."""
+def _repeated(config: pytest.Config) -> Iterator[str]:
+    """The options of this run that change what a case measures or how it is judged."""
     if config.option.inifilename:
         yield f"--config-file={config.option.inifilename}"
     if config.option.rootdir:
         yield f"--rootdir={config.option.rootdir}"
     for setting in config.option.override_ini or ():
-        # pytest puts settings of its own there; one that was typed is typed again.
-        if any(str(given).endswith(setting) for given in config.invocation_params.args):
+        # pytest adds settings of its own; only those that were typed are repeated.
+        if any(str(word).endswith(setting) for word in config.invocation_params.args):
             yield f"--override-ini={setting}"
     for name in ("store", "baselines", "device", "limit", "fail-on"):
-        value = config.getoption(f"--prunebench-{name}")
+        value = _option(config, name)
         if value not in (None, "", STORE):
             yield f"--prunebench-{name}={value}"
-    for setting in config.getoption("--prunebench-set"):
+    for setting in _option(config, "set"):
         yield f"--prunebench-set={setting}"
 
 
 _SESSION = pytest.StashKey["Session"]()
-#: Where each case id was first found: its file, and the place in words.
+#: Where each case id was found first: its file, and ``file:line``.
 _KNOWN = pytest.StashKey[dict[str, tuple[Path, str]]]()
 
 
 def _session(item: CaseItem) -> Session:
-    """One session per process, so that models and searches are shared between items."""
+    """The session of this process, in which items share models and searches."""
     stash = item.session.stash
     if _SESSION not in stash:
-        from .errors import PrunebenchWarning
-        from .results.baselines import accept as accepting
-        from .results.baselines.files import OWN, Baselines
-        from .results.store import Store
-        from .runs.session import Session
-        from .verdicts import fail_on as gating
-
-        option = item.config.getoption
-        folder = option("--prunebench-baselines")
         cases = [i.case for i in item.session.items if isinstance(i, CaseItem)]
-        families = [name for case in cases for name in case.families]
-        fail_on = option("--prunebench-fail-on")
-        outcomes, conditions = gating.given(fail_on, "--prunebench-fail-on", families)
-        roots = Baselines(Path(folder) if folder else OWN)
-        if option("--prunebench-accept"):
-            accepting.end(roots)
-        if roots.cut_off:
-            warnings.warn(roots.cut_off, PrunebenchWarning, stacklevel=1)
-        stash[_SESSION] = Session(
-            cases,
-            Store(Path(option("--prunebench-store"))),
-            roots,
-            option("--prunebench-device"),
-            fresh=option("--prunebench-fresh"),
-            fail_on=outcomes,
-            conditions=conditions,
-            # Each item is judged on its own, perhaps in another process: all share one level.
-            family=sum(len(case.metrics) for case in cases),
-        )
+        stash[_SESSION] = _new_session(item.config, cases)
         _share_cores()
     return stash[_SESSION]
+
+
+def _new_session(config: pytest.Config, cases: list[Case]) -> Session:
+    from .errors import PrunebenchWarning
+    from .results.baselines import accept as accepting
+    from .results.baselines.files import OWN, Baselines
+    from .results.store import Store
+    from .runs.session import Session
+    from .verdicts import fail_on as rules
+
+    families = [name for case in cases for name in case.families]
+    outcomes, conditions = rules.given(_option(config, "fail-on"), "--prunebench-fail-on", families)
+    roots = Baselines(Path(_option(config, "baselines") or OWN))
+    if _option(config, "accept"):
+        accepting.end(roots)
+    if roots.cut_off:
+        warnings.warn(roots.cut_off, PrunebenchWarning, stacklevel=1)
+    return Session(
+        cases,
+        Store(Path(_option(config, "store"))),
+        roots,
+        _option(config, "device"),
+        fresh=_option(config, "fresh"),
+        fail_on=outcomes,
+        conditions=conditions,
+        # Each item is judged on its own, perhaps in another process: all share one level.
+        family=sum(len(case.metrics) for case in cases),
+    )
+
+
+def _share_cores() -> None:
+    """Under xdist, give each worker its share of the threads."""
+    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    if workers > 1:
+        import torch
+
+        torch.set_num_threads(max(1, torch.get_num_threads() // workers))

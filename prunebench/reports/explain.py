@@ -1,4 +1,4 @@
-"""Why a verdict is what it is: every finding with the numbers it rests on, and plans as a diff."""
+"""``show --explain``: every finding with the numbers behind it, and plans as a diff."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ LEAST = 0.0001
 
 
 def explanation(record: Record, was: Record | None, verdict: Verdict) -> list[str]:
-    """Plain lines: the plan, then each finding that decides, each followed by those it is made of.
+    """Lines for the plan, then for each decisive finding, followed by its diagnostic parts.
 
     Args:
         record: the answer.
         was: the accepted answer, if there is one.
         verdict: how they compare.
     """
-    said: list[str] = []
+    lines: list[str] = []
     decisive = [f for f in verdict.findings if not f.diagnostic]
     for finding in decisive:
-        said += _finding(finding, record, was)
+        lines += _finding(finding, record, was)
         parts = {m.metric for m in record.measurements if m.instead == finding.what}
         for part in verdict.findings:
             if part.diagnostic and part.what in parts:
-                said.append(f"    {_diagnosis(part, record)}")
-    return said
+                lines.append(f"    {_diagnosis(part, record)}")
+    return lines
 
 
 def plan_diff(now: Record, was: Record) -> list[str]:
-    """What was removed, in order, as a diff from the baseline's plan to this one's."""
+    """The removals, in order, as a diff from the baseline's plan to this one."""
     before, after = (_removals(r.plan) for r in (was, now))
     return [line for line in difflib.ndiff(before, after) if not line.startswith("?")]
 
@@ -52,7 +52,7 @@ def _finding(finding: Finding, record: Record, was: Record | None) -> Iterator[s
     if finding.evidence is not None:
         yield from (f"  {line}" for line in _evidence(finding, finding.evidence, unit))
     elif finding.allowed is not None:
-        yield f"  allowed {amount(finding.allowed, unit, finding.was)}; no samples were kept"
+        yield f"  allowed {amount(finding.allowed, unit, finding.was)}; no samples were stored"
     if finding.note:
         yield f"  {finding.note}"
     if measured is not None and finding.evidence is not None:
@@ -71,10 +71,10 @@ def _plan(finding: Finding, record: Record, was: Record | None) -> Iterator[str]
     yield from plan_diff(record, was)
     if parted := parting(record, was):
         mine, theirs = parted
-        yield f"parted at step {mine.step}: {_choice(mine, theirs)}"
+        yield f"diverged at step {mine.step}: {_choice(mine, theirs)}"
         yield f"  the baseline: {_choice(theirs, mine)}"
     if finding.outcome == Outcome.SAME:
-        yield "a tie: neither run could tell the two candidates apart"
+        yield "a tie: the scores of the two candidates differ by less than their noise"
 
 
 def _choice(step: Step, other: Step) -> str:
@@ -98,24 +98,24 @@ def _removals(edits: tuple[AnyEdit, ...]) -> list[str]:
 
 
 def _evidence(finding: Finding, seen: Evidence, unit: str) -> Iterator[str]:
-    def told(value: float) -> str:
+    def loss(value: float) -> str:
         return amount(value, unit, finding.was)
 
     what = "questions" if unit in FRACTIONS else "samples"
-    least = f"{POWER:.0%} of the time a loss of {told(seen.least or 0)} would have been found"
+    least = f"minimum detectable drop ({POWER:.0%} power): {loss(seen.least or 0)}"
     if seen.test == RANKS:
         yield f"{seen.count} rounds against the baseline's"
     elif not seen.worse and not seen.better:
-        yield f"none of {seen.count} {what} moved"
+        yield f"none of {seen.count} {what} changed"
         if seen.least:
             yield least
         return
     else:
-        yield f"of {seen.count} {what} {seen.worse} came out worse and {seen.better} better"
-    sure = f"{CONFIDENCE:.0%} sure it is below {told(seen.high)}, and above {told(seen.low)}"
+        yield f"of {seen.count} {what} {seen.worse} are worse and {seen.better} better"
+    sure = f"{CONFIDENCE:.0%} sure it is below {loss(seen.high)}, and above {loss(seen.low)}"
     raised = ", raised to the noise of this machine" if seen.noise is not None else ""
-    allowed = "" if finding.allowed is None else f"; allowed {told(finding.allowed)}{raised}"
-    yield f"lost {told(seen.loss)}: {sure}{allowed}"
+    allowed = "" if finding.allowed is None else f"; allowed {loss(finding.allowed)}{raised}"
+    yield f"lost {loss(seen.loss)}: {sure}{allowed}"
     parts = ""
     if seen.p_right is not None and seen.p_margins is not None:
         right, margins = (p_text(p, "") for p in (seen.p_right, seen.p_margins))
@@ -132,15 +132,17 @@ def _reason(finding: Finding, seen: Evidence, measured: Measurement) -> str:
     allowed = finding.allowed or 0.0
     lost = seen.loss
     if finding.outcome == Outcome.WORSE:
-        return "worse: more was lost than is allowed, and chance does not explain it"
+        return "worse: the loss is more than allowed and significant"
     if finding.outcome == Outcome.BETTER:
-        return "better: more was won than the tolerance, and chance does not explain it"
+        return "better: the gain is more than the tolerance and significant"
     if finding.outcome == Outcome.SAME:
-        return "same: no more was lost than is allowed, at the upper end of the interval too"
+        return "same: the upper end of the interval is within what is allowed"
     if lost > allowed:
-        return "unsure: more was lost than is allowed, but it may be chance"
+        return "unsure: the loss is more than allowed, but not significant"
     kind = "rounds" if measured.varies else "samples"
-    return f"unsure: what is allowed was kept to, but with these {kind} more may have been lost"
+    return (
+        f"unsure: the loss is within what is allowed, but these {kind} do not exclude a larger one"
+    )
 
 
 def _diagnosis(finding: Finding, record: Record) -> str:
@@ -156,7 +158,7 @@ def _diagnosis(finding: Finding, record: Record) -> str:
 
 
 def chance(finding: Finding) -> str:
-    """The p-value that decides: among all tests of the run where there were several."""
+    """The decisive p-value, adjusted if the run made several tests."""
     seen = finding.evidence
     p = finding.p if seen is None or seen.adjusted is None else seen.adjusted
     if p is None:

@@ -1,7 +1,6 @@
-"""What changed since it was last told: a case that became worse, recovered, crashed; a step found.
+"""``notify``: changes since the last message, and the messages that report them.
 
-Pure but for the state file, which remembers what was told. A change is told once; a night in which
-nothing changes says nothing.
+Pure except for the state file, which holds what was posted. Each change is reported once.
 """
 
 from __future__ import annotations
@@ -33,29 +32,29 @@ Kind = Literal[
     "step",
 ]
 
-#: Outcomes that are told when they begin and when they end; the others are as they should be.
+#: Outcomes that are reported when they begin and when they end.
 BAD = (Outcome.WORSE, Outcome.GONE, Outcome.CHANGED_PLAN, Outcome.NOT_COMPARABLE)
-#: What a crash is kept as, and a condition that holds.
+#: Words of the state file for a crash, and for a condition that holds.
 CRASHED, FAILS = "crashed", "fails"
 KINDS: dict[str, Kind] = {
     Outcome.GONE: "gone",
     Outcome.CHANGED_PLAN: "changed plan",
     Outcome.NOT_COMPARABLE: "not comparable",
 }
-#: The direction of whatever step goes with a verdict.
+#: Stands for both directions: a reported verdict covers any step near its record.
 ANY = "any"
-#: Steps of a metric that are remembered as told.
+#: How many reported steps of a metric are remembered.
 REMEMBERED = 20
-#: Nights by which the place of a step may move as more of them come in.
+#: By how many records the place of a step may move as later records come in.
 DRIFT = 3
 
 _LINK = re.compile(r"https?://[!-;=?-{}~]+", re.ASCII)
 
 
 class Known(Struct, omit_defaults=True):
-    """What was told of a case: its bad items with their outcomes, and where its metrics stepped.
+    """What was reported of a case: its bad items with their outcomes, and its metrics' steps.
 
-    *steps* are per metric the directions, and the times of the first nights at the new level.
+    *steps* has per metric the direction and the time of the first record at the new level.
     """
 
     bad: dict[str, str] = {}
@@ -63,14 +62,14 @@ class Known(Struct, omit_defaults=True):
 
 
 class State(Struct):
-    """What was told, by case id."""
+    """What was reported, by case id."""
 
     cases: dict[str, Known] = field(default_factory=dict)
     schema: int = 1
 
 
 class Results(Struct, frozen=True):
-    """A file of ``run --json``, as far as it is read here."""
+    """The parts of a ``run --json`` file that are read here."""
 
     records: tuple[Record, ...]
     verdicts: tuple[Verdict, ...]
@@ -79,8 +78,8 @@ class Results(Struct, frozen=True):
 class Notice(Struct, frozen=True, omit_defaults=True):
     """One change.
 
-    *outcome* is what is kept of it, empty where all is well again. *at* is the step that it tells:
-    its direction and night; a verdict tells whichever is near it.
+    *outcome* is what the state file gets, empty after a recovery. *at* is the step that it reports,
+    as direction and time; a verdict covers any step near it.
     """
 
     case_id: str
@@ -107,26 +106,26 @@ class Notice(Struct, frozen=True, omit_defaults=True):
 
 
 def path(store: Path) -> Path:
-    """Where it is remembered, below the results folder."""
+    """The state file, below the results folder."""
     return store / "notified.json"
 
 
 def load(store: Path) -> tuple[State, str]:
-    """What was told, and a sentence where the file that says so is damaged and counts as lost."""
+    """The state, and a line to print if its file is damaged and therefore ignored."""
     place = path(store)
     if not place.exists():
         return State(), ""
     try:
         return files.read_json(place, State), ""
     except PrunebenchError as error:
-        return State(), f"{error}; what is bad now is told anew"
+        return State(), f"{error}; what is bad now is reported again"
 
 
 def save(store: Path, state: State) -> None:
-    """Write what was told, whole or not at all.
+    """Write the state atomically.
 
     Raises:
-        PrunebenchError: if the place cannot be written.
+        PrunebenchError: if the file cannot be written.
     """
     files.write_json(path(store), state)
 
@@ -137,12 +136,12 @@ def save(store: Path, state: State) -> None:
 def changes(
     verdicts: Iterable[Verdict], state: State, made: Mapping[str, str] | None = None
 ) -> list[Notice]:
-    """What is new in *verdicts*, case by case. Skipped cases and doubt change nothing.
+    """What is new in *verdicts*, case by case; skipped and unsure ones change nothing.
 
     Args:
-        verdicts: of one night.
-        state: what was told.
-        made: when the record of each case was made, so that its step is not told once more.
+        verdicts: of one run.
+        state: what was reported.
+        made: when the record of each case was made, so that its step is not reported as well.
     """
     found: list[Notice] = []
     for verdict in verdicts:
@@ -159,7 +158,7 @@ def _of_case(verdict: Verdict, known: Known) -> Iterator[Notice]:
     if verdict.error:
         if was.get("case") != CRASHED:
             yield Notice(case_id, "case", "crashed", f"crashed: {verdict.error}", CRASHED)
-        return  # of its metrics nothing is known
+        return  # its metrics are unknown
     judged: dict[str, Finding] = {f.what: f for f in verdict.findings if not f.diagnostic}
     if was.get("case") == CRASHED:
         yield Notice(case_id, "case", "recovered", "recovered: runs again")
@@ -182,32 +181,33 @@ def _recovered(case_id: str, what: str, before: str, text: str) -> Notice:
 
 
 def _hides(finding: Finding) -> bool:
-    """Whether the other findings of its case are not there because of it."""
+    """Whether the case has no other findings because of this one."""
     return finding.outcome == Outcome.NOT_COMPARABLE
 
 
 def stepped(
     histories: Iterable[History],
     state: State,
-    tell: Callable[[Series, Step], str],
+    describe: Callable[[Series, Step], str],
     others: Sequence[Notice] = (),
 ) -> list[Notice]:
-    """Steps that were found and not told yet; of a case first seen they count as told.
+    """Steps that were not reported yet; those of a new case count as reported.
 
     Args:
         histories: one per case.
-        state: what was told; the steps of cases that it does not know are written into it.
-        tell: a step in words.
-        others: changes that are told this time, with the steps that go with them.
+        state: what was reported; the steps of new cases are added to it.
+        describe: a step as a sentence.
+        others: changes that are reported this time, with the steps that they cover.
     """
     found = []
     for history in histories:
         case_id = history.case_id
-        steps = {m: list(told) for m, told in state.cases.get(case_id, Known()).steps.items()}
+        known = state.cases.get(case_id, Known())
+        steps = {metric: list(reported) for metric, reported in known.steps.items()}
         for notice in others:
             if notice.case_id == case_id and notice.at:
                 steps.setdefault(notice.what, []).append(notice.at)
-        new = list(_new_steps(history, steps, tell))
+        new = list(_new_steps(history, steps, describe))
         if case_id in state.cases:
             found += new
             continue
@@ -218,32 +218,32 @@ def stepped(
 
 
 def _new_steps(
-    history: History, known: Mapping[str, Sequence[str]], tell: Callable[[Series, Step], str]
+    history: History, known: Mapping[str, Sequence[str]], describe: Callable[[Series, Step], str]
 ) -> Iterator[Notice]:
     for series in history.series:
         times = [night.created for night in series.nights]
-        told = [one.split(" ", 1) for one in known.get(series.metric, ()) if " " in one]
+        reported = [s.split(" ", 1) for s in known.get(series.metric, ()) if " " in s]
         for step in series.steps:
             way = "up" if step.after > step.before else "down"
-            places = [times.index(at) for old, at in told if old in (way, ANY) and at in times]
+            places = [times.index(at) for old, at in reported if old in (way, ANY) and at in times]
             if all(abs(step.at - place) > DRIFT for place in places):
-                text = f"{series.metric}: {tell(series, step)}"
+                text = f"{series.metric}: {describe(series, step)}"
                 at = f"{way} {times[step.at]}"
                 yield Notice(history.case_id, series.metric, "step", text, at=at)
 
 
 # --------------------------------------------------------------------------------- messages
 
-#: So many changes are told in a message each; of more, a message per case, and then a summary.
+#: Up to SINGLE changes get a message each; more get one per case, and after MESSAGES a summary.
 SINGLE, MESSAGES = 5, 10
 #: Cases that a summary lists.
 LISTED = 20
-#: What Slack takes: characters of a section, blocks of a message, characters shown elsewhere.
+#: Limits of Slack: characters of a section, blocks of a message, characters of a notification.
 SECTION, BLOCKS, FALLBACK = 3000, 50, 300
 
 
 class Message(Struct, frozen=True):
-    """What is posted at once, the changes that are then told, and where to read more."""
+    """One post: its text, the changes that it reports, and where to read more."""
 
     text: str
     notices: tuple[Notice, ...]
@@ -254,7 +254,7 @@ class Message(Struct, frozen=True):
         sections = _sections(self.text)
         if len(sections) >= BLOCKS:
             sections = [*sections[: BLOCKS - 2], "..."]
-        # verbatim: nothing in it becomes a link, a channel or a mention of somebody.
+        # verbatim: Slack makes no link, channel or mention of it.
         texts = [{"type": "mrkdwn", "text": s, "verbatim": True} for s in sections]
         if self.link:
             texts.append({"type": "mrkdwn", "text": f"<{self.link}|more>"})
@@ -266,7 +266,7 @@ def _sections(text: str) -> list[str]:
     """The lines of *text*, escaped, in pieces that a section can hold."""
     made: list[str] = []
     for line in text.split("\n"):
-        # An escaped letter is at most five long, and none is to be cut in two.
+        # An escaped character has at most five letters, and none may be cut in two.
         short = SECTION // 5
         for piece in [escaped(line[i : i + short]) for i in range(0, len(line), short)]:
             if made and len(made[-1]) + 1 + len(piece) <= SECTION:
@@ -282,13 +282,13 @@ def escaped(text: str) -> str:
 
 
 def messages(notices: Sequence[Notice], link: str = "") -> list[Message]:
-    """The changes as messages: one each, or where they are many one per case and a summary.
+    """The changes as messages: one each, or if they are many one per case and a summary.
 
     Raises:
-        PrunebenchError: if *link* is no web address.
+        PrunebenchError: if *link* is not a web address.
     """
     if link and not _LINK.fullmatch(link):
-        raise PrunebenchError("--link is no address that begins with https:// or http://")
+        raise PrunebenchError("--link is not an address that begins with https:// or http://")
     if len(notices) <= SINGLE:
         return [Message(_line(n), (n,), link) for n in notices]
     groups: dict[str, list[Notice]] = {}

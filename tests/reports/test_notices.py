@@ -204,7 +204,7 @@ def test_a_lost_state_tells_what_is_bad_now_and_no_old_step(nights: Nights) -> N
     place.write_text("{")
     code, said, posted = nights.notify()
     assert (code, len(posted)) == (0, 1)
-    assert "what is bad now is told anew" in said
+    assert "what is bad now is reported again" in said
 
 
 def test_nobody_listens(nights: Nights, cli, hook: Hook, tmp_path: Path) -> None:

@@ -215,11 +215,11 @@ def test_every_finding_explains_itself() -> None:
     text = "\n".join(explain.explanation(now, was, judged(now, was)))
 
     for part in (
-        "of 400 questions 32 came out worse and 0 better",
+        "of 400 questions 32 are worse and 0 better",
         "lost 8.00 pp: 95% sure it is below 10.16 pp, and above 5.84 pp; allowed 1.00 pp",
         "one-sided alpha 0.05",
-        "worse: more was lost than is allowed, and chance does not explain it",
-        "of the time a loss of",
+        "worse: the loss is more than allowed and significant",
+        "minimum detectable drop (80% power): ",
         "    accuracy/t0: worse, lost 15.00 pp",
     ):
         assert part in text
@@ -239,7 +239,7 @@ def test_plans_are_told_apart_as_a_diff() -> None:
         "- drop_blocks 3",
         "+ drop_blocks 4",
     ]
-    assert any("parted at step 1: chose 4 at 1.2 before 3 at 1.5" in line for line in lines)
+    assert any("diverged at step 1: chose 4 at 1.2 before 3 at 1.5" in line for line in lines)
     assert any("the baseline: chose 3 at 1.2 before 4 at 1.4" in line for line in lines)
 
 

@@ -1,4 +1,4 @@
-"""CSV as RFC 4180 has it, which a spreadsheet opens and computes nothing of."""
+"""CSV (RFC 4180), without anything that a spreadsheet would compute."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def written(columns: Sequence[str], lines: Iterable[Iterable[object]]) -> str:
 
 
 def guarded(text: str) -> str:
-    """*text* as a spreadsheet shows it and does not compute it: with ' before what is a formula."""
+    """*text* with ' before it if a spreadsheet would take it for a formula."""
     text = inert(text, 10**6)
     return f"'{text}" if text.lstrip(" ").startswith(_FORMULA) else text
 

@@ -1,4 +1,4 @@
-"""Annotations of GitHub Actions: lines that its runner shows at the case in the pull request."""
+"""Workflow commands of GitHub Actions: annotations at the lines of the case files."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from ...errors import inert
 from ..sentences import lines
 from .items import Item, Judged
 
-#: GitHub shows no more of a step.
+#: GitHub shows at most so many annotations of a step.
 MOST = 10
-#: Letters of an annotation; GitHub cuts what is much longer.
+#: Characters of an annotation; GitHub cuts much longer ones.
 MOST_LETTERS = 4000
 
 
 def commands(run: Judged, workspace: Path | None = None) -> list[str]:
-    """At most ten workflow commands, a summary first; none where there is nothing to say.
+    """At most ten workflow commands, a summary first; none for a run without problems.
 
-    Regressions and crashes are errors, doubt is a warning. Each stands at the line of the case
-    file, relative to *workspace* (the checkout) where the file is below it.
+    Regressions and crashes are errors, unsure and changed cases warnings. Each is at the line of
+    its case file, relative to *workspace* (the checkout) if the file is below it.
     """
     bad = [item for item in run.items if run.failed(item)]
-    doubtful = [item for item in run.items if item not in bad and _doubtful(item)]
-    if not bad and not doubtful and not run.left:
+    unsure = [item for item in run.items if item not in bad and _unsure(item)]
+    if not bad and not unsure and not run.left:
         return []
-    told = [("error", item) for item in bad] + [("warning", item) for item in doubtful]
+    shown = [("error", item) for item in bad] + [("warning", item) for item in unsure]
     summary = run.summary
-    if len(told) > MOST - 1:
-        left = len(told) - (MOST - 1)
+    if len(shown) > MOST - 1:
+        left = len(shown) - (MOST - 1)
         summary += f"; {left} more {'has' if left == 1 else 'have'} no annotation, see the log"
     first = command("error" if bad else "warning", summary, title="prunebench")
-    return [first, *(_annotation(kind, item, workspace) for kind, item in told[: MOST - 1])]
+    return [first, *(_annotation(kind, item, workspace) for kind, item in shown[: MOST - 1])]
 
 
 def command(kind: str, message: str, **properties: str) -> str:
@@ -42,12 +42,12 @@ def command(kind: str, message: str, **properties: str) -> str:
 
 
 def _escaped(text: str, more: str = "") -> str:
-    for letter in ("%", "\r", "\n", *more):  # per cent first: the others bring their own
+    for letter in ("%", "\r", "\n", *more):  # per cent first: the other escapes contain it
         text = text.replace(letter, f"%{ord(letter):02X}")
     return text
 
 
-def _doubtful(item: Item) -> bool:
+def _unsure(item: Item) -> bool:
     verdict = item.verdict
     return not verdict.skipped and verdict.outcome in (
         *("worse", "gone", "unsure", "not_comparable", "changed_plan"),
@@ -55,10 +55,10 @@ def _doubtful(item: Item) -> bool:
 
 
 def _annotation(kind: str, item: Item, workspace: Path | None) -> str:
-    said = [inert(line.removeprefix(f"{item.case_id}: ")) for line in lines(item.verdict)]
+    found = [inert(line.removeprefix(f"{item.case_id}: ")) for line in lines(item.verdict)]
     if kind == "error" and item.reproduce:
-        said.append(f"reproduce: {inert(item.reproduce)}")
-    message = "\n".join(_within(said, MOST_LETTERS))
+        found.append(f"reproduce: {inert(item.reproduce)}")
+    message = "\n".join(_within(found, MOST_LETTERS))
     word = item.verdict.outcome.replace("_", " ")
     return command(
         kind,
@@ -69,12 +69,12 @@ def _annotation(kind: str, item: Item, workspace: Path | None) -> str:
     )
 
 
-def _within(said: list[str], most: int) -> Iterator[str]:
-    """As many whole lines as have room, and how many had none."""
-    for number, line in enumerate(said):
+def _within(found: list[str], most: int) -> Iterator[str]:
+    """As many whole lines as fit, and how many do not."""
+    for number, line in enumerate(found):
         most -= len(line) + 1
         if most < 0:
-            yield f"... {len(said) - number} more"
+            yield f"... {len(found) - number} more"
             return
         yield line
 

@@ -1,4 +1,4 @@
-"""Cases against metrics: the table that a paper has, before it is written in any format."""
+"""The table of cases against metrics, as data for every format."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Column(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A measurement, its standard error where that is known, and what papers say of it."""
+    """A measurement, its standard error if known, and the published numbers about it."""
 
     measurement: Measurement
     error: float | None

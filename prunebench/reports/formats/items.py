@@ -1,4 +1,4 @@
-"""Verdicts with what a report says beside them, from a run or from stored records."""
+"""Verdicts with their records, of a run or from stored records, as reports need them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ STRICT = (Outcome.UNSURE, Outcome.NEW, Outcome.NOT_COMPARABLE)
 
 
 class Item(Struct, frozen=True):
-    """A case as it came out.
+    """A judged case.
 
     *file* and *line* are where it is defined, *reproduce* the command that runs it alone. *seconds*
-    are what it took, counted as if it had run alone: none where a stored record was reused.
+    is its time, as if it had run alone; 0 if a stored record was reused.
     """
 
     verdict: Verdict
@@ -36,20 +36,18 @@ class Item(Struct, frozen=True):
 
     @property
     def decisive(self) -> list[Finding]:
-        """The findings that decide; the others help to understand them."""
+        """The findings that decide, without diagnostic ones."""
         return [f for f in self.verdict.findings if not f.diagnostic]
 
     def unit(self, metric: str) -> str:
-        """The unit of a measurement, a published one's too; empty where there is none."""
+        """The unit of a measurement, also of a published one; empty if there is none."""
         name = metric.removeprefix("published/")
         measured = self.record.find(name) if self.record else None
         return measured.unit if measured else ""
 
 
 class Judged(Struct, frozen=True):
-    """A whole run: its *items*, the number of cases *left* when it was stopped, and whether doubt
-    fails too.
-    """
+    """A whole run: its *items*, the cases *left* when it was stopped, and ``--strict``."""
 
     items: tuple[Item, ...]
     left: int = 0
@@ -61,12 +59,12 @@ class Judged(Struct, frozen=True):
 
     @property
     def file(self) -> str:
-        """The part of the case ids before their last, where all share it; else empty."""
+        """The case file that all cases share; else empty."""
         files = {item.case_id.rpartition("/")[0] for item in self.items}
         return files.pop() if len(files) == 1 else ""
 
     def name(self, item: Item) -> str:
-        """The case's id without what all share."""
+        """The case's id without the shared case file."""
         return item.case_id.removeprefix(f"{self.file}/") if self.file else item.case_id
 
     @property

@@ -11,14 +11,14 @@ from ...errors import inert
 from ..sentences import lines, sentence
 from .items import Item, Judged
 
-#: What XML 1.0 has no way to write.
+#: Characters that XML 1.0 cannot represent.
 _UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def text(run: Judged) -> str:
     """The file: a test suite per case file, a test case per case.
 
-    A regression is a failure, a crash an error. What cannot stand in XML is written as its escape.
+    A regression is a failure, a crash an error. Characters that XML lacks are escaped.
     """
     root = ET.Element("testsuites", name="prunebench")
     _count(root, run, run.items)
@@ -36,10 +36,10 @@ def text(run: Judged) -> str:
 
 
 def properties(item: Item) -> Iterator[tuple[str, str]]:
-    """Name and value of everything a case is told with.
+    """Name and value of each property of a case.
 
-    A measurement has its own name; with ``.was``, ``.allowed``, ``.p`` and ``.outcome`` behind it
-    what it was judged by.
+    A measurement has its own name; the suffixes ``.was``, ``.allowed``, ``.p`` and ``.outcome`` say
+    how it was judged.
     """
     yield "outcome", item.verdict.outcome
     if (record := item.record) is not None:
@@ -75,26 +75,26 @@ def _case(run: Judged, item: Item) -> ET.Element:
     classname = _clean(file.replace("/", "."))
     case = ET.Element("testcase", classname=classname, name=_clean(label))
     case.set("time", f"{item.seconds:.3f}")
-    told = ET.SubElement(case, "properties")
+    named = ET.SubElement(case, "properties")
     for name, value in properties(item):
-        ET.SubElement(told, "property", name=_clean(name), value=_clean(value))
+        ET.SubElement(named, "property", name=_clean(name), value=_clean(value))
     verdict = item.verdict
     if verdict.skipped:
         ET.SubElement(case, "skipped", type="prunebench.skip", message=_clean(verdict.skipped))
     elif verdict.error:
-        _told(case, "error", verdict.error, "crashed", item)
+        _explain(case, "error", verdict.error, "crashed", item)
     elif run.failed(item):
         bad = [f for f in item.decisive if f.outcome not in ("same", "better")]
         worst = [f for f in bad if f.outcome == verdict.outcome or f.fails] or bad
         message = sentence(worst[0]) if worst else verdict.outcome
-        _told(case, "failure", message, verdict.outcome, item)
+        _explain(case, "failure", message, verdict.outcome, item)
     return case
 
 
-def _told(case: ET.Element, kind: str, message: str, outcome: str, item: Item) -> None:
+def _explain(case: ET.Element, kind: str, message: str, outcome: str, item: Item) -> None:
     found = ET.SubElement(case, kind, message=_clean(message), type=f"prunebench.{outcome}")
-    again = [f"reproduce: {item.reproduce}"] if item.reproduce else []
-    body = "\n".join(inert(line) for line in [*lines(item.verdict), *again])
+    command = [f"reproduce: {item.reproduce}"] if item.reproduce else []
+    body = "\n".join(inert(line) for line in [*lines(item.verdict), *command])
     found.text = _writable(body)
 
 

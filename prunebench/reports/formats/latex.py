@@ -28,8 +28,8 @@ _SPECIAL = {
 def text(shown: Grid) -> str:
     """A ``tabular`` with a part per case file; needs booktabs and T1 fonts.
 
-    Values come with their standard error; a letter at a value leads to the papers' number about it,
-    below the table.
+    Values have their standard error; a letter at a value refers to the published number below the
+    table.
     """
     columns = shown.columns
     notes: dict[str, str] = {}
@@ -55,8 +55,8 @@ def text(shown: Grid) -> str:
         r"\end{tabular}",
     ]
     if notes:
-        said = [rf"\textsuperscript{{{mark}}} {note}" for note, mark in notes.items()]
-        whole += ["", rf"\par\smallskip{{\footnotesize {'; '.join(said)}.\par}}"]
+        listed = [rf"\textsuperscript{{{mark}}} {note}" for note, mark in notes.items()]
+        whole += ["", rf"\par\smallskip{{\footnotesize {'; '.join(listed)}.\par}}"]
     return "\n".join(whole) + "\n"
 
 
@@ -72,9 +72,9 @@ def _unit(column: Column) -> str:
 
 
 def _row(line: Line, columns: Sequence[Column], notes: dict[str, str]) -> str:
-    gone = f"{line.record.sparsity * 100:.1f}"
+    sparsity = f"{line.record.sparsity * 100:.1f}"
     cells = [_cell(line.cells.get(column.metric), notes) for column in columns]
-    return rf"{' & '.join([escaped(line.label), gone, *cells])} \\"
+    return rf"{' & '.join([escaped(line.label), sparsity, *cells])} \\"
 
 
 def _cell(cell: Cell | None, notes: dict[str, str]) -> str:

@@ -1,4 +1,4 @@
-"""GitHub's Markdown: what a run says in a pull request, and tables of records."""
+"""GitHub's Markdown: the comment of a run in a pull request, and tables of records."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from ..sentences import COLUMNS
 from .grid import Cell, Column, Grid, Line, grid
 from .items import Item, Judged
 
-#: Letters of a comment: GitHub takes 65,536, and a workflow may put a mark of its own before it.
+#: Characters of a comment: GitHub takes 65,536, and a workflow may add a marker.
 COMMENT = 65_000
-#: Bytes that the steps of a job may each add to its summary.
+#: Bytes that each step of a job may add to its summary.
 SUMMARY = 1_048_576
-#: Letters of one cell.
+#: Characters of one cell.
 MOST = 400
 
 CRASHED = ("case", "error")
@@ -31,7 +31,7 @@ BAD = ("worse", "gone")
 
 
 class Block(Struct, frozen=True):
-    """Rows between a *head* and a *foot*; *what* they are called where some are left out."""
+    """Rows between a *head* and a *foot*; *what* they are called if some are left out."""
 
     head: str
     rows: tuple[str, ...]
@@ -40,12 +40,12 @@ class Block(Struct, frozen=True):
 
 
 def comment(run: Judged, limit: int = COMMENT) -> str:
-    """What a run says: a summary, what got worse, what is in doubt, everything, the commands.
+    """The comment: a summary, what got worse, what is unsure, the whole table, the commands.
 
     Args:
         run: the run.
-        limit: letters of the whole text, which is also less than so many bytes; rows that have no
-            room are counted and left out, the last ones first.
+        limit: bytes of the whole text; rows that do not fit are left out, the last ones first,
+            and counted.
     """
     blocks = [b for b in (_crashed(run), *_judged(run), _everything(run), _commands(run)) if b.rows]
     return fitted(_opening(run), blocks, limit)
@@ -96,26 +96,25 @@ def fenced(lines: Iterable[str]) -> str:
 
 
 def fitted(opening: str, blocks: Sequence[Block], limit: int) -> str:
-    """*opening* and *blocks*, of which whole rows are left out until it has room in *limit*."""
+    """*opening* and *blocks*, without the last rows if that exceeds *limit*."""
 
-    def whole(kept: Sequence[int]) -> str:
+    def whole(counts: Sequence[int]) -> str:
         parts = [opening]
-        for block, count in zip(blocks, kept, strict=True):
+        for block, count in zip(blocks, counts, strict=True):
             left = len(block.rows) - count
-            more = f"\n{left} more {block.what} left out: there is no room.\n" if left else ""
+            more = f"\n{left} more {block.what} left out for lack of room.\n" if left else ""
             parts.append("\n".join([block.head, *block.rows[:count]]) + block.foot + more)
         return "\n\n".join(parts) + "\n"
 
-    # The first rows first, as many as there is room for; bytes are never fewer than letters.
-    kept = [0] * len(blocks)
-    room = limit - len(whole(kept).encode())
+    counts = [0] * len(blocks)
+    room = limit - len(whole(counts).encode())
     for at, block in enumerate(blocks):
         for row in block.rows:
             room -= len(row.encode()) + 1
             if room < 0:
-                return whole(kept)
-            kept[at] += 1
-    return whole(kept)
+                return whole(counts)
+            counts[at] += 1
+    return whole(counts)
 
 
 # ------------------------------------------------------------------------------------- the parts
@@ -132,8 +131,8 @@ def _opening(run: Judged) -> str:
         if r is not None
     }
     about = [run.file, *(places.pop() if len(places) == 1 else ())]
-    told = ", ".join(code(part, cell=False) for part in about if part)
-    where = f" ({told})" if told else ""
+    parts = ", ".join(code(part, cell=False) for part in about if part)
+    where = f" ({parts})" if parts else ""
     return f"### prunebench: {title}\n\n{run.summary}{where}."
 
 
@@ -147,12 +146,12 @@ def _judged(run: Judged) -> Iterator[Block]:
     bad: list[tuple[Item, Finding]] = []
     other: list[tuple[Item, Finding]] = []
     for item in run.items:
-        told = [f for f in item.decisive if f.outcome != "same"]
-        worse = [f for f in told if f.outcome in BAD or f.fails]
+        changed = [f for f in item.decisive if f.outcome != "same"]
+        worse = [f for f in changed if f.outcome in BAD or f.fails]
         if run.failed(item) and not worse:
-            worse = [f for f in told if f.outcome != "better"]
+            worse = [f for f in changed if f.outcome != "better"]
         bad += [(item, finding) for finding in worse]
-        rest = [f for f in told if f not in worse and f.outcome != "new"]
+        rest = [f for f in changed if f not in worse and f.outcome != "new"]
         other += [(item, finding) for finding in rest]
     only = all(finding.outcome in BAD for _, finding in bad)
     yield from _findings(run, "Got worse" if only else "Failed", bad)
@@ -160,22 +159,21 @@ def _judged(run: Judged) -> Iterator[Block]:
 
 
 def _findings(run: Judged, title: str, found: Sequence[tuple[Item, Finding]]) -> Iterator[Block]:
-    """A table of what has numbers, and a list of what is said in words."""
+    """A table of the findings with numbers, and a list of those with notes."""
     numbers = [pair for pair in found if (pair[1].now, pair[1].was) != (None, None)]
     filled = [_cells(run.name(item), item, finding) for item, finding in numbers]
-    # A column that says nothing takes room from those that do.
     used = [i for i in range(len(CHANGED)) if i < 3 or any(cells[i] for cells in filled)]
     rows = [_row([cells[i] for i in used]) for cells in filled]
     head = _headed(title, [CHANGED[i] for i in used], [i > 2 for i in used])
     yield Block(head, tuple(rows), what="findings")
-    said = tuple(
+    remarks = tuple(
         f"- {code(run.name(item), cell=False)} {str(finding.outcome).replace('_', ' ')} "
         f"{code(finding.what, cell=False)}{': ' if finding.note else ''}"
         f"{code(finding.note, cell=False)}"
         for item, finding in found
         if finding.note or (item, finding) not in numbers
     )
-    yield Block("" if rows else f"#### {title}\n", said, what="remarks")
+    yield Block("" if rows else f"#### {title}\n", remarks, what="remarks")
 
 
 def _cells(name: str, item: Item, finding: Finding) -> list[str]:
@@ -214,10 +212,10 @@ def _everything(run: Judged) -> Block:
     rows = []
     for item in run.items:
         own = cells.get(item.case_id, {})
-        gone = f"{item.record.sparsity:.1%}" if item.record else ""
+        sparsity = f"{item.record.sparsity:.1%}" if item.record else ""
         values = (_value(own, column, errors=False) for column in shown.columns)
         outcome = item.verdict.outcome.replace("_", " ")
-        rows.append(_row([code(run.name(item)), gone, *values, outcome]))
+        rows.append(_row([code(run.name(item)), sparsity, *values, outcome]))
     whole = f"All {len(rows)} cases" if len(rows) != 1 else "The case in full"
     head = f"<details><summary>{whole}</summary>\n\n{_row(heads)}\n"
     head += _rule([False, *[True] * (len(heads) - 2), False])
@@ -226,7 +224,7 @@ def _everything(run: Judged) -> Block:
 
 def _commands(run: Judged) -> Block:
     bad = [i for i in run.items if run.failed(i) and i.reproduce]
-    # Each is a block of its own, which stays whole where others are left out.
+    # A row each, so that a command is shown whole or not at all.
     return Block("Run again:", tuple(f"\n{fenced([i.reproduce])}" for i in bad), what="commands")
 
 
@@ -272,5 +270,5 @@ def _notes(lines: Iterable[Line]) -> list[str]:
         for cell in line.cells.values()
         for row in cell.published
     }
-    told = "; ".join(code(source, cell=False) for source in sorted(sources))
-    return ["", f"Published numbers: {told}."] if sources else []
+    listed = "; ".join(code(source, cell=False) for source in sorted(sources))
+    return ["", f"Published numbers: {listed}."] if sources else []

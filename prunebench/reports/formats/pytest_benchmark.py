@@ -13,7 +13,7 @@ SECONDS = {"ms": 1e-3, "s": 1.0}
 
 
 def entries(record: Record, node: str) -> Iterator[Any]:
-    """A benchmark per timing of *record* whose rounds were kept, all rounds in seconds.
+    """A benchmark per timing of *record* whose rounds were stored, all rounds in seconds.
 
     Args:
         record: what was measured, now or by an earlier run.
@@ -28,7 +28,7 @@ def entries(record: Record, node: str) -> Iterator[Any]:
         scale = SECONDS.get(measurement.unit)
         if scale is None or not measurement.samples:
             continue
-        told = SimpleNamespace(
+        benchmark = SimpleNamespace(
             name=f"{node.rpartition('::')[2]}[{measurement.metric}]",
             fullname=f"{node}[{measurement.metric}]",
             group=measurement.metric,
@@ -43,7 +43,7 @@ def entries(record: Record, node: str) -> Iterator[Any]:
             cprofile_stats=None,
             has_error=False,
         )
-        one: Any = Metadata(told, iterations=1, options={})  # type: ignore[no-untyped-call]
+        one: Any = Metadata(benchmark, iterations=1, options={})  # type: ignore[no-untyped-call]
         for sample in measurement.samples:
             one.stats.update(sample * scale)
         yield one

@@ -23,9 +23,8 @@ class Row(Struct, frozen=True):
 
     *options* are those of the method that are not its defaults, as JSON. *amount* is what was asked
     for, in *amount_unit* (blocks, sublayers, sparsity, slicing), *sparsity* the achieved fraction
-    of parameters gone. *n* counts the samples, and *standard_error* is how far other samples of the
-    same kind would move the value; None where that is not known. *primary* ones are judged, the
-    others only help to understand them.
+    of parameters removed. *n* counts the samples, and *standard_error* is that of
+    the value; None if unknown. *primary* ones are judged, the others are diagnostic.
     """
 
     case_id: str
@@ -84,8 +83,7 @@ def options(asked: dict[str, Any]) -> dict[str, Any]:
 def standard_error(measurement: Measurement, record: Record) -> float | None:
     """How far other questions, windows or rounds of the same kind would move a value.
 
-    None where no samples were kept, and where the value is not their mean: that of a median is
-    another question.
+    None if no samples were stored, or the value is not their mean (as a median is not).
     """
     if measurement.value is None:
         return None
@@ -102,7 +100,7 @@ def _is_mean(measurement: Measurement) -> bool:
     mean = fmean(samples)
     if measurement.unit == "ppl":
         mean = math.exp(mean) if mean < 700 else math.inf
-    # Baselines keep samples in single precision.
+    # Baselines store samples in single precision.
     return math.isclose(mean, value, rel_tol=1e-5, abs_tol=1e-9)
 
 

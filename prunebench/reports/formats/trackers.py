@@ -1,4 +1,4 @@
-"""What two trackers of benchmarks read: github-action-benchmark and bencher."""
+"""The formats of two benchmark trackers: github-action-benchmark and bencher."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from ...record import Direction, Record
 from .rows import Row, rows
 
-#: Of a standard error to each side, which is how both show uncertainty.
+#: Standard errors to each side: both trackers show intervals of 95 %.
 SIDES = 1.96
 
 
