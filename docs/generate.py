@@ -30,7 +30,7 @@ from prunebench.cases import keys as grammar
 from prunebench.cli import app
 from prunebench.cli.help import sections
 from prunebench.results.baselines import files as baseline
-from prunebench.runs import session
+from prunebench.runs import result
 from prunebench.system import signals
 from prunebench.verdicts import outcomes, verdict
 
@@ -324,16 +324,16 @@ def _type(kind: Any) -> str:
 def exit_codes() -> str:
     """How a command ends."""
     codes = {
-        session.OK: "fine",
-        session.REGRESSION: "a regression: something failed that `fail_on` lists",
-        session.USAGE: "a mistake in the arguments or a case file; `accept` refused",
-        session.CRASHED: "a case crashed; the others ran and were saved",
-        session.UNSURE: "unsure, with `--strict`",
-        session.NOTHING: "no case selected",
-        session.NOT_COMPARABLE: "not comparable, or no baseline, with `--strict`",
+        result.OK: "fine",
+        result.REGRESSION: "a regression: something failed that `fail_on` lists",
+        result.USAGE: "a mistake in the arguments or a case file; `accept` refused",
+        result.CRASHED: "a case crashed; the others ran and were saved",
+        result.UNSURE: "unsure, with `--strict`",
+        result.NOTHING: "no case selected",
+        result.NOT_COMPARABLE: "not comparable, or no baseline, with `--strict`",
         signals.STOPPED: f"stopped by the scheduler's signal ({', '.join(signals.NAMES)}); saved, "
         "the same command resumes",
-        session.INTERRUPTED: "interrupted; finished cases are saved, the same command resumes",
+        result.INTERRUPTED: "interrupted; finished cases are saved, the same command resumes",
     }
     failing = ", ".join(f"`{outcome}`" for outcome in outcomes.FAILING)
     text = [

@@ -23,7 +23,8 @@ from prunebench.reports import case_page, run_table
 from prunebench.results.baselines.accept import accepted
 from prunebench.results.baselines.files import Baselines
 from prunebench.results.store import Store
-from prunebench.runs.session import Result, Session
+from prunebench.runs.result import Result
+from prunebench.runs.session import Session
 from prunebench.system.console import InertConsole
 
 CASES = loader.load([Path("cases/smoke")])

@@ -25,7 +25,8 @@ from prunebench.reports.formats import items, markdown
 from prunebench.results.baselines.accept import accepted
 from prunebench.results.baselines.files import Baselines
 from prunebench.results.store import Store
-from prunebench.runs.session import Result, Session
+from prunebench.runs.result import Result
+from prunebench.runs.session import Session
 
 FILE = "smoke/tinyworld"
 OUT = Path("docs/img/pull-request.png")

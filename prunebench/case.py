@@ -215,7 +215,7 @@ def serves_all_amounts(method: Method) -> bool:
     return method.nested and not method.sized and method.unit in ("blocks", "sublayers")
 
 
-def search_of(case: Case) -> object:
+def search_key(case: Case) -> object:
     """The search key: cases with the same one share a search.
 
     Where one search serves all amounts, the amount is no part of it.

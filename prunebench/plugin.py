@@ -17,7 +17,8 @@ import pytest
 
 if TYPE_CHECKING:
     from .case import Case
-    from .runs.session import Result, Session
+    from .runs.result import Result
+    from .runs.session import Session
 
 MARKERS = (
     "prunebench: a pruning case collected from a case file",

@@ -15,7 +15,7 @@ from prunebench import DropBlocks, Measurement, Plan, Record, Step
 from prunebench.case import Case
 from prunebench.edits.slice_hidden import SliceHidden
 from prunebench.record import Environment
-from prunebench.runs.session import Result
+from prunebench.runs.result import Result
 from prunebench.verdicts.verdict import Finding, Outcome, Verdict
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from ..errors import PrunebenchError
 from ..results.baselines import accept as accepting
 from ..results.baselines.files import OWN, Baselines
 from ..results.store import Store
-from ..runs.session import CRASHED, OK
+from ..runs.result import CRASHED, OK
 from ..system.console import print_line, print_note
 from .options import BaselineDir, Because, Force, Keyword, Paths, StoreDir, chosen_cases
 from .paths import DEFAULT_STORE, default_baselines

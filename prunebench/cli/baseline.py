@@ -24,7 +24,7 @@ from ..results.baselines import review as reviewing
 from ..results.baselines.files import OWN, Baselines, shipped
 from ..results.baselines.review import AMISS, Change, Shelved
 from ..results.store import Store
-from ..runs.session import NOT_COMPARABLE, OK
+from ..runs.result import NOT_COMPARABLE, OK
 from ..system.console import console, print_line, print_note
 from ..verdicts.verdict import Outcome
 from .options import (

@@ -19,7 +19,7 @@ from ..results import gc as removal
 from ..results.gc import Removed
 from ..results.inventory import Content
 from ..results.store import Store
-from ..runs.session import CRASHED, OK
+from ..runs.result import CRASHED, OK
 from ..system.console import print_line, print_note
 from ..system.machine import default_device
 from .options import AsJson, BaselineDir, Device, DryRun, StoreDir, print_json, read_baselines

@@ -8,7 +8,7 @@ import typer
 
 from ..cases import keys, loader
 from ..formatting import counted
-from ..runs.session import NOTHING
+from ..runs.result import NOTHING
 from ..system.console import print_line, print_note
 from .options import AsJson, Paths, print_json, warn_cut_off
 from .paths import case_paths, default_baselines

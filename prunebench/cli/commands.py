@@ -8,7 +8,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from ..errors import PrunebenchError, SearchError
-from ..runs.session import CRASHED, INTERRUPTED, OK, USAGE
+from ..runs.result import CRASHED, INTERRUPTED, OK, USAGE
 from ..system.console import plain_warnings, print_line, print_note
 from ..version import __version__
 from . import baseline, cache

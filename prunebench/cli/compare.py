@@ -17,7 +17,7 @@ from ..reports import sentences
 from ..results import compare as comparing
 from ..results import readers
 from ..results.compare import Compared
-from ..runs.session import NOTHING, exit_code
+from ..runs.result import NOTHING, exit_code
 from ..system.console import COLOURS, console, print_note
 from ..verdicts import fail_on as rules
 from ..verdicts.verdict import Finding

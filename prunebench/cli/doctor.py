@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..runs import doctor as checks
-from ..runs.session import CRASHED, OK
+from ..runs.result import CRASHED, OK
 from ..system.console import print_line
 from ..system.machine import before_torch, default_device
 from .options import AsJson, BaselineDir, Device, StoreDir, print_json, read_baselines

@@ -30,7 +30,7 @@ from ..results import archive, judging
 from ..results.baselines import published
 from ..results.baselines.files import Baselines
 from ..results.store import Store
-from ..runs.session import NOTHING
+from ..runs.result import NOTHING
 from ..system import files
 from ..system.console import print_line, print_note
 from .checkpoint import save_checkpoint

@@ -18,7 +18,7 @@ from ..leaderboard.row_values import Timing, Value
 from ..results import archive
 from ..results.baselines import published
 from ..results.baselines.files import Baselines
-from ..runs.session import NOTHING
+from ..runs.result import NOTHING
 from ..system.console import console, print_line, print_note
 from ..system.files import write_json
 from .options import JsonFile, RecordPaths, warn_cut_off

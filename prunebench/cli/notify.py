@@ -14,7 +14,7 @@ from ..formatting import counted
 from ..reports import notices, sentences
 from ..reports.notices import Results, State
 from ..results.store import Store
-from ..runs.session import CRASHED
+from ..runs.result import CRASHED
 from ..system import files, webhook
 from ..system.console import print_line, print_note
 from ..verdicts import history

@@ -22,17 +22,17 @@ from ..results.resume import folders
 from ..results.store import Store
 from ..runs import dry_run as estimates
 from ..runs import execution
-from ..runs.session import (
+from ..runs.result import (
     CRASHED,
     INTERRUPTED,
     OK,
     USAGE,
     Result,
-    Session,
     command_options,
     exit_code,
     failures,
 )
+from ..runs.session import Session
 from ..system import signals
 from ..system.console import console, print_line, print_note
 from ..system.files import write_json
@@ -283,7 +283,7 @@ class _Run:
         )
         try:
             if how.here or asked.device == "cpu" or not has_gpu_files():
-                for case, progress in session.going_on():
+                for case, progress in session.unfinished():
                     print_note(f"resuming {case.label} {progress}")
             with closing(execution.answers(session, asked.device, how, display)) as answers:
                 for result in answers:

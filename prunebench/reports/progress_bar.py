@@ -22,7 +22,7 @@ from rich.text import Text
 
 from ..case import Case
 from ..formatting import duration
-from ..runs.session import Result
+from ..runs.result import Result
 from ..system import console
 from ..system.console import InertConsole
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ..errors import PrunebenchError
-from ..runs.session import OK, USAGE, Result
+from ..runs.result import OK, USAGE, Result
 from ..system import files
 from ..system.console import print_note
 from . import sentences

@@ -16,7 +16,7 @@ from .. import formatting
 from ..record import Measurement, Record
 from ..results.baselines.published import compared
 from ..results.power import Gate
-from ..runs.session import Result
+from ..runs.result import Result
 from ..system import console as screen
 from ..system.console import COLOURS, Signs
 from . import columns, sentences

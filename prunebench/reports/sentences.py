@@ -13,7 +13,7 @@ from ..record import Record
 from ..results import gpu_time
 from ..results.baselines.published import Row, compared
 from ..runs.dry_run import Outlook, Totals
-from ..runs.session import Result
+from ..runs.result import Result
 from ..verdicts import seeds
 from ..verdicts.significance import POWER
 from ..verdicts.verdict import Finding, Verdict

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..case import Case, search_of, unanswerable
+from ..case import Case, search_key, unanswerable
 from ..cases.requirements import skip_reason
 from ..data import hub
 from ..data.model_config import Shape, shape_of
@@ -99,7 +99,7 @@ def totals(cases: Sequence[Case], outlooks: Sequence[Outlook]) -> Totals:
     own = 0.0
     for case, outlook in running:
         if (parts := outlook.parts) is not None:
-            search = search_of(case)
+            search = search_key(case)
             loads[case.model] = max(loads.get(case.model, 0), parts.load)
             searches[search] = max(searches.get(search, 0), parts.search)
             own += parts.own

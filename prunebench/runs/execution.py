@@ -14,7 +14,8 @@ from ..system.machine import has_gpu_files
 from . import job_collect, worker_pool
 from .gpu_slots import slots
 from .job_submit import JobOptions
-from .session import Result, Session
+from .result import Result
+from .session import Session
 from .worker_pool import Pool, Recipe
 
 #: What ``--executor`` may be.

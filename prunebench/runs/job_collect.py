@@ -21,7 +21,8 @@ from ..system import files
 from ..system.console import print_note
 from ..verdicts.verdict import Verdict
 from .job_submit import Job, JobOptions, Note, library, submit
-from .session import Result, Session
+from .result import Result
+from .session import Session
 from .worker_pool import Recipe
 
 #: Seconds between two looks at the jobs, and how often one has to be missing from the queue.

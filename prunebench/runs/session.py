@@ -34,40 +34,10 @@ from ..system.machine import before_torch, default_device, gpu_ids
 from ..verdicts import verdict
 from ..verdicts.conditions import Condition
 from ..verdicts.verdict import Outcome, Verdict
-from .result import (
-    CRASHED,
-    INTERRUPTED,
-    NOT_COMPARABLE,
-    NOTHING,
-    OK,
-    REGRESSION,
-    UNSURE,
-    USAGE,
-    Result,
-    command_options,
-    crash_line,
-    exit_code,
-    failures,
-)
+from .result import Result, crash_line
 
 if TYPE_CHECKING:
     from .worker import Worker
-
-__all__ = [
-    "CRASHED",
-    "INTERRUPTED",
-    "NOTHING",
-    "NOT_COMPARABLE",
-    "OK",
-    "REGRESSION",
-    "UNSURE",
-    "USAGE",
-    "Result",
-    "Session",
-    "command_options",
-    "exit_code",
-    "failures",
-]
 
 
 class Session:
@@ -347,7 +317,7 @@ class Session:
         with watched(partial(self.progress, case)):  # a large model is hashed, once
             return answer_key.key(case, device)
 
-    def going_on(self) -> list[tuple[Case, SavedProgress]]:
+    def unfinished(self) -> list[tuple[Case, SavedProgress]]:
         """The cases that an earlier run left unfinished, and how far each came.
 
         With *fresh* there are none: their journals are deleted.

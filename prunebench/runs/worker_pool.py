@@ -23,7 +23,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from ..case import Case, search_of
+from ..case import Case, search_key
 from ..errors import PrunebenchError
 from ..results.baselines.files import Baselines
 from ..results.resume import folders
@@ -34,7 +34,8 @@ from ..system.machine import before_torch
 from ..verdicts.conditions import Condition
 from ..verdicts.verdict import Outcome, Verdict
 from .gpu_slots import Slot, cores
-from .session import Result, Session
+from .result import Result
+from .session import Session
 
 #: Seconds that a worker has to save its state after SIGTERM, its last words included; less than a
 #: scheduler gives the whole run.
@@ -100,7 +101,7 @@ def groups(cases: Sequence[Case]) -> list[list[int]]:
     """
     found: dict[object, list[int]] = {}
     for number, case in enumerate(cases):
-        found.setdefault(search_of(case), []).append(number)
+        found.setdefault(search_key(case), []).append(number)
     return sorted(found.values(), key=lambda group: any(cases[i].times for i in group))
 
 

@@ -16,7 +16,7 @@ from prunebench.case import Case
 from prunebench.reports import progress_bar
 from prunebench.reports.progress_bar import Display, fitted
 from prunebench.results.store import Store
-from prunebench.runs.session import Result
+from prunebench.runs.result import Result
 from prunebench.verdicts.verdict import Verdict
 
 

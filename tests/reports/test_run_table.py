@@ -15,7 +15,7 @@ from prunebench import Measurement, Record, SliceHidden, formatting
 from prunebench.case import Case
 from prunebench.reports import case_page, columns, run_table
 from prunebench.results.baselines.published import Row
-from prunebench.runs.session import Result
+from prunebench.runs.result import Result
 from prunebench.system import console as screen
 from prunebench.system.console import InertConsole
 from prunebench.verdicts.seeds import Interval

@@ -30,7 +30,7 @@ from prunebench.results.store import Store
 from prunebench.runs import execution, job_collect, job_submit, worker_pool
 from prunebench.runs import gpu_slots as places
 from prunebench.runs.gpu_slots import Slot
-from prunebench.runs.session import Result
+from prunebench.runs.result import Result
 from prunebench.runs.worker_pool import Pool
 from prunebench.system import locks, signals
 from prunebench.system.locks import Claims, HeldError, turn

@@ -9,7 +9,7 @@ from factories import CPU, accuracy, record
 from msgspec.structs import replace
 
 from prunebench import DropBlocks, Measurement, Record, Step, Tolerance
-from prunebench.runs.session import exit_code
+from prunebench.runs.result import exit_code
 from prunebench.verdicts import fail_on, verdict
 from prunebench.verdicts.conditions import Condition
 from prunebench.verdicts.evidence import evidence, p_among

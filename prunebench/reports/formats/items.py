@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from msgspec import Struct
 
 from ...record import Record
-from ...runs.session import Result
+from ...runs.result import Result
 from ...verdicts.verdict import Finding, Outcome, Verdict
 
 #: What fails under ``--strict`` too.
