@@ -1,4 +1,4 @@
-"""The errors a user can act on; front ends print them as one plain line, without a traceback."""
+"""Errors that a user can act on, printed as plain lines without a traceback."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-#: A line of a message is cut in its middle beyond so many characters.
+#: A longer line of a message is cut in its middle.
 MAX_LINE = 1000
-#: More known words than these are not listed in a message.
+#: Up to so many known words are listed in a message.
 MANY = 40
 
-#: Characters that print nothing and yet do something: they turn the direction of a line, or end it.
+#: Invisible characters that act: they reverse the direction of a line, or end it.
 _ACTIVE = {
     *range(0x200B, 0x2010),
     *range(0x2028, 0x202F),
@@ -23,11 +23,10 @@ _ACTIVE = {
 
 
 def inert(text: str, limit: int = MAX_LINE) -> str:
-    """*text* from outside as one line that a terminal only shows.
+    """*text* from outside as one line that no terminal or CI server obeys.
 
-    Control characters (with which a terminal is steered), line ends, marks that reverse the
-    direction of writing and lone surrogates are written as their escapes, and so is what a CI
-    server obeys wherever it stands in a log; what is longer than *limit* loses its middle.
+    Control characters, line ends, marks that reverse the direction of writing, lone surrogates and
+    logging commands of CI servers are escaped; text longer than *limit* loses its middle.
     """
     if len(text) > limit:
         text = f"{text[: limit * 2 // 3]}... {len(text):,} letters ...{text[-limit // 4 :]}"
@@ -35,12 +34,12 @@ def inert(text: str, limit: int = MAX_LINE) -> str:
 
 
 def inert_lines(text: str) -> str:
-    """Each line of *text* made inert, also to a CI server that reads them as a log."""
+    """*text* with each line made inert, also to a CI server that reads it as a log."""
     return "\n".join(disarmed(inert(line)) for line in text.split("\n"))
 
 
 def disarmed(line: str) -> str:
-    """*line*, where it begins as a command of GitHub Actions does (``::error::``), as text."""
+    """*line* with a leading command of GitHub Actions (``::error::``) escaped."""
     return _COMMAND.sub(r"\1\\x3a:", line)
 
 
@@ -58,9 +57,9 @@ _OBEYED = re.compile(r"#(?=#(?:\[|vso\[))")
 
 
 class PrunebenchError(Exception):
-    """Something the user can put right: a case, an argument, a file, a model that does not fit.
+    """Something the user can correct: a case, an argument, a file, a model that does not fit.
 
-    Its text quotes what came from outside, so that is shown inert.
+    Its text may quote input, so ``str`` makes it inert.
     """
 
     def __str__(self) -> str:
@@ -68,13 +67,11 @@ class PrunebenchError(Exception):
 
 
 class SearchError(PrunebenchError):
-    """A method looked and found nothing that can be done: the request was sound, the model is not
-    or has no such size.
-    """
+    """A valid request that the search of a method cannot satisfy on this model."""
 
 
 class PrunebenchWarning(UserWarning):
-    """Something a user should know that is no mistake; front ends print it as one plain line."""
+    """Something that a user should know but that is not an error; printed as one plain line."""
 
 
 class CaseError(PrunebenchError):
@@ -95,12 +92,9 @@ def first_line(error: BaseException) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A sentence that names the nearest known word, and all of them if there are few.
-
-    Of many it says only how many, which is where a whole list would bury the hint.
-    """
+    """A sentence with the nearest known word, and all of them if they are few."""
     known = sorted(known)
-    word = word[:80]  # a long one is near to nothing, and comparing takes its time
+    word = word[:80]  # a longer one matches nothing, and comparing is slow
     near = get_close_matches(word, known, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     if len(known) > MANY:

@@ -56,7 +56,6 @@ from .options import (
     Limit,
     MarkdownFile,
     OnGithub,
-    Panel,
     Paths,
     PerGpu,
     Quiet,
@@ -65,7 +64,9 @@ from .options import (
     StoreDir,
     Strict,
     WorkerCount,
+    baseline_option,
     chosen_cases,
+    measure_option,
     read_baselines,
 )
 from .paths import DEFAULT_STORE
@@ -78,20 +79,11 @@ def run(
     limit: Limit = None,
     device: Device = None,
     fresh: Annotated[
-        bool,
-        typer.Option(
-            "--fresh",
-            help="Ignore stored results, unfinished ones too.",
-            rich_help_panel=Panel.MEASURE,
-        ),
+        bool, measure_option("--fresh", help="Ignore stored results, unfinished ones too.")
     ] = False,
     dry_run: Annotated[
         bool,
-        typer.Option(
-            "--dry-run",
-            help="Only print what would run, from where, and how long.",
-            rich_help_panel=Panel.MEASURE,
-        ),
+        measure_option("--dry-run", help="Only print what would run, from where, and how long."),
     ] = False,
     store: StoreDir = DEFAULT_STORE,
     strict: Strict = False,
@@ -99,10 +91,7 @@ def run(
     alpha: Alpha = None,
     baselines: BaselineDir = None,
     accept: Annotated[
-        bool,
-        typer.Option(
-            "--accept", help="Make the records baselines.", rich_help_panel=Panel.BASELINES
-        ),
+        bool, baseline_option("--accept", help="Make the records baselines.")
     ] = False,
     because: Because = "",
     force: Force = False,

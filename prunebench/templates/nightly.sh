@@ -1,9 +1,9 @@
 #!/bin/sh
-# A night of prunebench on a machine with cron: run, compare, build the site, tell what changed.
+# A nightly run of prunebench for cron: run, compare, build the site, notify of changes.
 #
 #   17 3 * * *  /path/to/project/nightly.sh
 #
-# Settings are variables, from cron or from a file nightly.env beside this one (keep it out of git):
+# Settings are variables, from cron or from a file nightly.env next to this one (keep it out of git):
 #   PRUNEBENCH           the command, e.g. /path/to/venv/bin/prunebench (pip install 'prunebench[site]')
 #   PRUNEBENCH_CASES     what to run; default cases
 #   PRUNEBENCH_ARGS      more options of run, e.g. "--device cuda --fresh"
@@ -11,7 +11,7 @@
 #   PRUNEBENCH_LINK      where the site can be read; ends each message
 #
 # Exit code: that of the run (0 fine, 1 regression, 3 a case crashed; 75 and 130 stopped: run again, what
-# is finished is kept), or of the first later step that failed; 75 too while another night is running.
+# is finished is saved), or of the first later step that failed; 75 also while another run has not ended.
 set -u
 cd "$(dirname "$0")" || exit 2
 if [ -f ./nightly.env ]; then
@@ -29,12 +29,12 @@ mkdir -p "$store" "$logs" || exit 2
 echo "== $(date)"
 
 busy() {
-    echo "another night is still running"
+    echo "another nightly run has not ended"
     exit 75
 }
 
-# One night at a time. The lock of flock goes with the last process of a night; the folder is for
-# systems without it.
+# One run at a time. The lock of flock ends with the last process of a run; the folder is for systems
+# without it.
 lock=$store/nightly.lock
 if command -v flock >/dev/null 2>&1; then
     exec 9>"$lock"
@@ -43,7 +43,7 @@ else
     if ! mkdir "$lock.d" 2>/dev/null; then
         holder=$(cat "$lock.d/pid" 2>/dev/null)
         if [ -n "$holder" ] && kill -0 "$holder" 2>/dev/null; then busy; fi
-        # Left by a night that was killed.
+        # Left by a killed run.
         rm -rf "$lock.d"
         mkdir "$lock.d" 2>/dev/null || busy
     fi
@@ -53,7 +53,7 @@ fi
 
 [ -f "$logs/nightly.json" ] && cp "$logs/nightly.json" "$logs/previous.json"
 
-# In the background, so that a signal to this script reaches the run, which saves what it has.
+# In the background, so that a signal to this script reaches the run, which saves its state.
 # shellcheck disable=SC2086 # the options are words
 "$prunebench" run ${PRUNEBENCH_CASES:-cases} --json "$logs/nightly.json" ${PRUNEBENCH_ARGS:-} &
 run=$!
@@ -77,7 +77,7 @@ case $code in
     ;;
 esac
 
-later() { # remember the first later step that failed, where the run itself was fine
+later() { # remember the first later step that failed if the run itself was fine
     "$@"
     status=$?
     if [ "$status" -ne 0 ]; then
@@ -87,7 +87,7 @@ later() { # remember the first later step that failed, where the run itself was 
 }
 
 if [ -f "$logs/previous.json" ]; then
-    echo "since the night before:"
+    echo "since the previous run:"
     "$prunebench" compare "$logs/previous.json" "$logs/nightly.json"
 fi
 later "$prunebench" leaderboard --site site

@@ -367,7 +367,7 @@ def test_one_night_at_a_time(
     other = Cron(cron.folder)
     other.calls = cron.folder / "calls2"
     assert other.night(**settings) == (75, [])
-    assert "another night is still running" in cron.log()
+    assert "another nightly run has not ended" in cron.log()
 
     first.send_signal(signal.SIGTERM)
     assert first.wait(10) == 75

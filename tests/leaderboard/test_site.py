@@ -214,7 +214,7 @@ def test_a_board_shows_each_row_with_its_numbers(files: dict[str, bytes]) -> Non
             "_" if "_" in row.method else ""
         )
         flat = " ".join(" ".join(cell) for cell in cells)
-        assert f"{row.values['accuracy/mean'].value * 100:.1f} %" in flat
+        assert f"{row.values['accuracy/mean'].value * 100:.1f}%" in flat
         if not row.dense:
             assert cells[0] == [row.places["accuracy/mean"].text]
             assert f"{1 + row.sparsity:.2f}x" in flat
@@ -247,7 +247,7 @@ def test_no_interval_of_a_share_leaves_it(files: dict[str, bytes]) -> None:
         tree = etree.fromstring(page, etree.HTMLParser())
         for line in tree.xpath("//tr[td]"):
             cells = [" ".join(cell.itertext()).strip() for cell in line]
-            if len(cells) > 2 and cells[1].endswith(" %") and " to " in cells[2]:
+            if len(cells) > 2 and cells[1].endswith("%") and " to " in cells[2]:
                 ends = [float(end.replace(",", "")) for end in cells[2].split(" to ")]
                 assert 0 <= ends[0] < ends[1] <= 100 or "recovery" in cells[0], cells
                 low.append(ends[0])

@@ -152,7 +152,7 @@ def test_only_code_that_can_move_a_number_counts(
         return {name.split("/")[1] for name in names if after[name] != before[name]}
 
     judging = ("verdicts/verdict", "verdicts/significance", "results/judging", "results/store")
-    wording = ("reports/sentences", "reports/explain", "cli/entry")
+    wording = ("reports/sentences", "reports/explain", "cli/commands")
     for module in (*judging, *wording, "methods/sprint"):
         assert changed(module) == set(), module
     models = ("models/causal_lm", "models/surgery", "models/modeling")

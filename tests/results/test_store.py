@@ -248,7 +248,7 @@ def test_a_newer_versions_record_is_one_line_in_every_command(
     if command in ("show", "history", "compare"):
         assert err == f"warning: {root}: {SAYS} (prunebench cache verify names them)\n"
     elif command == "cache info":
-        assert "2 nights of 1 case" in out
+        assert "2 records of 1 case" in out
         assert "1 record cannot be read" in out
     elif command in ("leaderboard", "export"):
         assert err.startswith(f"left out: {path}: written by a newer prunebench (schema 2, ")

@@ -648,7 +648,7 @@ def test_review_tells_what_accept_would_change(cases, here: Shelf, cli) -> None:
     assert "m/sleb-2blocks: not accepted: accuracy: 200 of 800 right, guessing gives" in out
     assert lines[-2:] == [
         "to accept: prunebench accept cases --because TEXT",
-        "refused as it stands, for the reasons above; --force overrides",
+        "refused for the reasons above; --force overrides",
     ]
     shown = json.loads(cli("baseline", "review", "cases", "--json")[1])
     effects = {c["case_id"]: c["effect"] for c in shown["changes"]}
