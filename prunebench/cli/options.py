@@ -15,7 +15,7 @@ from ..cases import loader
 from ..errors import PrunebenchError, did_you_mean
 from ..results.baselines.files import Baselines
 from ..results.store import Store
-from ..runs.session import NOTHING
+from ..runs.result import NOTHING
 from ..system import files
 from ..system.console import print_note
 from . import completion
