@@ -101,13 +101,9 @@ def remove(going: Iterable[Removed], root: Path) -> list[Removed]:
     removed = []
     for one in going:
         path = Path(one.path)
-        try:
-            if one.kind == "lock" and _is_held(path):
-                continue
-            path.unlink(missing_ok=True)
-            review.drop_empty(path.parent, root)
-        except OSError as error:
-            raise PrunebenchError(f"{path}: cannot be removed: {error.strerror}") from None
+        if one.kind == "lock" and _is_held(path):
+            continue
+        review.unlink(path, root)
         removed.append(one)
     return removed
 

@@ -19,10 +19,12 @@ from .conditions import (
     unfit,
 )
 from .evidence import unpairable
-from .verdict import Finding, Outcome
+from .verdict import Finding, Outcome, split_question
 
 #: What was meant for an outcome: a single word that is no metric's.
 _WORD = re.compile(r"[^\s/:<>=!*?()\[\]]*")
+
+_NO_SAMPLES = "no samples on both sides, so no p"
 
 PFunction = Callable[[Measurement, Measurement], float | None]
 
@@ -122,11 +124,13 @@ def _before(now: Record, was: Record | None, metric: str) -> Measurement | str:
     """The baseline's measurement of a metric, or why it cannot be compared with."""
     if was is None:
         return "no baseline"
-    if _question(now) != _question(was):
+    (ours, mine), (theirs, their) = split_question(now.asked), split_question(was.asked)
+    if ours != theirs:
         return "the baseline answers another question"
     if metric == SPARSITY:
         return _sparsity(was)
-    if _asked(now, metric) != _asked(was, metric):
+    family = metric.split("/")[0]
+    if mine.get(family) != their.get(family):
         return "the baseline was measured otherwise"
     if (old := was.find(metric)) is None:
         return "the baseline has no such measurement"
@@ -152,17 +156,12 @@ def _judge(
     facts = Facts(now.value, was, now.better, p)
     holds, limit = condition.holds(facts), condition.limit(facts)
     if holds is None:
-        note = before if isinstance(before, str) else _missing(facts)
+        missing = "the baseline has no finite value" if exact(was) is None else _NO_SAMPLES
+        note = before if isinstance(before, str) else missing
         return Finding(what, Outcome.NOT_COMPARABLE, now.value, was, limit, p, note)
     outcome = Outcome.WORSE if holds else Outcome.SAME
     note = _numbers(spoken, facts, limit)
     return Finding(what, outcome, now.value, was, limit, p, note, fails=holds)
-
-
-def _missing(facts: Facts) -> str:
-    if exact(facts.was) is None:
-        return "the baseline has no finite value"
-    return "no samples on both sides, so no p"
 
 
 def _numbers(spoken: frozenset[str], facts: Facts, limit: float | None) -> str:
@@ -178,13 +177,3 @@ def _numbers(spoken: frozenset[str], facts: Facts, limit: float | None) -> str:
 
 def _sparsity(record: Record) -> Measurement:
     return Measurement(SPARSITY, record.sparsity, "", "higher")
-
-
-def _question(record: Record) -> dict[str, object]:
-    return {key: value for key, value in record.asked.items() if key != "metrics"}
-
-
-def _asked(record: Record, metric: str) -> list[object]:
-    """What the question says of the metric that a measurement belongs to."""
-    family = metric.split("/")[0]
-    return [m for m in record.asked.get("metrics", ()) if m["name"] == family]
