@@ -136,16 +136,9 @@ def read(path: Path) -> Record:
     Raises:
         PrunebenchError: if it cannot be read, is damaged, or a newer version wrote it.
     """
-    try:
-        record = files.read_json(path, Record)
-        schema = record.schema
-    except PrunebenchError:
-        schema = _head(files.read(path)).schema
-        if not too_new(schema):
-            raise
-    if why := too_new(schema):
+    if why := too_new(_head(files.read(path)).schema):
         raise PrunebenchError(f"{path}: {why}")
-    return record
+    return files.read_json(path, Record)
 
 
 def _sound(path: Path) -> tuple[bytes, Record] | None:
