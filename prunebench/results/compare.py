@@ -16,7 +16,6 @@ from ..record import Measurement, Record, Tolerance
 from ..verdicts import fail_on as gating
 from ..verdicts import verdict
 from ..verdicts.conditions import Condition
-from ..verdicts.evidence import p_among
 from ..verdicts.significance import CONFIDENCE, Evidence
 from ..verdicts.verdict import FAILING, UNCONFIRMED, Finding, Outcome, Rules, Verdict
 from . import judging, lm_eval_pairing
@@ -155,8 +154,7 @@ def _lm_eval(
     found = lm_eval_pairing.align(b, a, LM_EVAL)
     more = [Finding(task, Outcome.NOT_COMPARABLE, note=why) for task, why in found.apart.items()]
     more += [_unpaired(one, loader.default_tolerance(one.metric)) for one in found.unpaired]
-    p_of = p_among(found.now, found.was)
-    more += gating.findings(*found.whole(), conditions, p_of)
+    more += gating.findings(*found.whole(), conditions)
     judged = verdict.compare(found.now, found.was, loader.default_tolerance, fail_on, more)
     # What was done to the models is not in these files.
     findings = tuple(f for f in judged.findings if f.what != "plan")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..errors import PrunebenchError, did_you_mean
 from ..record import Measurement, Record
@@ -18,15 +18,13 @@ from .conditions import (
     quantity,
     unfit,
 )
-from .evidence import unpairable
+from .evidence import p_among, unpairable
 from .verdict import Finding, Outcome, split_question
 
 #: What was meant for an outcome: a single word that is no metric's.
 _WORD = re.compile(r"[^\s/:<>=!*?()\[\]]*")
 
 _NO_SAMPLES = "no samples on both sides, so no p"
-
-PFunction = Callable[[Measurement, Measurement], float | None]
 
 
 def read(text: str) -> Outcome | Condition:
@@ -81,19 +79,10 @@ def given(
     return outcomes, conditions
 
 
-def findings(
-    now: Record,
-    was: Record | None,
-    conditions: Sequence[Condition],
-    p_of: PFunction,
-) -> Iterator[Finding]:
+def findings(now: Record, was: Record | None, conditions: Sequence[Condition]) -> Iterator[Finding]:
     """A finding per condition and measurement that it matches.
 
-    Args:
-        now: the record to judge.
-        was: its baseline; differences and *p* are unknown without one that answers the same.
-        conditions: what must not hold.
-        p_of: the one-sided p-value that the first measurement is worse than the second.
+    Differences and *p* are unknown without a baseline *was* that answers the same question.
 
     Yields:
         *Worse*, which fails the case, where a condition holds or the value it is about is not
@@ -102,7 +91,7 @@ def findings(
     on_cpu = now.environment.device == "cpu"
     for condition in conditions:
         if condition.pattern == SPARSITY:
-            yield _judge(condition, _sparsity(now), _before(now, was, SPARSITY), p_of)
+            yield _judge(condition, _sparsity(now), now, was)
             continue
         matching = [m for m in now.measurements if condition.matches(m.metric)]
         for measurement in matching:
@@ -111,7 +100,7 @@ def findings(
                 note = "on cpu it is only reported"
                 yield Finding(what, Outcome.SAME, measurement.value, note=note)
             else:
-                yield _judge(condition, measurement, _before(now, was, measurement.metric), p_of)
+                yield _judge(condition, measurement, now, was)
         if not matching:
             measured = ", ".join(m.metric for m in now.measurements) or "nothing"
             note = f"no measurement matches {condition.pattern!r}; measured: {measured}"
@@ -138,8 +127,9 @@ def _before(now: Record, was: Record | None, metric: str) -> Measurement | str:
 
 
 def _judge(
-    condition: Condition, now: Measurement, before: Measurement | str, p_of: PFunction
+    condition: Condition, now: Measurement, record: Record, baseline: Record | None
 ) -> Finding:
+    before = _before(record, baseline, now.metric)
     what = f"{now.metric}: {condition.expression}"
     spoken = condition.quantities
     old = before if isinstance(before, Measurement) and spoken - {"now"} else None
@@ -152,7 +142,8 @@ def _judge(
         return Finding(what, outcome, None, was, note=note, fails=not excused)
     if note := now.note or (old.note if old else ""):
         return Finding(what, Outcome.NOT_COMPARABLE, now.value, was, note=note)
-    p = p_of(now, old) if old and "p" in spoken and exact(was) is not None else None
+    asks_p = old is not None and "p" in spoken and exact(was) is not None
+    p = p_among(now, old, record, baseline) if old and asks_p else None
     facts = Facts(now.value, was, now.better, p)
     holds, limit = condition.holds(facts), condition.limit(facts)
     if holds is None:

@@ -12,7 +12,7 @@ from prunebench import DropBlocks, Measurement, Record, Step, Tolerance
 from prunebench.runs.result import exit_code
 from prunebench.verdicts import fail_on, verdict
 from prunebench.verdicts.conditions import Condition
-from prunebench.verdicts.evidence import evidence, p_among
+from prunebench.verdicts.evidence import evidence
 from prunebench.verdicts.significance import rounds, sign_flips
 from prunebench.verdicts.verdict import Finding, Outcome, Verdict, compare, judge
 
@@ -52,7 +52,7 @@ def test_a_condition_on_a_loss_over_other_questions_is_open() -> None:
     items = [fail_on.read(text) for text in texts]
     conditions = [item for item in items if isinstance(item, Condition)]
 
-    drop, p, value = fail_on.findings(now, was, conditions, p_among(now, was))
+    drop, p, value = fail_on.findings(now, was, conditions)
 
     for found in (drop, p):
         assert found.outcome == "not_comparable"
