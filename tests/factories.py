@@ -324,3 +324,19 @@ class HubCache:
             shutil.copy(file, blob)
             (snapshot / file.name).symlink_to(Path("../../blobs") / blob.name)
         return snapshot
+
+
+def p_paired(worse_by: list[float]) -> float:
+    """One-sided p-value that paired differences are not above zero, directly from SciPy.
+
+    The sign test, which is McNemar's, for differences of one size; else Wilcoxon's signed ranks.
+    """
+    from scipy import stats
+
+    moved = [d for d in worse_by if d != 0]
+    if not moved:
+        return 1.0
+    if len({abs(d) for d in moved}) == 1:
+        ups = sum(d > 0 for d in moved)
+        return float(stats.binomtest(ups, len(moved), alternative="greater").pvalue)
+    return float(stats.wilcoxon(moved, alternative="greater").pvalue)

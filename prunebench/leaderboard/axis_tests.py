@@ -96,7 +96,7 @@ def signed_ranks(worse_by: Floats, *, sign_test: bool) -> Floats:
 
     Args:
         worse_by: pairs x windows, how much worse each window is; finite.
-        sign_test: use the sign test for rows of one magnitude, as ``significance.p_paired`` does.
+        sign_test: use the sign test for rows of one magnitude, which is McNemar's.
     """
     import numpy as np
     from scipy import stats

@@ -26,11 +26,6 @@ _INSTALLED = ("site-packages", "dist-packages")
 _NAMED = re.compile(rf"""["']({PACKAGE.name}(?:\.\w+)+)["']""")
 
 
-def digest(*starts: Path) -> str:
-    """A hash of all source files that are reached from *starts*."""
-    return _digest(frozenset(starts))
-
-
 def reached(*starts: Path) -> list[Path]:
     """*starts* and all source files that they import, directly or not; sorted."""
     found: set[Path] = set()
@@ -43,7 +38,8 @@ def reached(*starts: Path) -> list[Path]:
 
 
 @cache
-def _digest(starts: frozenset[Path]) -> str:
+def digest(*starts: Path) -> str:
+    """A hash of all source files that are reached from *starts*."""
     # Of this process's own code, which stays what it was when it was imported.
     found = hashlib.sha256()
     for file in reached(*starts):

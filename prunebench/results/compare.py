@@ -16,7 +16,6 @@ from ..record import Measurement, Record, Tolerance
 from ..verdicts import fail_on as gating
 from ..verdicts import verdict
 from ..verdicts.conditions import Condition
-from ..verdicts.evidence import p_among
 from ..verdicts.significance import CONFIDENCE, Evidence
 from ..verdicts.verdict import FAILING, UNCONFIRMED, Finding, Outcome, Rules, Verdict
 from . import judging, lm_eval_pairing
@@ -35,9 +34,6 @@ class Compared(Struct, frozen=True):
     common: int
 
 
-# --------------------------------------------------------------------------------- reading
-
-
 def families(sides: Iterable[Side]) -> list[str]:
     """The metrics that conditions may be about, of all that the sides measured."""
     found: dict[str, None] = {}
@@ -47,9 +43,6 @@ def families(sides: Iterable[Side]) -> list[str]:
         records = [side.record(i, side.device(i)) for i in side.case_ids()]
         found.update(dict.fromkeys(m.metric for r in records if r for m in r.measurements))
     return list(dict.fromkeys(name.split("/")[0] for name in found))
-
-
-# --------------------------------------------------------------------------------- comparing
 
 
 def compare(
@@ -107,13 +100,10 @@ def _case(
     now, was, apart = _timings_apart(now, was, separate=separate)
     # The papers' numbers judge runs, not comparisons.
     judged = judging.judge(now, was, case, fail_on=fail_on, conditions=conditions, more=apart)
-    return replace(judged, findings=tuple(map(_once, judged.findings)))
-
-
-def _once(finding: Finding) -> Finding:
-    """A timing that looks worse cannot be measured again from here."""
-    note = "measured once on each side" if finding.note == UNCONFIRMED else finding.note
-    return replace(finding, note=note)
+    # A timing that looks worse cannot be measured again from here.
+    once = "measured once on each side"
+    findings = [replace(f, note=once) if f.note == UNCONFIRMED else f for f in judged.findings]
+    return replace(judged, findings=tuple(findings))
 
 
 def _one_sided(
@@ -124,16 +114,14 @@ def _one_sided(
     was: Record | None,
     fail_on: tuple[Outcome, ...],
 ) -> Verdict:
+    outcome = Outcome.NOT_COMPARABLE
     if now is None and was is None:
-        outcome = Outcome.NOT_COMPARABLE
         note = "; ".join(f"{s.path}: {s.absent[case_id]}" for s in (a, b) if case_id in s.absent)
     elif now is None:
-        outcome = Outcome.GONE
-        note = f"not in {b.path}"
-        if why := b.absent.get(case_id):
-            crashed = why.startswith("it crashed")
-            outcome = Outcome.GONE if crashed else Outcome.NOT_COMPARABLE
-            note = f"no record in {b.path}: {why}"
+        why = b.absent.get(case_id, "")
+        if not why or why.startswith("it crashed"):
+            outcome = Outcome.GONE
+        note = f"no record in {b.path}: {why}" if why else f"not in {b.path}"
     else:
         outcome = Outcome.NEW
         note = f"not in {a.path}" + (f": {a.absent[case_id]}" if case_id in a.absent else "")
@@ -156,9 +144,6 @@ def _timings_apart(
     return _steady(now), _steady(was), apart
 
 
-# --------------------------------------------------------------------------------- lm-eval
-
-
 def _lm_eval(
     a: Results,
     b: Results,
@@ -169,8 +154,7 @@ def _lm_eval(
     found = lm_eval_pairing.align(b, a, LM_EVAL)
     more = [Finding(task, Outcome.NOT_COMPARABLE, note=why) for task, why in found.apart.items()]
     more += [_unpaired(one, loader.default_tolerance(one.metric)) for one in found.unpaired]
-    p_of = p_among(found.now, found.was)
-    more += gating.findings(*found.whole(), conditions, p_of)
+    more += gating.findings(*found.whole(), conditions)
     judged = verdict.compare(found.now, found.was, loader.default_tolerance, fail_on, more)
     # What was done to the models is not in these files.
     findings = tuple(f for f in judged.findings if f.what != "plan")
@@ -183,16 +167,13 @@ def _notes(a: Results, b: Results, found: lm_eval_pairing.Aligned) -> Iterator[s
         yield f"{name}: {side.model}, {side.path.name}{older}"
     yield from found.notes
     if found.unpaired:
-        bare = " and ".join(n for n, s in (("A", a), ("B", b)) if not _sampled(s))
+        sampled = [all(task.answers for task in side.tasks.values()) for side in (a, b)]
+        bare = " and ".join(n for n, has in zip("AB", sampled, strict=True) if not has)
         where = f"{bare} has" if len(bare) == 1 else f"{bare or 'A or B'} have"
         what = f"{where} no samples to pair questions by; lm_eval --log_samples writes them"
         yield f"compared by their standard errors, which sees less: {what}"
     if others := sorted({*a.others, *b.others}):
         yield f"not compared: {', '.join(others)}"
-
-
-def _sampled(results: Results) -> bool:
-    return all(task.answers for task in results.tasks.values())
 
 
 def _unpaired(one: Unpaired, tolerance: Tolerance) -> Finding:
@@ -234,8 +215,8 @@ def _z_test(now: Score, was: Score, rules: Rules) -> Evidence | None:
         loss=loss,
         low=loss - reach,
         high=loss + reach,
-        p=normal.cdf(-z) if math.isfinite(z) else float(z < 0),
-        p_better=normal.cdf(z) if math.isfinite(z) else float(z > 0),
+        p=normal.cdf(-z),
+        p_better=normal.cdf(z),
         spread=spread,
         alpha=rules.alpha,
     )

@@ -25,10 +25,10 @@ DAY = 86_400
 LEFT = {"partial": 30 * DAY, "lock": DAY, "temporary": DAY, "hash": 90 * DAY}
 
 _HEX = re.compile(rb"[0-9a-f]{64}")
-_AGE = re.compile(r"(\d+(?:\.\d+)?) ?([hdw])")
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) ?([kMGT]i?)?B")
-_HOURS = {"h": 1, "d": 24, "w": 168}
-_POWERS = {"k": 1, "M": 2, "G": 3, "T": 4}
+_AMOUNT = re.compile(r"(\d+(?:\.\d+)?) ?([A-Za-z]+)")
+_SECONDS = {"h": 3600, "d": DAY, "w": 7 * DAY}
+_BYTES = {f"{p}B": 1000**n for n, p in enumerate(("", "k", "M", "G", "T"))}
+_BYTES |= {f"{p}iB": 1024**n for n, p in enumerate("kMGT", 1)}
 
 
 class Removed(Struct, frozen=True):
@@ -72,7 +72,12 @@ def removable(
             going[record.item.path] = _removed(record.item, "an old record")
     finished = {record.head.key[:20] for record in known}
     named = _named(found)
-    touched = _touched(found)
+    # A long search writes its journal all the time, and a tensor that does not change only once.
+    touched: dict[Path, float] = {}
+    for item in found:
+        if item.kind == "partial":
+            last = touched.get(item.path.parent, 0.0)
+            touched[item.path.parent] = max(item.modified, last)
     for item in found:
         rest = now - touched.get(item.path.parent, item.modified)
         if why := _left_behind(item, store.root, finished, named, rest, older_than):
@@ -101,13 +106,9 @@ def remove(going: Iterable[Removed], root: Path) -> list[Removed]:
     removed = []
     for one in going:
         path = Path(one.path)
-        try:
-            if one.kind == "lock" and _is_held(path):
-                continue
-            path.unlink(missing_ok=True)
-            review.drop_empty(path.parent, root)
-        except OSError as error:
-            raise PrunebenchError(f"{path}: cannot be removed: {error.strerror}") from None
+        if one.kind == "lock" and _is_held(path):
+            continue
+        review.unlink(path, root)
         removed.append(one)
     return removed
 
@@ -118,22 +119,19 @@ def seconds_of(text: str, option: str) -> float:
     Raises:
         PrunebenchError: if *text* is nothing of the kind; one line that begins with *option*.
     """
-    if not (match := _AGE.fullmatch(text)):
-        raise PrunebenchError(f"{option} {text}: expected a number and h, d or w, such as 90d")
-    return float(match[1]) * 3600 * _HOURS[match[2]]
+    return _amount(text, option, _SECONDS, "h, d or w, such as 90d")
 
 
 def bytes_of(text: str, option: str) -> float:
-    """``5GB`` or ``500 MiB`` in bytes.
+    """``5GB`` or ``500 MiB`` in bytes; errors as for ``seconds_of``."""
+    return _amount(text, option, _BYTES, "a unit, such as 5GB")
 
-    Raises:
-        PrunebenchError: if *text* is nothing of the kind; one line that begins with *option*.
-    """
-    if not (match := _SIZE.fullmatch(text)):
-        raise PrunebenchError(f"{option} {text}: expected a number and a unit, such as 5GB")
-    unit = match[2] or ""
-    base = 1024 if unit.endswith("i") else 1000
-    return float(match[1]) * float(base ** _POWERS.get(unit[:1], 0))
+
+def _amount(text: str, option: str, units: dict[str, int], expected: str) -> float:
+    match = _AMOUNT.fullmatch(text)
+    if match is None or match[2] not in units:
+        raise PrunebenchError(f"{option} {text}: expected a number and {expected}")
+    return float(match[1]) * units[match[2]]
 
 
 def _unprotected(
@@ -197,18 +195,6 @@ def _left_behind(
     if item.kind == "tensors":
         return "" if rest < DAY or item.path.stem in named else "no plan names it"
     return ""
-
-
-def _touched(found: Sequence[Item]) -> dict[Path, float]:
-    """When each folder of a case under way was last written to.
-
-    A long search writes its journal all the time, and a tensor that does not change only once.
-    """
-    last: dict[Path, float] = {}
-    for item in found:
-        if item.kind == "partial":
-            last[item.path.parent] = max(item.modified, last.get(item.path.parent, 0.0))
-    return last
 
 
 def _named(found: Sequence[Item]) -> set[str]:

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from ..errors import PrunebenchError
-from ..record import too_new
+from ..record import Record, too_new
 from ..system import files
 from ..system import hash_cache as hashes
 from . import timing_noise
@@ -173,24 +173,18 @@ def _kind(path: Path, root: Path) -> str:
 
 def _amiss(item: Item, store: Store) -> str:
     """What is wrong with a file, or an empty text."""
-    if item.kind == "record":
-        return _wrong(item.path, store)
-    if _TENSORS.fullmatch(item.path.name):
-        return _not_its_name(item.path)
-    if item.kind == "noise":
-        try:
-            files.read_json(item.path, timing_noise.Noise)
-        except PrunebenchError as error:
-            return str(error)
-    return ""
-
-
-def _wrong(path: Path, store: Store) -> str:
-    """What is wrong with the record in *path*, or an empty text."""
     try:
-        record = read(path)
+        if item.kind == "record":
+            return _misplaced(item.path, read(item.path), store)
+        if item.kind == "noise":
+            files.read_json(item.path, timing_noise.Noise)
     except PrunebenchError as error:
         return str(error)
+    return _not_its_name(item.path) if _TENSORS.fullmatch(item.path.name) else ""
+
+
+def _misplaced(path: Path, record: Record, store: Store) -> str:
+    """What in the place of a record is not its own, or an empty text."""
     case_id = path.parent.relative_to(store.root / "records").as_posix()
     if record.case_id != case_id:
         return f"{path}: the record of another case, {record.case_id!r}"

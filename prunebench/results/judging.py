@@ -11,7 +11,6 @@ from ..record import Record
 from ..verdicts import fail_on as gating
 from ..verdicts import verdict
 from ..verdicts.conditions import Condition
-from ..verdicts.evidence import p_among
 from ..verdicts.verdict import FAILING, Finding, Outcome, Rules, Verdict
 from .baselines import published
 from .baselines.files import Baselines
@@ -44,7 +43,7 @@ def judge(
     failing = fail_on if fail_on is not None else case.fail_on if case else FAILING
     holding = conditions if conditions is not None else case.conditions if case else ()
     old = was if isinstance(was, Record) else None
-    held = gating.findings(record, old, holding, p_among(record, old))
+    held = gating.findings(record, old, holding)
     if isinstance(was, PrunebenchError):
         damaged = Finding("baseline", Outcome.NOT_COMPARABLE, note=str(was))
         found = (damaged, *held)

@@ -176,9 +176,6 @@ def _named(metric: str, task: str, rule: str) -> str:
     return f"{family}/{task}{suffix}" + ("" if rule == "none" else f"-{rule}")
 
 
-# ------------------------------------------------------------------------------------ samples
-
-
 class _Sample(Struct):
     """What is read of a line of a samples file; the rest, which is most of it, is skipped."""
 

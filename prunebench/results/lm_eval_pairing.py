@@ -98,27 +98,32 @@ def _alone(run: Results, other: Results, apart: Mapping[str, str]) -> Iterator[M
                 yield Measurement(metric, score.value, _unit(metric), "higher")
 
 
-def _preferred(names: Iterable[str]) -> dict[str, str]:
-    """By name of an accuracy, which of its task's is meant: normalised where there is one."""
-    names = [n for n in names if n.startswith("accuracy/")]
-    return {n: f"{n}-norm" if f"{n}-norm" in names else n for n in names}
+def _instead(names: Iterable[str]) -> tuple[list[str], dict[str, str]]:
+    """The accuracies that are averaged, and per name which other one is judged in its place.
+
+    Of a task's accuracies the normalised one counts, and of several tasks their mean.
+    """
+    names = list(names)
+    meant = {n: n for n in names if n.startswith("accuracy/")}
+    meant |= {n: f"{n}-norm" for n in meant if f"{n}-norm" in meant}
+    tasks = [n for n in names if meant.get(n) == n]
+    mean = "accuracy/mean" if len(tasks) > 1 else ""
+    instead = {n: mean if meant.get(n) == n else meant.get(n, "") for n in names}
+    return tasks if mean else [], instead
 
 
 def _with_mean(
     pairs: list[tuple[Measurement, Measurement]],
 ) -> list[tuple[Measurement, Measurement]]:
     """The mean of the tasks' accuracies too, which is judged in their place."""
-    meant = _preferred(now.metric for now, _ in pairs)
-    tasks = [pair for pair in pairs if meant.get(pair[0].metric) == pair[0].metric]
-    mean = "accuracy/mean" if len(tasks) > 1 else ""
-
-    def led(m: Measurement) -> Measurement:
-        own = meant.get(m.metric)
-        return replace(m, instead="" if own is None else mean if own == m.metric else own)
-
-    marked = [(led(now), led(was)) for now, was in pairs]
-    if mean:
-        marked.append((_mean([now for now, _ in tasks]), _mean([was for _, was in tasks])))
+    tasks, instead = _instead(now.metric for now, _ in pairs)
+    marked = [
+        (replace(now, instead=instead[now.metric]), replace(was, instead=instead[now.metric]))
+        for now, was in pairs
+    ]
+    if tasks:
+        own = [pair for pair in pairs if pair[0].metric in tasks]
+        marked.append((_mean([now for now, _ in own]), _mean([was for _, was in own])))
     return marked
 
 
@@ -129,16 +134,13 @@ def _mean(tasks: Sequence[Measurement]) -> Measurement:
 
 
 def _with_mean_score(found: list[Unpaired]) -> list[Unpaired]:
-    meant = _preferred(one.metric for one in found)
-    tasks = [one for one in found if meant.get(one.metric) == one.metric]
-    if len(tasks) < 2:
-        return [
-            one._replace(diagnostic=meant.get(one.metric, one.metric) != one.metric)
-            for one in found
-        ]
-    now, was = (_mean_score(side) for side in ([t.now for t in tasks], [t.was for t in tasks]))
-    marked = [one._replace(diagnostic=one.metric in meant) for one in found]
-    return [*marked, Unpaired("accuracy/mean", "acc", now, was)]
+    tasks, instead = _instead(one.metric for one in found)
+    marked = [one._replace(diagnostic=bool(instead[one.metric])) for one in found]
+    if tasks:
+        own = [one for one in found if one.metric in tasks]
+        now, was = _mean_score([t.now for t in own]), _mean_score([t.was for t in own])
+        marked.append(Unpaired("accuracy/mean", "acc", now, was))
+    return marked
 
 
 def _mean_score(scores: Sequence[Score]) -> Score:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-import uuid
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -70,9 +69,7 @@ class Store:
         Raises:
             PrunebenchError: naming it and what the system says.
         """
-        probe = self.root / "records" / f".probe-{uuid.uuid4().hex}"
-        files.write(probe, b"")
-        probe.unlink(missing_ok=True)
+        files.require_writable(self.root / "records" / "probe.json")
 
     def latest(self, case_id: str, asked: dict[str, Any] | None = None) -> Record | None:
         """The newest sound record of a case; with *asked*, of exactly that question."""
@@ -103,8 +100,13 @@ class Store:
         seen = set()
         for path in files.listed(files.inside(self.root / "records", case_id), ".json"):
             if (sound := _sound(path)) is None:
-                if _newer(path):
-                    self._warn_of_newer()
+                if _newer(path):  # one warning for all of them, which Python shows once
+                    warnings.warn(
+                        f"{self.root}: records of a newer prunebench are passed over; update "
+                        f"prunebench (prunebench cache verify names them)",
+                        PrunebenchWarning,
+                        stacklevel=1,
+                    )
                 continue
             content, record = sound
             if record.case_id != case_id:
@@ -112,15 +114,6 @@ class Store:
             if (digest := hashlib.sha256(content).digest()) not in seen:
                 seen.add(digest)
                 yield record
-
-    def _warn_of_newer(self) -> None:
-        """One warning for all of them, which Python shows once."""
-        warnings.warn(
-            f"{self.root}: records of a newer prunebench are passed over; update prunebench "
-            f"(prunebench cache verify names them)",
-            PrunebenchWarning,
-            stacklevel=1,
-        )
 
 
 class _Head(Struct, frozen=True):
@@ -136,16 +129,9 @@ def read(path: Path) -> Record:
     Raises:
         PrunebenchError: if it cannot be read, is damaged, or a newer version wrote it.
     """
-    try:
-        record = files.read_json(path, Record)
-        schema = record.schema
-    except PrunebenchError:
-        schema = _head(files.read(path)).schema
-        if not too_new(schema):
-            raise
-    if why := too_new(schema):
+    if why := too_new(_head(files.read(path)).schema):
         raise PrunebenchError(f"{path}: {why}")
-    return record
+    return files.read_json(path, Record)
 
 
 def _sound(path: Path) -> tuple[bytes, Record] | None:

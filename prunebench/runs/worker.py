@@ -169,7 +169,7 @@ class Worker:
         """
         families = {name.split("/")[0] for name in names}
         dense = self.dense(case.model)
-        plan = self._search(case, dense, Journal.none()).plan
+        plan = self._search(case, dense, Journal()).plan
         pruned = surgery.apply(dense.share(), plan) if plan.edits else dense
         found: list[Measurement] = []
         for metric in case.metrics:

@@ -93,12 +93,9 @@ def without_spikes(values: Sequence[float], limit: float) -> list[float]:
     for i, value in enumerate(values):
         middle = min(max(i, 1), len(values) - 2)
         neighbours = [values[k] for k in (middle - 1, middle, middle + 1) if k != i]
-        if value > max(neighbours) + limit:
-            calm.append(max(neighbours))
-        elif value < min(neighbours) - limit:
-            calm.append(min(neighbours))
-        else:
-            calm.append(value)
+        low, high = min(neighbours), max(neighbours)
+        spike = not low - limit <= value <= high + limit
+        calm.append(min(max(value, low), high) if spike else value)
     return calm
 
 

@@ -6,11 +6,10 @@ shortest form) and computed with exactly: no rounding slack, and 0.90 less 0.89 
 
 from __future__ import annotations
 
-import ast
 import math
 import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable
 from decimal import Context, Decimal
 from fnmatch import fnmatchcase
 from fractions import Fraction
@@ -235,16 +234,17 @@ def parse(text: str) -> Condition:
         raise reader.error("expected a metric or a pattern such as accuracy/*")
     if colon := _COLON.match(text, pattern.end()):
         reader = _Reader(text, colon.end())
-    return Condition(pattern.group(), reader.expression())
+    return Condition(pattern.group(), reader.condition())
 
 
 class _Reader:
-    """Checks the tokens of *text* from *start* on; ``ast`` knows how they bind."""
+    """Parses the tokens of *text* from *start* on, by recursive descent."""
 
     def __init__(self, text: str, start: int) -> None:
         self.text = text
         # The last match is empty: the end.
         self.rest = list(_TOKEN.finditer(text, start))[::-1]
+        self.count = len(self.rest)
 
     @property
     def word(self) -> str:
@@ -261,32 +261,39 @@ class _Reader:
     def unknown(self, known: Iterable[str]) -> PrunebenchError:
         return self.error(did_you_mean(self.word, known))
 
-    def expression(self) -> Expression:
-        # Python's own words and brackets, with the number of a comparison in its place.
-        words: list[str] = []
-        comparisons: list[Comparison] = []
-        unfinished: list[str] = []
+    def condition(self) -> Expression:
+        """The whole of the text that is left."""
+        found = self.expression()
+        if self.word:
+            raise self.unknown(["and", "or"])
+        return found
+
+    def expression(self, depth: int = 0) -> Expression:
+        """Conjunctions joined by *or*."""
+        return self.joined("or", lambda: self.joined("and", lambda: self.operand(depth)))
+
+    def joined(self, word: Literal["and", "or"], operand: Callable[[], Expression]) -> Expression:
+        parts: list[Expression] = []
         while True:
-            while self.word in ("not", "("):
-                unfinished.append(self.word)
-                if len(unfinished) > MAX_DEPTH:
-                    raise self.error(f"nested more than {MAX_DEPTH} deep")
-                words.append(self.take())
-            words.append(str(len(comparisons)))
-            comparisons.append(self.comparison(first=len(words) == 1))
-            _end_negations(unfinished)
-            while self.word == ")" and unfinished:
-                words.append(self.take())
-                unfinished.pop()
-                _end_negations(unfinished)
-            if self.word in ("and", "or"):
-                words.append(self.take())
-            elif unfinished:
-                raise self.unknown([")", "and", "or"])
-            elif self.word:
-                raise self.unknown(["and", "or"])
-            else:
-                return _tree(ast.parse(" ".join(words), mode="eval").body, comparisons)
+            part = operand()
+            same = isinstance(part, Combination) and part.word == word
+            parts += part.parts if isinstance(part, Combination) and same else [part]
+            if self.word != word:
+                return part if len(parts) == 1 else Combination(word, tuple(parts))
+            self.take()
+
+    def operand(self, depth: int) -> Expression:
+        if self.word not in ("not", "("):
+            return self.comparison(first=len(self.rest) == self.count)
+        if depth == MAX_DEPTH:
+            raise self.error(f"nested more than {MAX_DEPTH} deep")
+        if self.take() == "not":
+            return Negation(self.operand(depth + 1))
+        found = self.expression(depth + 1)
+        if self.word != ")":
+            raise self.unknown([")", "and", "or"])
+        self.take()
+        return found
 
     def comparison(self, *, first: bool) -> Comparison:
         # Directly after the metric, a comparison is about the current value.
@@ -310,26 +317,6 @@ class _Reader:
             raise self.error(f"the units are {', '.join(UNITS)} or none")
         self.take()
         return number, unit or (self.take() if self.word in UNITS else "")
-
-
-def _end_negations(unfinished: list[str]) -> None:
-    """Drop the negations that the operand just read completes."""
-    while unfinished and unfinished[-1] == "not":
-        unfinished.pop()
-
-
-def _tree(node: ast.expr, comparisons: Sequence[Comparison]) -> Expression:
-    """The expression of a syntax tree whose constants are indices of *comparisons*."""
-    if isinstance(node, ast.UnaryOp):
-        return Negation(_tree(node.operand, comparisons))
-    if isinstance(node, ast.BoolOp):
-        word: Literal["and", "or"] = "and" if isinstance(node.op, ast.And) else "or"
-        parts: list[Expression] = []
-        for part in (_tree(value, comparisons) for value in node.values):
-            same = isinstance(part, Combination) and part.word == word
-            parts += part.parts if isinstance(part, Combination) and same else [part]
-        return Combination(word, tuple(parts))
-    return comparisons[int(ast.unparse(node))]
 
 
 def _canonical(text: str) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from msgspec.structs import replace
 
@@ -73,14 +73,12 @@ def tasks_of(mean: Measurement, now: Record, was: Record) -> list[tuple[Measurem
     return both if whole and len(both) == len(tasks) else []
 
 
-def p_among(now: Record, was: Record | None) -> Callable[[Measurement, Measurement], float | None]:
+def p_among(
+    ours: Measurement, theirs: Measurement, now: Record, was: Record | None
+) -> float | None:
     """The p-value that judges a measurement of *now* against one of *was*, over all its tasks."""
-
-    def p(ours: Measurement, theirs: Measurement) -> float | None:
-        seen = evidence(ours, theirs, tasks_of(ours, now, was) if was else ())
-        return None if seen is None else seen.p
-
-    return p
+    seen = evidence(ours, theirs, tasks_of(ours, now, was) if was else ())
+    return None if seen is None else seen.p
 
 
 def _stratum(now: Measurement, was: Measurement, full: float) -> Stratum:

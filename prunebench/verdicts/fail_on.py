@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from ..errors import PrunebenchError, did_you_mean
 from ..record import Measurement, Record
@@ -18,13 +18,13 @@ from .conditions import (
     quantity,
     unfit,
 )
-from .evidence import unpairable
-from .verdict import Finding, Outcome
+from .evidence import p_among, unpairable
+from .verdict import Finding, Outcome, split_question
 
 #: What was meant for an outcome: a single word that is no metric's.
 _WORD = re.compile(r"[^\s/:<>=!*?()\[\]]*")
 
-PFunction = Callable[[Measurement, Measurement], float | None]
+_NO_SAMPLES = "no samples on both sides, so no p"
 
 
 def read(text: str) -> Outcome | Condition:
@@ -79,19 +79,10 @@ def given(
     return outcomes, conditions
 
 
-def findings(
-    now: Record,
-    was: Record | None,
-    conditions: Sequence[Condition],
-    p_of: PFunction,
-) -> Iterator[Finding]:
+def findings(now: Record, was: Record | None, conditions: Sequence[Condition]) -> Iterator[Finding]:
     """A finding per condition and measurement that it matches.
 
-    Args:
-        now: the record to judge.
-        was: its baseline; differences and *p* are unknown without one that answers the same.
-        conditions: what must not hold.
-        p_of: the one-sided p-value that the first measurement is worse than the second.
+    Differences and *p* are unknown without a baseline *was* that answers the same question.
 
     Yields:
         *Worse*, which fails the case, where a condition holds or the value it is about is not
@@ -100,7 +91,7 @@ def findings(
     on_cpu = now.environment.device == "cpu"
     for condition in conditions:
         if condition.pattern == SPARSITY:
-            yield _judge(condition, _sparsity(now), _before(now, was, SPARSITY), p_of)
+            yield _judge(condition, _sparsity(now), now, was)
             continue
         matching = [m for m in now.measurements if condition.matches(m.metric)]
         for measurement in matching:
@@ -109,7 +100,7 @@ def findings(
                 note = "on cpu it is only reported"
                 yield Finding(what, Outcome.SAME, measurement.value, note=note)
             else:
-                yield _judge(condition, measurement, _before(now, was, measurement.metric), p_of)
+                yield _judge(condition, measurement, now, was)
         if not matching:
             measured = ", ".join(m.metric for m in now.measurements) or "nothing"
             note = f"no measurement matches {condition.pattern!r}; measured: {measured}"
@@ -122,11 +113,13 @@ def _before(now: Record, was: Record | None, metric: str) -> Measurement | str:
     """The baseline's measurement of a metric, or why it cannot be compared with."""
     if was is None:
         return "no baseline"
-    if _question(now) != _question(was):
+    (ours, mine), (theirs, their) = split_question(now.asked), split_question(was.asked)
+    if ours != theirs:
         return "the baseline answers another question"
     if metric == SPARSITY:
         return _sparsity(was)
-    if _asked(now, metric) != _asked(was, metric):
+    family = metric.split("/")[0]
+    if mine.get(family) != their.get(family):
         return "the baseline was measured otherwise"
     if (old := was.find(metric)) is None:
         return "the baseline has no such measurement"
@@ -134,8 +127,9 @@ def _before(now: Record, was: Record | None, metric: str) -> Measurement | str:
 
 
 def _judge(
-    condition: Condition, now: Measurement, before: Measurement | str, p_of: PFunction
+    condition: Condition, now: Measurement, record: Record, baseline: Record | None
 ) -> Finding:
+    before = _before(record, baseline, now.metric)
     what = f"{now.metric}: {condition.expression}"
     spoken = condition.quantities
     old = before if isinstance(before, Measurement) and spoken - {"now"} else None
@@ -148,21 +142,17 @@ def _judge(
         return Finding(what, outcome, None, was, note=note, fails=not excused)
     if note := now.note or (old.note if old else ""):
         return Finding(what, Outcome.NOT_COMPARABLE, now.value, was, note=note)
-    p = p_of(now, old) if old and "p" in spoken and exact(was) is not None else None
+    asks_p = old is not None and "p" in spoken and exact(was) is not None
+    p = p_among(now, old, record, baseline) if old and asks_p else None
     facts = Facts(now.value, was, now.better, p)
     holds, limit = condition.holds(facts), condition.limit(facts)
     if holds is None:
-        note = before if isinstance(before, str) else _missing(facts)
+        missing = "the baseline has no finite value" if exact(was) is None else _NO_SAMPLES
+        note = before if isinstance(before, str) else missing
         return Finding(what, Outcome.NOT_COMPARABLE, now.value, was, limit, p, note)
     outcome = Outcome.WORSE if holds else Outcome.SAME
     note = _numbers(spoken, facts, limit)
     return Finding(what, outcome, now.value, was, limit, p, note, fails=holds)
-
-
-def _missing(facts: Facts) -> str:
-    if exact(facts.was) is None:
-        return "the baseline has no finite value"
-    return "no samples on both sides, so no p"
 
 
 def _numbers(spoken: frozenset[str], facts: Facts, limit: float | None) -> str:
@@ -178,13 +168,3 @@ def _numbers(spoken: frozenset[str], facts: Facts, limit: float | None) -> str:
 
 def _sparsity(record: Record) -> Measurement:
     return Measurement(SPARSITY, record.sparsity, "", "higher")
-
-
-def _question(record: Record) -> dict[str, object]:
-    return {key: value for key, value in record.asked.items() if key != "metrics"}
-
-
-def _asked(record: Record, metric: str) -> list[object]:
-    """What the question says of the metric that a measurement belongs to."""
-    family = metric.split("/")[0]
-    return [m for m in record.asked.get("metrics", ()) if m["name"] == family]

@@ -76,19 +76,12 @@ def history(
     newest = here[0]
     question, metrics = split_question(newest.asked)
     names = choose([m.metric for m in newest.measurements])
-    reasons: Counter[str] = Counter()
-    same_question = []
-    for record in here:
-        theirs, _ = split_question(record.asked)
-        if theirs == question:
-            same_question.append(record)
-        else:
-            reasons["; ".join(differences(question, theirs))] += 1
-    same_question = same_question[:last]
+    asked = [(record, *split_question(record.asked)) for record in here]
+    reasons = Counter("; ".join(differences(question, q)) for _, q, _ in asked if q != question)
+    same_question = [(record, their) for record, q, their in asked if q == question][:last]
     families = dict.fromkeys(name.split("/")[0] for name in names)
     by_family: dict[str, list[Record]] = {family: [] for family in families}
-    for record in same_question:
-        _, their = split_question(record.asked)
+    for record, their in same_question:
         for family in families:
             if metrics.get(family) == their.get(family):
                 by_family[family].append(record)

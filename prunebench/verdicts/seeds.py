@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Sequence
-from itertools import chain, repeat
+from collections.abc import Iterable
 from statistics import NormalDist, fmean, stdev
 
 from msgspec import Struct
 
 from ..record import Measurement, Record
 from .evidence import averaged
+from .significance import together
 
 CONFIDENCE = 0.95
 
@@ -69,33 +68,17 @@ def standard_error(measurement: Measurement, record: Record) -> float:
 
     0 without samples, and where they are so large that floats hold no square of them.
     """
+    samples, clusters = measurement.samples, measurement.clusters
     try:
-        return _standard_error(measurement, record)
+        if tasks := averaged(measurement, record):
+            return math.sqrt(math.fsum(standard_error(t, record) ** 2 for t in tasks)) / len(tasks)
+        groups = len({*clusters}) or len(samples)
+        if groups < 2:
+            return 0.0
+        mean = fmean(samples)
+        apart = together([sample - mean for sample in samples], clusters)
+        squares = math.fsum(off**2 for off in apart)
     except OverflowError:
         return 0.0
-
-
-def _standard_error(measurement: Measurement, record: Record) -> float:
-    if tasks := averaged(measurement, record):
-        return math.sqrt(math.fsum(standard_error(t, record) ** 2 for t in tasks)) / len(tasks)
-    samples, count = measurement.samples, len(measurement.samples)
-    groups = len({*measurement.clusters}) or count
-    if groups < 2:
-        return 0.0
-    squares = _squares(samples, measurement.clusters)
-    spread = math.sqrt(squares * groups / (groups - 1))
-    error = spread / count
+    error = math.sqrt(squares * groups / (groups - 1)) / len(samples)
     return error * (measurement.value or 0.0) if measurement.unit == "ppl" else error
-
-
-def _squares(samples: Sequence[float], clusters: Sequence[int]) -> float:
-    """The sum of squares of what clusters together, or samples alone, lie off the mean."""
-    mean = fmean(samples)
-    if clusters:
-        groups: dict[int, list[float]] = {}
-        for sample, cluster in zip(samples, clusters, strict=True):
-            groups.setdefault(cluster, []).append(sample - mean)
-        return math.fsum(math.fsum(group) ** 2 for group in groups.values())
-    # Right or wrong: twenty thousand squares are two numbers.
-    sizes = Counter(samples)
-    return math.fsum(chain.from_iterable(repeat((s - mean) ** 2, n) for s, n in sizes.items()))

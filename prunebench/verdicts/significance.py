@@ -100,10 +100,10 @@ def answers(strata: Sequence[Stratum]) -> Evidence:
     units = weights(sizes)
     total = sum(u * n for u, n in zip(units, sizes, strict=True))
     sums = [
-        unit * round(together)
+        unit * round(change)
         for unit, stratum in zip(units, strata, strict=True)
-        for together in _together(stratum.worse_by, stratum.clusters)
-        if round(together)
+        for change in together(stratum.worse_by, stratum.clusters)
+        if round(change)
     ]
     # Each answer alone, whatever it clusters with: what a reader would count.
     changed = [[d for d in stratum.worse_by if d] for stratum in strata]
@@ -133,12 +133,7 @@ def answers(strata: Sequence[Stratum]) -> Evidence:
 
 
 def _independence(sums: Sequence[int], weighted: Sequence[tuple[int, int]]) -> float:
-    """The share of the questions that clusters leave, by the variance that these add.
-
-    Args:
-        sums: the weighted sum of each cluster's changes.
-        weighted: per task the weight of a question, and how many answers changed.
-    """
+    """The share of the questions that clusters leave, by the variance that these add."""
     clustered = sum(s * s for s in sums)
     independent = sum(unit**2 * count for unit, count in weighted)
     return min(1.0, independent / clustered) if clustered else 1.0
@@ -148,7 +143,7 @@ def _squares(unit: int, stratum: Stratum) -> float:
     """The squared deviations of a task's drops from their mean, by cluster, as weighted."""
     mean = math.fsum(stratum.worse_by) / len(stratum.worse_by)
     apart = [d - mean for d in stratum.worse_by]
-    return unit**2 * math.fsum(d * d for d in _together(apart, stratum.clusters))
+    return unit**2 * math.fsum(d * d for d in together(apart, stratum.clusters))
 
 
 def effective_count(sizes: Sequence[int]) -> float:
@@ -169,12 +164,15 @@ def graded(worse_by: Sequence[float], clusters: Sequence[int] = ()) -> Evidence:
         worse_by: per window, how much worse it is, in nats or whatever the metric counts.
         clusters: which windows belong together; their means are compared, in place of each.
     """
-    own = _together(worse_by, clusters, mean=True)
+    own = together(worse_by, clusters, mean=True)
     n = len(own)
     loss = math.fsum(own) / n
     spread = math.sqrt(math.fsum((d - loss) ** 2 for d in own) / max(1, n - 1) / n)
+    from scipy import stats
+
     # One window alone says nothing of how much windows differ.
-    reach = (_student(n) * spread if n > 1 else math.inf) if any(own) else 0.0
+    student = float(stats.t.ppf(CONFIDENCE, n - 1)) * spread if n > 1 else math.inf
+    reach = student if any(own) else 0.0
     return Evidence(
         test="signed ranks",
         count=len(worse_by),
@@ -212,34 +210,14 @@ def rounds(now: Sequence[float], was: Sequence[float]) -> Evidence:
         loss=loss,
         low=float(low),
         high=float(high),
-        p=p_unpaired(now, was),
-        p_better=p_unpaired(was, now),
+        p=_mann_whitney(now, was),
+        p_better=_mann_whitney(was, now),
         spread=float(high - low) / 2 / _z(CONFIDENCE),
     )
 
 
-def p_paired(worse_by: Sequence[float]) -> float:
-    """One-sided p-value that paired differences are not above zero.
-
-    Args:
-        worse_by: per question or window, how much worse the newer answer is.
-
-    Right/wrong answers (differences of one size) take the exact sign test, which is McNemar's;
-    graded ones take Wilcoxon's signed-rank test.
-    """
-    from scipy import stats
-
-    moved = [d for d in worse_by if d != 0]
-    if not moved:
-        return 1.0
-    if len({abs(d) for d in moved}) == 1:
-        ups = sum(d > 0 for d in moved)
-        return float(stats.binomtest(ups, len(moved), alternative="greater").pvalue)
-    return signed_ranks(moved)
-
-
-def p_unpaired(worse: Sequence[float], better: Sequence[float]) -> float:
-    """One-sided Mann-Whitney p-value that the values of *worse* are not above those of *better*."""
+def _mann_whitney(worse: Sequence[float], better: Sequence[float]) -> float:
+    """One-sided p-value that the values of *worse* are not above those of *better*."""
     from scipy import stats
 
     return float(stats.mannwhitneyu(worse, better, alternative="greater").pvalue)
@@ -344,7 +322,7 @@ def _z(*levels: float) -> float:
     return sum(NormalDist().inv_cdf(level) for level in levels)
 
 
-def _together(
+def together(
     values: Sequence[float], clusters: Sequence[int], *, mean: bool = False
 ) -> list[float]:
     """The sum or mean of each cluster's values; each alone where nothing clusters."""
@@ -360,7 +338,7 @@ def _margins(strata: Sequence[Stratum]) -> tuple[float, float] | None:
     """One-sided p-values, for the worse and for the better, of the margins of all tasks at once."""
     if not all(s.margins_lost for s in strata):
         return None
-    lost = [_together(s.margins_lost, s.clusters, mean=True) for s in strata]
+    lost = [together(s.margins_lost, s.clusters, mean=True) for s in strata]
     moving = [own for own in lost if any(own)]
     if not moving:
         return 1.0, 1.0
@@ -373,13 +351,6 @@ def _margins(strata: Sequence[Stratum]) -> tuple[float, float] | None:
         return float(stats.combine_pvalues(ps, "stouffer", weights=weights).pvalue)
 
     return joined(1), joined(-1)
-
-
-def _student(count: int) -> float:
-    """How many standard errors each end of an interval lies from the mean of so many windows."""
-    from scipy import stats
-
-    return float(stats.t.ppf(CONFIDENCE, count - 1))
 
 
 def signed_ranks(worse_by: Sequence[float]) -> float:

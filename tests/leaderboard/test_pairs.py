@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 from factories import board_case as case
+from factories import p_paired
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -174,7 +175,7 @@ def p_worse(worse: Entry, better: Entry, metric: str) -> float | None:
     assert was is not None
     if now.unit == "ppl" and not now.clusters:
         lost = np.subtract(*(np.array(m.samples, np.float32).astype(float) for m in (now, was)))
-        return significance.p_paired(lost.tolist()) if np.isfinite(lost).all() else None
+        return p_paired(lost.tolist()) if np.isfinite(lost).all() else None
     tasks = tasks_of(now, worse[0], better[0]) if len(worse) == len(better) == 1 else ()
     seen = evidence(now, was, tasks)
     return None if seen is None else seen.p

@@ -130,7 +130,7 @@ def copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def codes(package: Path, *names: str) -> dict[str, str]:
     """The hash of each plug-in's code, as it would be in a new process."""
-    code_reach._digest.cache_clear()
+    code_reach.digest.cache_clear()
     starts = {name: package / f"{name}.py" for name in names}
     return {n: code_reach.digest(package / "runs/worker.py", start) for n, start in starts.items()}
 

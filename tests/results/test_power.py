@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from factories import p_paired
 
-from prunebench.verdicts.significance import detectable, p_paired, sample_size
+from prunebench.verdicts.significance import detectable, sample_size
 
 
 def power(questions: int, disagreement: float, drop: float, alpha: float, draws: int) -> float:

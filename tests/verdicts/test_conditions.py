@@ -20,7 +20,6 @@ from prunebench.cases import loader
 from prunebench.verdicts import conditions
 from prunebench.verdicts import fail_on as gating
 from prunebench.verdicts.conditions import Facts, parse, parse_list
-from prunebench.verdicts.evidence import evidence
 from prunebench.verdicts.verdict import Finding, Outcome, passes, settle
 
 quick = settings(derandomize=True, deadline=None, database=None, max_examples=100)
@@ -57,11 +56,6 @@ facts = st.builds(
     better=st.sampled_from(("lower", "higher")),
     p=st.none() | st.integers(0, 40).map(lambda n: n / 1000),
 )
-
-
-def p_worse(now: Measurement, was: Measurement) -> float | None:
-    seen = evidence(now, was)
-    return None if seen is None else seen.p
 
 
 def spelt(tree: Any) -> str:
@@ -346,7 +340,7 @@ def test_the_examples_of_the_documentation_can_be_read() -> None:
 
 
 def judged(text: str, now: Any, was: Any = None) -> list[Finding]:
-    return list(gating.findings(now, was, [parse(text)], p_worse))
+    return list(gating.findings(now, was, [parse(text)]))
 
 
 def only(text: str, now: Any, was: Any = None) -> Finding:

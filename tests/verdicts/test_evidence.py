@@ -150,10 +150,10 @@ def test_p_among_weighs_tasks_where_both_sides_have_them() -> None:
     signs = [[1 if bits >> i & 1 else -1 for i in range(6)] for bits in range(64)]
     reached = [10 * sum(s[:5]) + 20 * s[5] >= 50 - 20 for s in signs]
 
-    assert p_among(now, None)(ours, theirs) == pytest.approx(7 / 64)
-    assert p_among(now, was)(ours, theirs) == pytest.approx(sum(reached) / 64)
+    assert p_among(ours, theirs, now, None) == pytest.approx(7 / 64)
+    assert p_among(ours, theirs, now, was) == pytest.approx(sum(reached) / 64)
     assert sum(reached) != 7
-    assert p_among(now, was)(ours, replace(theirs, samples=())) is None
+    assert p_among(ours, replace(theirs, samples=()), now, was) is None
 
 
 def test_margins_count_as_they_are_kept() -> None:

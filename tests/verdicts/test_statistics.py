@@ -7,6 +7,7 @@ import math
 
 import numpy as np
 import pytest
+from factories import p_paired
 from scipy import stats as scipy_stats
 
 from prunebench.results.timing_noise import effect
@@ -16,7 +17,6 @@ from prunebench.verdicts.significance import (
     detectable,
     graded,
     holm,
-    p_paired,
     rounds,
     sign_flips,
 )

@@ -12,8 +12,8 @@ from prunebench import DropBlocks, Measurement, Record, Step, Tolerance
 from prunebench.runs.result import exit_code
 from prunebench.verdicts import fail_on, verdict
 from prunebench.verdicts.conditions import Condition
-from prunebench.verdicts.evidence import evidence, p_among
-from prunebench.verdicts.significance import p_paired, p_unpaired
+from prunebench.verdicts.evidence import evidence
+from prunebench.verdicts.significance import rounds, sign_flips
 from prunebench.verdicts.verdict import Finding, Outcome, Verdict, compare, judge
 
 
@@ -27,7 +27,7 @@ def test_sign_test_is_mcnemars_closed_form() -> None:
         n = ups + downs
         expected = sum(math.comb(n, k) for k in range(ups, n + 1)) / 2**n
 
-        assert p_paired([1.0] * ups + [-1.0] * downs + [0.0] * 7) == pytest.approx(expected)
+        assert sign_flips([1] * ups + [-1] * downs + [0] * 7) == pytest.approx(expected)
 
 
 def test_other_questions_are_not_comparable() -> None:
@@ -52,7 +52,7 @@ def test_a_condition_on_a_loss_over_other_questions_is_open() -> None:
     items = [fail_on.read(text) for text in texts]
     conditions = [item for item in items if isinstance(item, Condition)]
 
-    drop, p, value = fail_on.findings(now, was, conditions, p_among(now, was))
+    drop, p, value = fail_on.findings(now, was, conditions)
 
     for found in (drop, p):
         assert found.outcome == "not_comparable"
@@ -63,12 +63,12 @@ def test_a_condition_on_a_loss_over_other_questions_is_open() -> None:
 
 def test_no_difference_is_no_evidence() -> None:
     """Identical answers have p = 1."""
-    assert p_paired([0.0] * 10) == 1.0
+    assert sign_flips([0] * 10) == 1.0
 
 
 def test_separated_timings_have_the_smallest_possible_p() -> None:
     """Five rounds all slower than five: one of C(10, 5) orders."""
-    p = p_unpaired([2.0, 2.1, 2.2, 2.3, 2.4], [1.0, 1.1, 1.2, 1.3, 1.4])
+    p = rounds([2.0, 2.1, 2.2, 2.3, 2.4], [1.0, 1.1, 1.2, 1.3, 1.4]).p
 
     assert p == pytest.approx(1 / math.comb(10, 5))
 

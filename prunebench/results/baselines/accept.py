@@ -83,7 +83,8 @@ def accept(
         prepared: dict[Path, bytes] = {}
         for record in records:
             own = replace(stamp, forced=record.case_id in objected)
-            prepared |= to.prepare(_usable(record) if force else record, own)
+            fit = tuple(m for m in record.measurements if not (force and files.unfit(m)))
+            prepared |= to.prepare(replace(record, measurements=fit), own)
         to.write(prepared)
     written = tuple(path for path in prepared if path.suffix == ".json")
     return Acceptance(written, tuple(o.line(flag) for o in found))
@@ -111,11 +112,6 @@ def _turn(to: Baselines) -> Iterator[None]:
 def newest(cases: Iterable[Case], store: Store) -> list[Record]:
     """The newest stored answer to each case's question, where there is one."""
     return [record for case in cases if (record := store.latest(case.id, case.asked))]
-
-
-def _usable(record: Record) -> Record:
-    usable = tuple(m for m in record.measurements if not files.unfit(m))
-    return replace(record, measurements=usable)
 
 
 def accepted(because: str) -> Accepted:

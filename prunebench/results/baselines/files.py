@@ -12,14 +12,13 @@ import gzip
 import hashlib
 import io
 import json
-import math
 import struct
 import zlib
 from array import array
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 from msgspec import Struct
@@ -30,6 +29,8 @@ from ...record import Measurement, Record, too_new
 from ...system import files, transaction
 from ...verdicts.evidence import MAX_HALF
 
+T = TypeVar("T")
+
 #: A user's own baselines, below the current directory.
 OWN = Path("baselines")
 #: A samples file larger than this is refused: baselines live in git.
@@ -37,8 +38,6 @@ MAX_SAMPLE_BYTES = 1_000_000
 #: What they unpack to, and how many samples a measurement has, is far less.
 MAX_UNPACKED_BYTES = 100_000_000
 MAX_SAMPLES = 10_000_000
-#: No count of ours is as long.
-MAX_DIGITS = 30
 #: What reading a damaged samples file may raise.
 _DAMAGE = (
     *(OSError, EOFError, ValueError, KeyError, TypeError, AttributeError),
@@ -195,20 +194,22 @@ def samples_file(path: Path) -> Path:
     return path.with_name(f"{path.name.removesuffix('.json')}.samples.gz")
 
 
-def read_accepted(path: Path) -> Accepted:
-    """Who accepted the baseline in that file.
+def read_accepted(path: Path, data: dict[str, Any] | None = None) -> Accepted:
+    """Who accepted the baseline in that file, whose content is *data* if it is read already.
 
     Raises:
         PrunebenchError: if it does not say.
     """
-    return _accepted(path, _data(path))
+    return _converted(path, data or _data(path), "accepted", Accepted)
 
 
-def _accepted(path: Path, data: dict[str, Any]) -> Accepted:
+def _converted(path: Path, data: dict[str, Any], name: str, kind: type[T]) -> T:
+    """The field *name* of *data*, or all of it without a name."""
     try:
-        return msgspec.convert(data.get("accepted"), Accepted)
+        return msgspec.convert(data.get(name) if name else data, kind)
     except msgspec.ValidationError as error:
-        raise PrunebenchError(f"{path}: damaged: accepted: {error}") from None
+        where = f"{name}: " if name else ""
+        raise PrunebenchError(f"{path}: damaged: {where}{error}") from None
 
 
 def _ids(base: Path) -> list[str]:
@@ -243,53 +244,32 @@ def _read(path: Path, case_id: str) -> Record:
     data = _data(path)
     if newer := too_new(data.get("schema")):
         raise PrunebenchError(f"{path}: {newer}")
-    try:
-        record = msgspec.convert(data, Record)
-    except msgspec.ValidationError as error:
-        raise PrunebenchError(f"{path}: damaged: {error}") from None
+    record = _converted(path, data, "", Record)
     if record.case_id != case_id:
         raise PrunebenchError(f"{path}: the record of another case, {record.case_id!r}")
     packed = _samples_of(path)
-    try:
-        counts = msgspec.convert(data.get("samples"), dict[str, int] | None)
-    except msgspec.ValidationError as error:
-        raise PrunebenchError(f"{path}: damaged: samples: {error}") from None
+    counts = (
+        _converted(path, data, "samples", dict[str, int])
+        if data.get("samples") is not None
+        else None
+    )
     whole = _with_samples(path, packed, record.measurements, counts)
-    _check_unedited(path, data, packed)
+    accepted = read_accepted(path, data)
+    if accepted.sha256 not in ("", _digest(data, packed)):  # older versions wrote no hash
+        raise PrunebenchError(
+            f"{path}: edited by hand since {accepted.by} accepted it on {accepted.when[:10]}; "
+            f"accept again with prunebench accept, or restore it with git checkout"
+        )
     return replace(record, measurements=whole)
 
 
 def _data(path: Path) -> dict[str, Any]:
     try:
-        text = files.read(path).decode("utf-8-sig")  # with what Windows puts before it, or not
-    except UnicodeDecodeError as error:
-        raise PrunebenchError(f"{path}: cannot be read: {error}") from None
-    try:
-        data = json.loads(text, parse_constant=_finite, parse_float=_finite, parse_int=_whole)
-    except json.JSONDecodeError as error:
-        conflict = "<<<<<<< " in text
-        why = "a merge conflict is left in it" if conflict else "truncated?"
-        raise PrunebenchError(f"{path}: not valid JSON at line {error.lineno}: {why}") from None
-    except RecursionError:
-        raise PrunebenchError(f"{path}: damaged: nested too deeply") from None
-    except ValueError as error:
-        raise PrunebenchError(f"{path}: damaged: {error}") from None
-    if not isinstance(data, dict):
-        raise PrunebenchError(f"{path}: damaged: no mapping at the top")
-    return data
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if not math.isfinite(number):
-        raise ValueError(f"found {text[:40]}, expected a finite number")
-    return number
-
-
-def _whole(text: str) -> int:
-    if len(text) > MAX_DIGITS:
-        raise ValueError(f"found a number of {len(text):,} digits")
-    return int(text)
+        return files.read_json(path, dict[str, Any])
+    except PrunebenchError as error:
+        if b"<<<<<<< " in files.read(path):
+            raise PrunebenchError(f"{error}; a merge conflict is left in it") from None
+        raise
 
 
 def _samples_of(path: Path) -> bytes:
@@ -301,30 +281,15 @@ def _samples_of(path: Path) -> bytes:
         raise PrunebenchError(f"{path}: {error}") from None
 
 
-def _unzipped(packed: bytes) -> bytes:
-    """What was packed, as far as it can be anything that we pack: a bomb is a thousandfold."""
-    with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
-        data = stream.read(MAX_UNPACKED_BYTES + 1)
-    if len(data) > MAX_UNPACKED_BYTES:
-        raise ValueError(f"more than {MAX_UNPACKED_BYTES} bytes when unpacked")
-    return data
-
-
-def _check_unedited(path: Path, data: dict[str, Any], packed: bytes) -> None:
-    accepted = _accepted(path, data)
-    if accepted.sha256 in ("", _digest(data, packed)):
-        return  # files of older versions have no hash
-    raise PrunebenchError(
-        f"{path}: edited by hand since {accepted.by} accepted it on {accepted.when[:10]}; accept "
-        f"again with prunebench accept, or restore it with git checkout"
-    )
-
-
 def _with_samples(
     path: Path, packed: bytes, bare: tuple[Measurement, ...], counts: dict[str, int] | None
 ) -> tuple[Measurement, ...]:
     try:
-        samples = json.loads(_unzipped(packed))
+        with gzip.GzipFile(fileobj=io.BytesIO(packed)) as stream:
+            data = stream.read(MAX_UNPACKED_BYTES + 1)
+        if len(data) > MAX_UNPACKED_BYTES:  # a bomb: what we pack has far less
+            raise ValueError(f"more than {MAX_UNPACKED_BYTES} bytes when unpacked")
+        samples = json.loads(data)
         whole = tuple(_unpacked(m, samples.get(m.metric, {})) for m in bare)
     except _DAMAGE as error:
         raise PrunebenchError(f"{path}: samples damaged: {samples_file(path)}: {error}") from None
@@ -359,19 +324,13 @@ def _packed(measurement: Measurement) -> dict[str, Any]:
     elif samples:
         packed = {"float32": _base64(array("f", samples).tobytes())}
     if measurement.margins:
-        packed["float16"] = _base64(_halves(measurement.margins))
+        # In this order, what is not a number stays so; what has no room becomes the largest.
+        halves = [max(min(m, MAX_HALF), -MAX_HALF) for m in measurement.margins]
+        packed["float16"] = _base64(struct.pack(f"<{len(halves)}e", *halves))
     if clusters := measurement.clusters:
         # Neighbouring questions mostly share a passage: their differences compress to nothing.
-        steps = (b - a for a, b in zip((0, *clusters), clusters, strict=False))
-        packed["clusters"] = list(steps)
+        packed["clusters"] = [b - a for a, b in pairwise((0, *clusters))]
     return packed
-
-
-def _halves(margins: tuple[float, ...]) -> bytes:
-    """Half floats, little endian; what has no room there becomes the largest that has."""
-    # In this order, what is not a number stays so.
-    fitting = (max(min(m, MAX_HALF), -MAX_HALF) for m in margins)
-    return struct.pack(f"<{len(margins)}e", *fitting)
 
 
 def _unpacked(bare: Measurement, packed: dict[str, Any]) -> Measurement:

@@ -97,9 +97,6 @@ def _of_record(
         yield from _against_dense(record, model)
 
 
-# ------------------------------------------------------------------ against chance
-
-
 class _Guess(NamedTuple):
     """Right answers to so many questions, of which guessing gets the part *chance*."""
 
@@ -118,11 +115,6 @@ class _Guess(NamedTuple):
 
         test = stats.binomtest(self.right, self.questions, self.chance, alternative=alternative)
         return float(test.pvalue)
-
-    @property
-    def best_p(self) -> float:
-        """Of the test if every answer were right."""
-        return float(self.chance**self.questions)
 
 
 def _guesses(record: Record) -> dict[str, _Guess]:
@@ -146,8 +138,8 @@ def _guesses(record: Record) -> dict[str, _Guess]:
 
 
 def _against_chance(family: str, now: _Guess, was: _Guess | None, *, dense: bool) -> Iterator[str]:
-    if now.best_p > BELOW_CHANCE:
-        return  # too few questions
+    if now.chance**now.questions > BELOW_CHANCE:
+        return  # too few questions: even if every answer were right
     above, below = now.p("greater"), now.p("less")
     right = f"{family}: {now.right} of {now.questions} right, guessing gives {now.chance:.1%}"
     if below < BELOW_CHANCE:
@@ -157,9 +149,6 @@ def _against_chance(family: str, now: _Guess, was: _Guess | None, *, dense: bool
     elif above > ABOVE_CHANCE and was is not None and was.p("greater") < BELOW_CHANCE:
         old = f"the baseline has {was.right} of {was.questions}"
         yield f"{right}: no better than that (p = {above:.2g}), {old}: a broken run?"
-
-
-# ------------------------------------------------------------------ against the dense model
 
 
 def _against_dense(record: Record, dense: Record) -> Iterator[str]:

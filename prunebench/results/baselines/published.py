@@ -26,28 +26,6 @@ from ...verdicts.verdict import Finding, Outcome, exceeds
 PROTOCOLS = Path(__file__).parents[2] / "protocols"
 
 
-class Table(Struct, frozen=True, forbid_unknown_fields=True):
-    """A table as it is written: of one metric over several *models*, or one *model*, many metrics.
-
-    *where* is its place in the source, *by* who measured it where that is not the authors.
-    *scale* turns the printed values into ours (0.01 for per cent, 3600 for hours); *uncertainty* is
-    in printed units, for values read off a plot.
-    """
-
-    where: str
-    protocol: str
-    rows: list[dict[str, Any]]
-    metric: str | None = None
-    models: list[str] | None = None
-    model: str | None = None
-    metrics: list[str] | None = None
-    by: str = ""
-    calibration: dict[str, Any] = {}
-    hardware: str = ""
-    scale: Annotated[float, Meta(gt=0)] = 1.0
-    uncertainty: Annotated[float, Meta(ge=0)] = 0.0
-
-
 class Line(Struct, frozen=True, forbid_unknown_fields=True):
     """A row of a table: a value, or nothing, for each of its columns.
 
@@ -62,6 +40,28 @@ class Line(Struct, frozen=True, forbid_unknown_fields=True):
     sparsity: float | list[float | None] | None = None
     label: str = ""
     calibration: dict[str, Any] = {}
+
+
+class Table(Struct, frozen=True, forbid_unknown_fields=True):
+    """A table as it is written: of one metric over several *models*, or one *model*, many metrics.
+
+    *where* is its place in the source, *by* who measured it where that is not the authors.
+    *scale* turns the printed values into ours (0.01 for per cent, 3600 for hours); *uncertainty* is
+    in printed units, for values read off a plot.
+    """
+
+    where: str
+    protocol: str
+    rows: list[Line]
+    metric: str | None = None
+    models: list[str] | None = None
+    model: str | None = None
+    metrics: list[str] | None = None
+    by: str = ""
+    calibration: dict[str, Any] = {}
+    hardware: str = ""
+    scale: Annotated[float, Meta(gt=0)] = 1.0
+    uncertainty: Annotated[float, Meta(ge=0)] = 0.0
 
 
 class Ranking(Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,16 +123,7 @@ def rows(folder: Path, models: frozenset[str] = frozenset()) -> tuple[Row, ...]:
         CaseError: with every problem, as ``file:line:column``.
     """
     named = frozenset(map(_name, models))
-    return tuple(row for file in _files(folder, named) for row in _rows_of(file))
-
-
-def rankings(folder: Path) -> list[Ranking]:
-    """All published orders of removal in the files of *folder*.
-
-    Raises:
-        CaseError: if a file is not as it should be.
-    """
-    return [ranking for file in _files(folder) for ranking in file.rankings]
+    return tuple(row for file in _files(folder, named) for row in _rows(file))
 
 
 def matching(record: Record, published: Iterable[Row]) -> list[Row]:
@@ -145,7 +136,7 @@ def matching(record: Record, published: Iterable[Row]) -> list[Row]:
     if asked.get("method", {}).get("name") not in registry.names("methods"):
         return []
     try:
-        method = msgspec.convert(asked["method"], registry.method(asked["method"]["name"]))
+        method = _built(asked["method"])
     except msgspec.ValidationError:
         return []  # a record of a version with other options
     return [
@@ -154,7 +145,7 @@ def matching(record: Record, published: Iterable[Row]) -> list[Row]:
         if row.method["name"] == asked["method"]["name"]
         and all(getattr(method, k, None) == v for k, v in row.method.items() if k != "name")
         and _is_model(asked.get("model", {}).get("id", ""), row)
-        and row.amount == _amount(asked)
+        and row.amount == (asked.get("amount") or {})
         and _is_sized(method, row)
         and _agrees(asked.get("calibration"), row.calibration)
         and record.find(row.metric) is not None
@@ -212,10 +203,6 @@ def _is_model(asked: str, row: Row) -> bool:
 def _name(model: str) -> str:
     """What is left of a hub id or a folder where accounts and places differ."""
     return model.rsplit("/", 1)[-1].lower()
-
-
-def _amount(asked: dict[str, Any]) -> dict[str, float]:
-    return dict(asked.get("amount") or {})
 
 
 def _is_sized(method: Method, row: Row) -> bool:
@@ -323,10 +310,8 @@ def _table_problems(table: Table, where: Where) -> Iterator[Problem]:
     if columns is None:
         yield where, "give metric and models, or model and metrics"
         return
-    for j, data in enumerate(table.rows):
-        spot = (*where, "rows", j)
-        wrong = list(validation.problems(data, Line, spot))
-        yield from wrong or _line_problems(msgspec.convert(data, Line), len(columns), spot)
+    for j, line in enumerate(table.rows):
+        yield from _line_problems(line, len(columns), (*where, "rows", j))
 
 
 def _line_problems(line: Line, columns: int, where: Where) -> Iterator[Problem]:
@@ -366,13 +351,6 @@ def _built(data: dict[str, Any]) -> Method:
     return msgspec.convert(data, registry.method(data["name"]))
 
 
-def _rows_of(file: File) -> Iterator[Row]:
-    for table in file.tables:
-        columns = _columns(table) or []
-        for data in table.rows:
-            yield from _rows(file, table, columns, msgspec.convert(data, Line))
-
-
 def _columns(table: Table) -> list[tuple[str, str]] | None:
     """Model and metric of each column."""
     if table.metric and table.models and not (table.model or table.metrics):
@@ -382,26 +360,32 @@ def _columns(table: Table) -> list[tuple[str, str]] | None:
     return None
 
 
-def _rows(
-    file: File, table: Table, columns: Sequence[tuple[str, str]], line: Line
-) -> Iterator[Row]:
-    for at, ((model, metric), value) in enumerate(zip(columns, line.values, strict=True)):
-        if value is None:
-            continue
-        yield Row(
-            source=file.source,
-            where=table.where,
-            protocol=table.protocol,
-            model=model,
-            method=_named(line),
-            metric=metric,
-            value=round(value * table.scale, 12),  # 63.25 % is 0.6325, not 0.6325000000000001
-            amount={k: v[at] if isinstance(v, list) else v for k, v in line.amount.items()},
-            sparsity=line.sparsity[at] if isinstance(line.sparsity, list) else line.sparsity,
-            label=line.label,
-            by=table.by,
-            calibration={**table.calibration, **line.calibration},
-            hardware=table.hardware,
-            uncertainty=table.uncertainty * table.scale,
-            aliases=tuple(file.aliases.get(model, ())),
-        )
+def _rows(file: File) -> Iterator[Row]:
+    for table in file.tables:
+        columns = _columns(table) or []
+        for line in table.rows:
+            for at, ((model, metric), value) in enumerate(zip(columns, line.values, strict=True)):
+                if value is not None:
+                    yield _row(file, table, line, at, model, metric, value)
+
+
+def _row(
+    file: File, table: Table, line: Line, at: int, model: str, metric: str, value: float
+) -> Row:
+    return Row(
+        source=file.source,
+        where=table.where,
+        protocol=table.protocol,
+        model=model,
+        method=_named(line),
+        metric=metric,
+        value=round(value * table.scale, 12),  # 63.25 % is 0.6325, not 0.6325000000000001
+        amount={k: v[at] if isinstance(v, list) else v for k, v in line.amount.items()},
+        sparsity=line.sparsity[at] if isinstance(line.sparsity, list) else line.sparsity,
+        label=line.label,
+        by=table.by,
+        calibration={**table.calibration, **line.calibration},
+        hardware=table.hardware,
+        uncertainty=table.uncertainty * table.scale,
+        aliases=tuple(file.aliases.get(model, ())),
+    )

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from ...case import Case
 from ...errors import PrunebenchError
+from ...formatting import counted
 from ...record import Record
 from ...verdicts import verdict
 from ...verdicts.verdict import Finding, Outcome
@@ -65,7 +66,10 @@ def look(
     judged = [case for case in cases if not case.for_interval]
     rows = [_row(baselines, case.id, case) for case in judged]
     rows += [_row(baselines, case_id, None) for case_id in others]
-    return rows + [_orphan(baselines, case_id) for case_id in orphans]
+    return rows + [
+        Shelved(i, "orphaned", _GONE, _trees(baselines, i), _accepted(baselines, i))
+        for i in orphans
+    ]
 
 
 def orphans(baselines: Baselines, cases: Iterable[Case]) -> list[str]:
@@ -95,7 +99,7 @@ def hint(baselines: Baselines, cases: Iterable[Case]) -> str:
     count = sum(case_id.rsplit("/", 1)[0] in files for case_id in orphans(baselines, own))
     if not count:
         return ""
-    left = "1 baseline has" if count == 1 else f"{count} baselines have"
+    left = f"{counted(count, 'baseline')} {'has' if count == 1 else 'have'}"
     return f"{left} no case any more; prunebench baseline rm --orphaned"
 
 
@@ -112,11 +116,7 @@ def remove(baselines: Baselines, case_ids: Iterable[str], *, dry_run: bool = Fal
     if dry_run:
         return paths
     for path in paths:
-        try:
-            path.unlink()
-            drop_empty(path.parent, baselines.root)
-        except OSError as error:
-            raise PrunebenchError(f"{path}: cannot be removed: {error.strerror}") from None
+        unlink(path, baselines.root)
     return paths
 
 
@@ -144,11 +144,6 @@ def _row(baselines: Baselines, case_id: str, case: Case | None) -> Shelved:
     if was is not None and case is not None and (what := outdated(case, was)):
         return replace(row, state="stale", what=what)
     return replace(row, state="forced") if row.accepted and row.accepted.forced else row
-
-
-def _orphan(baselines: Baselines, case_id: str) -> Shelved:
-    trees = _trees(baselines, case_id)
-    return Shelved(case_id, "orphaned", _GONE, trees, _accepted(baselines, case_id))
 
 
 def outdated(case: Case, was: Record) -> str:
@@ -221,8 +216,17 @@ def _moved(findings: Collection[Finding]) -> Iterator[Finding]:
             yield finding
 
 
-def drop_empty(folder: Path, root: Path) -> None:
-    """Remove *folder* and those above it, below *root*, as far as they are empty."""
-    while folder != root and root in folder.parents and not any(folder.iterdir()):
-        folder.rmdir()
-        folder = folder.parent
+def unlink(path: Path, root: Path) -> None:
+    """Remove a file, if it is there, and the folders above it, below *root*, that are empty then.
+
+    Raises:
+        PrunebenchError: if it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+        folder = path.parent
+        while folder != root and root in folder.parents and not any(folder.iterdir()):
+            folder.rmdir()
+            folder = folder.parent
+    except OSError as error:
+        raise PrunebenchError(f"{path}: cannot be removed: {error.strerror}") from None

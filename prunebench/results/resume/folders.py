@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -66,12 +66,9 @@ class Partials:
 
     def case_ids(self) -> set[str]:
         """The cases that have a journal; reads only the first line of each."""
-        heads = (checksum_lines.first(path) for path in self._files())
-        return {str(head.get("case", "")) for head in heads if head}
-
-    def _files(self) -> Iterable[Path]:
         folders = files.listed(self.folder) if self.folder else []
-        return [path for folder in folders for path in files.listed(folder, ".jsonl")]
+        paths = (path for folder in folders for path in files.listed(folder, ".jsonl"))
+        return {str(head.get("case", "")) for head in map(checksum_lines.first, paths) if head}
 
 
 #: The journals of running searches, for another thread.

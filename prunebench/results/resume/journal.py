@@ -52,9 +52,9 @@ class Journal:
 
     def __init__(
         self,
-        folder: Path | None,
-        case_id: str,
-        key: str,
+        folder: Path | None = None,
+        case_id: str = "",
+        key: str = "",
         metrics: Sequence[str] = (),
         since: int = 0,
     ) -> None:
@@ -91,13 +91,6 @@ class Journal:
                 continue
             for entry in checksum_lines.entries(file, self._head):
                 self._read(file, entry)
-
-    @classmethod
-    def none(cls) -> Journal:
-        """A journal that saves nothing."""
-        return cls(None, "", "")
-
-    # ----------------------------------------------------------------- reading
 
     @property
     def empty(self) -> bool:
@@ -153,8 +146,6 @@ class Journal:
     def batch(self, name: str) -> tuple[Any, float] | None:
         """The result of a batch and its seconds, if it is saved."""
         return self._batches.get(name)
-
-    # ----------------------------------------------------------------- writing
 
     def begin_search(self) -> None:
         """Count the time of a search from now on."""
@@ -303,8 +294,6 @@ class Journal:
         if self._handle is not None:
             os.close(self._handle)
             self._handle = None
-
-    # ------------------------------------------------------------------ private
 
     def _read(self, file: Path, entry: dict[str, Any]) -> None:
         try:

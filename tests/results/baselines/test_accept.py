@@ -180,9 +180,15 @@ def _elsewhere(path: Path) -> None:
 BROKEN = {
     "edited": (_tampered, "edited by hand since Ada accepted it on 2026-11-22; accept again"),
     "samples swapped": (_other_samples, "edited by hand since Ada accepted it"),
-    "truncated": (lambda p: p.write_bytes(p.read_bytes()[:200]), "not valid JSON at line 1"),
-    "conflict": (_conflict, "not valid JSON at line 1: a merge conflict is left in it"),
-    "no mapping": (lambda p: p.write_text("[]"), "damaged: no mapping at the top"),
+    "truncated": (
+        lambda p: p.write_bytes(p.read_bytes()[:200]),
+        "damaged: Input data was truncated",
+    ),
+    "conflict": (
+        _conflict,
+        "damaged: JSON is malformed: invalid character; a merge conflict is left in it",
+    ),
+    "no mapping": (lambda p: p.write_text("[]"), "damaged: Expected `object`, got `array`"),
     "wrong type": (lambda p: p.write_text('{"case_id": 3}'), "damaged: Expected `str`, got `int`"),
     "newer": (_newer, "written by a newer prunebench (schema 7, this one reads up to 1)"),
     "no samples": (
@@ -210,15 +216,17 @@ def test_each_way_to_break_is_one_line_of_its_own(cases, here: Shelf, cli, kind:
 
     assert code == 0, err
     assert finding["outcome"] == "not_comparable"
-    assert finding["note"].startswith(f"{path}: {says}")
+    place, _, problem = finding["note"].partition(" ")
+    assert place.startswith(f"{path}:")
+    assert problem.startswith(says)
     assert "\n" not in finding["note"]
-    assert f"m/sleb-2blocks: not_comparable baseline: {path}: " in out
+    assert f"m/sleb-2blocks: not_comparable baseline: {path}:" in out
     assert "5 cases: 1 not_comparable, 4 same" in out
     assert "Traceback" not in out + err
     assert {p: p.read_bytes() for p in Path("baselines").rglob("*.*") if p.is_file()} == before
     code, out, _ = cli("baseline", "list", "--strict")
     assert code == 6
-    assert f"m/sleb-2blocks: damaged: {path}: {says}" in out
+    assert f"m/sleb-2blocks: damaged: {place} {says}" in out
 
 
 def _stored(here: Shelf, case: Case, one: Record) -> Record:

@@ -15,7 +15,7 @@ from prunebench.cases import keys, loader
 from prunebench.data.yaml_source import Source
 from prunebench.reports.sentences import published_lines
 from prunebench.results.baselines import published
-from prunebench.results.baselines.published import Row, findings, matching, rankings, rows
+from prunebench.results.baselines.published import Row, findings, matching, rows
 from prunebench.results.store import Store
 
 FOLDER = ROOT / "baselines" / "published"
@@ -245,7 +245,12 @@ def test_published_parameter_counts_follow_from_the_sizes() -> None:
 
 def test_rankings_name_every_block_once() -> None:
     """And with the '+' rule give the sets that the dossier lists."""
-    own = [r for r in rankings(FOLDER) if not r.where.startswith("EvoPress")]
+    own = [
+        r
+        for f in published._files(FOLDER)
+        for r in f.rankings
+        if not r.where.startswith("EvoPress")
+    ]
     found = {(r.model, r.method.get("criterion")): r.blocks for r in own}
     for (model, criterion), blocks in found.items():
         if criterion:
@@ -268,7 +273,8 @@ def test_another_calibration_text_ranks_other_blocks() -> None:
     """EvoPress's first six blocks share 3 and 5 with the authors', as the dossier counts."""
     by_where = {
         (r.model, "EvoPress" in r.where): set(r.blocks[:6])
-        for r in rankings(FOLDER)
+        for f in published._files(FOLDER)
+        for r in f.rankings
         if r.method.get("criterion") == "ppl"
     }
     for model, shared in (("meta-llama/Llama-2-7b-hf", 3), ("meta-llama/Meta-Llama-3-8B", 5)):
