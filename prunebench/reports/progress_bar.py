@@ -6,7 +6,6 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterable
-from types import TracebackType
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import RenderableType
@@ -36,10 +35,7 @@ WHOLE_RUN = 30 * 24 * 3600.0
 class Display:
     """Shows the progress of a run on standard error, so that output can be piped.
 
-    Args:
-        total: how many cases there are.
-        quiet: show nothing.
-        clock: monotonic seconds.
+    *total* is how many cases there are, *clock* counts monotonic seconds.
     """
 
     def __init__(
@@ -75,12 +71,7 @@ class Display:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
     def step(self, case: Case, what: str) -> None:

@@ -20,7 +20,6 @@ from ..runs.result import Result
 from ..system import console as screen
 from ..system.console import COLOURS, Signs
 from . import columns, sentences
-from .columns import pick
 
 #: A group of similar sparsities ends at a gap of more than GAP, or where it would exceed SPAN.
 GAP, SPAN = 0.04, 0.08
@@ -31,6 +30,7 @@ MORE = (
     ("end to end", ("latency/*/speedup-end-to-end", "latency/*/total-time")),
     ("memory", ("memory/peak*", "memory/weights")),
 )
+PATTERNS = dict((*sentences.COLUMNS, *MORE))
 SEARCH = "search"
 ORDER = ("ppl", "acc", "recovery", "match", "prefill", "decode", "end to end", "memory", SEARCH)
 
@@ -68,7 +68,7 @@ def table(results: Sequence[Result], console: Console) -> None:
     """Print a table per model and protocol, then every finding that is not *same*."""
     for (model, protocol), own in _sections(results).items():
         _print_section(model, protocol, own, console)
-    for result in _by_severity(results):
+    for result in sorted(results, key=lambda r: (r.verdict.ok, _severity(r))):
         screen.findings(console, result.verdict.case_id, sentences.lines(result.verdict))
         if not result.verdict.ok:
             # Never wrapped, so that it can be copied.
@@ -119,7 +119,7 @@ def groups(results: Sequence[Result]) -> list[list[Result]]:
 def _similar(results: Sequence[Result]) -> list[list[Result]]:
     """Groups of similar sparsity, each in the order given."""
     found: list[list[int]] = []
-    sparsities = [_sparsity(result) for result in results]
+    sparsities = [result.record.sparsity if result.record else 0.0 for result in results]
     for i in sorted(range(len(results)), key=sparsities.__getitem__):
         group = found[-1] if found else []
         near = group and sparsities[i] - sparsities[group[-1]] <= GAP
@@ -130,17 +130,9 @@ def _similar(results: Sequence[Result]) -> list[list[Result]]:
     return [[results[i] for i in sorted(group)] for group in found]
 
 
-def _sparsity(result: Result) -> float:
-    return result.record.sparsity if result.record else 0.0
-
-
 def _severity(result: Result) -> int:
     word = result.verdict.outcome
     return _SEVERITY.index(word) if word in _SEVERITY else len(_SEVERITY)
-
-
-def _by_severity(results: Sequence[Result]) -> list[Result]:
-    return sorted(results, key=lambda r: (r.verdict.ok, _severity(r)))
 
 
 def _sections(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
@@ -189,16 +181,11 @@ def _print_section(model: str, protocol: str, results: list[Result], console: Co
     console.print()
 
 
-def _columns() -> dict[str, tuple[str, ...]]:
-    known = dict((*sentences.COLUMNS, *MORE))
-    return {name: known[name] for name in ORDER if name in known}
-
-
 def _lines(result: Result, name: str, signs: Signs) -> list[Line]:
     record, outcome = result.record, result.verdict.outcome
     if record is None:
         return [Line(name, {}, outcome=outcome)]
-    found = {c: m for c, patterns in _columns().items() if (m := pick(record, patterns))}
+    found = {c: m for c in ORDER if (m := columns.pick(record, PATTERNS.get(c, ())))}
     cells = {c: _cell(m, record) for c, m in found.items()}
     if (seconds := record.cost.get("search_time", 0.0)) >= 0.05:
         cells[SEARCH] = Cell(formatting.duration(seconds, short=True))

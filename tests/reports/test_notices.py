@@ -338,9 +338,9 @@ def test_a_condition_that_holds_is_told_until_it_does_not() -> None:
 
 def test_a_state_that_somebody_edited_is_read_as_far_as_it_goes() -> None:
     """A step without its night is no step, and the next one is told."""
-    from prunebench.verdicts.history import Change, History, Night, Series
+    from prunebench.verdicts.history import Change, History, Point, Series
 
-    days = tuple(Night(f"2026-11-{day:02}", None, 1.0) for day in range(1, 21))
+    days = tuple(Point(f"2026-11-{day:02}", None, 1.0) for day in range(1, 21))
     series = Series("m/t", "", "higher", days, (Change(10, 1.0, 0.5, worse=True),))
     past = History("a/b", "cpu", (series,), ())
     for steps, count in (

@@ -31,9 +31,7 @@ def long(records: Iterable[Record]) -> str:
 def wide(records: Sequence[Record], patterns: Sequence[str] = ("*",)) -> str:
     """A line per record, with two columns per metric: its value, and its standard error (se).
 
-    Args:
-        records: what to write.
-        patterns: which metrics; empty for those that a table has by default.
+    *patterns* choose metrics; empty for those that a table has by default.
     """
     shown = grid(records, patterns)
     names = [column.metric for column in shown.columns]

@@ -14,6 +14,8 @@ from .items import Item, Judged
 MOST = 10
 #: Characters of an annotation; GitHub cuts much longer ones.
 MOST_LETTERS = 4000
+#: Outcomes that are a warning where they do not fail the case.
+DOUBTFUL = ("worse", "gone", "unsure", "not_comparable", "changed_plan")
 
 
 def commands(run: Judged, workspace: Path | None = None) -> list[str]:
@@ -23,7 +25,7 @@ def commands(run: Judged, workspace: Path | None = None) -> list[str]:
     its case file, relative to *workspace* (the checkout) if the file is below it.
     """
     bad = [item for item in run.items if run.failed(item)]
-    unsure = [item for item in run.items if item not in bad and _unsure(item)]
+    unsure = [i for i in run.items if i not in bad and i.verdict.outcome in DOUBTFUL]
     if not bad and not unsure and not run.left:
         return []
     shown = [("error", item) for item in bad] + [("warning", item) for item in unsure]
@@ -45,13 +47,6 @@ def _escaped(text: str, more: str = "") -> str:
     for letter in ("%", "\r", "\n", *more):  # per cent first: the other escapes contain it
         text = text.replace(letter, f"%{ord(letter):02X}")
     return text
-
-
-def _unsure(item: Item) -> bool:
-    verdict = item.verdict
-    return not verdict.skipped and verdict.outcome in (
-        *("worse", "gone", "unsure", "not_comparable", "changed_plan"),
-    )
 
 
 def _annotation(kind: str, item: Item, workspace: Path | None) -> str:
