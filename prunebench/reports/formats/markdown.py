@@ -85,12 +85,11 @@ def code(text: str, most: int = MOST, *, cell: bool = True) -> str:
     return whole.replace("|", "\\|") if cell else whole
 
 
-def fenced(lines: Iterable[str]) -> str:
-    """A block of code."""
-    text = "\n".join(inert(line) for line in lines)
+def fenced(text: str, language: str = "") -> str:
+    """*text*, which is inert already, as a block of code that nothing in it can end."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}\n{text}\n{fence}"
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def fitted(opening: str, blocks: Sequence[Block], limit: int) -> str:
@@ -219,7 +218,8 @@ def _everything(run: Judged) -> Block:
 def _commands(run: Judged) -> Block:
     bad = [i for i in run.items if run.failed(i) and i.reproduce]
     # A row each, so that a command is shown whole or not at all.
-    return Block("Run again:", tuple(f"\n{fenced([i.reproduce])}" for i in bad), what="commands")
+    rows = tuple(f"\n{fenced(inert(i.reproduce))}" for i in bad)
+    return Block("Run again:", rows, what="commands")
 
 
 def _headed(title: str, columns: Sequence[str], numeric: Sequence[bool] = ()) -> str:
