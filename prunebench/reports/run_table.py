@@ -121,10 +121,9 @@ def _similar(results: Sequence[Result]) -> list[list[Result]]:
     found: list[list[int]] = []
     sparsities = [result.record.sparsity if result.record else 0.0 for result in results]
     for i in sorted(range(len(results)), key=sparsities.__getitem__):
-        group = found[-1] if found else []
-        near = group and sparsities[i] - sparsities[group[-1]] <= GAP
-        if near and sparsities[i] - sparsities[group[0]] <= SPAN:
-            group.append(i)
+        apart = [sparsities[i] - sparsities[other] for other in found[-1]] if found else []
+        if apart and apart[-1] <= GAP and apart[0] <= SPAN:
+            found[-1].append(i)
         else:
             found.append([i])
     return [[results[i] for i in sorted(group)] for group in found]

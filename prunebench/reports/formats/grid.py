@@ -65,11 +65,8 @@ def grid(
 ) -> Grid:
     """A line per record and a column per metric.
 
-    Args:
-        records: what to show.
-        patterns: which metrics, as ``accuracy/*``; by default those that are judged, and of
-            timings the speedups.
-        lookup: finds the papers' numbers about a record; those of its own protocol are shown.
+    *patterns* choose metrics, as ``accuracy/*``; by default those that are judged, and of timings
+    the speedups. *lookup* finds the papers' numbers about a record.
     """
     columns: dict[str, Measurement] = {}
     lines = []

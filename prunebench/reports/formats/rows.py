@@ -85,9 +85,8 @@ def standard_error(measurement: Measurement, record: Record) -> float | None:
 
     None if no samples were stored, or the value is not their mean (as a median is not).
     """
-    if measurement.value is None:
-        return None
-    if not averaged(measurement, record) and not _is_mean(measurement):
+    averages = averaged(measurement, record) or _is_mean(measurement)
+    if measurement.value is None or not averages:
         return None
     error = seeds.standard_error(measurement, record)
     return error if math.isfinite(error) else None
