@@ -152,6 +152,7 @@ class CaseItem(pytest.Item):
 
     def runtest(self) -> None:
         """Measure and judge the case."""
+        from .reports.formats import items, junit
         from .reports.sentences import lines
 
         session = _session(self)
@@ -159,7 +160,8 @@ class CaseItem(pytest.Item):
         verdict = result.verdict
         if verdict.skipped:
             pytest.skip(verdict.skipped)
-        self._add_properties(result)
+        for item in items.judged([result]).items:  # every number, for --junitxml
+            self.user_properties.extend(junit.properties(item))
         self._add_benchmarks(result)
         if _option(self.config, "accept") and result.record:
             from .results.baselines import accept as accepting
@@ -204,13 +206,6 @@ class CaseItem(pytest.Item):
             from .reports.formats import pytest_benchmark
 
             session.benchmarks.extend(pytest_benchmark.entries(result.record, self.nodeid))
-
-    def _add_properties(self, result: Result) -> None:
-        """Add every number, for reports such as ``--junitxml``."""
-        from .reports.formats import items, junit
-
-        for item in items.judged([result]).items:
-            self.user_properties.extend(junit.properties(item))
 
 
 class CaseFailedError(Exception):

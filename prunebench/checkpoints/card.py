@@ -79,15 +79,6 @@ class Card(Struct, frozen=True):
         return f"{self.base.shown} pruned by {self.method}, {removed}"
 
 
-def case_file(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """A question in the form of a case file."""
-    amount = asked.get("amount") or {}
-    parts: dict[str, Any] = {key: asked.get(key) for key in ("protocol", "model", "method")}
-    parts |= {key: amount[key] for key in AMOUNTS if amount.get(key) is not None}
-    parts |= {key: asked.get(key) for key in ("calibration", "metrics")}
-    return {key: value for key, value in parts.items() if value is not None}
-
-
 def of_record(
     record: Record,
     base: Base,
@@ -103,7 +94,11 @@ def of_record(
     *record*, and *dtype* is what the checkpoint's weights are saved in.
     """
     asked = record.asked
-    case = case_file(asked)
+    amount = asked.get("amount") or {}
+    parts: dict[str, Any] = {key: asked.get(key) for key in ("protocol", "model", "method")}
+    parts |= {key: amount.get(key) for key in AMOUNTS}
+    parts |= {key: asked.get(key) for key in ("calibration", "metrics")}
+    case = {key: value for key, value in parts.items() if value is not None}
     if isinstance(model := case.get("model"), dict) and not base.hub_id:
         case["model"] = {**model, "id": base.shown}  # a folder's name without its path
     return Card(

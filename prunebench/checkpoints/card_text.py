@@ -9,7 +9,6 @@ import re
 from collections.abc import Iterator, Sequence
 
 from ..errors import inert
-from ..plan import Edit
 from ..reports.formats.markdown import code, fenced
 from . import card_metadata
 from .card import Card
@@ -41,7 +40,7 @@ def render(card: Card) -> str:
         f"# {plain(card.title)}",
         _intro(card),
         "## What was removed",
-        "\n".join(f"- {line}" for line in in_words(card.plan)),
+        "\n".join(f"- {plain(edit.words())}" for edit in card.plan),
         f"{card.parameters:,} of {card.dense_parameters:,} parameters are left, tied ones counted "
         f"once: an achieved sparsity of {card.sparsity:.2%}.",
         *_numbers(card),
@@ -68,11 +67,6 @@ def _intro(card: Card) -> str:
         known = licence.get("license_name") or licence.get("license") or ""
         return f"{text} It carries the licence of the dense model: {plain(known)}."
     return f"{text} The licence of the dense model is not known here; look it up before sharing."
-
-
-def in_words(plan: Sequence[Edit]) -> Iterator[str]:
-    """What each edit did, as Markdown for a reader who does not know the edits; from 0."""
-    return (plain(edit.words()) for edit in plan)
 
 
 def _numbers(card: Card) -> Iterator[str]:

@@ -84,11 +84,10 @@ def gathered(
 
 def _blocks(model: str, asked: dict[str, Any]) -> int | None:
     """How many blocks the model has, if its config is on this machine."""
-    try:
+    with suppress(PrunebenchError):
         config = hub.config(model, asked.get("revision"))
         return None if config is None else shape_of(config).blocks
-    except PrunebenchError:
-        return None
+    return None
 
 
 def show(shown: Shown, console: Console, *, trace: bool = False) -> None:
@@ -183,9 +182,6 @@ def _print_strip(shown: Shown, console: Console, signs: Signs) -> None:
         order = f"  in order of removal: {' '.join(strip.removed)}"
         for line in Text(order).wrap(console, max(20, console.width)):
             console.print(line)
-
-
-# ----------------------------------------------------------------------------------------- tables
 
 
 def _trace(record: Record, width: int, signs: Signs) -> Table:

@@ -89,9 +89,6 @@ class Notice(Struct, frozen=True, omit_defaults=True):
             known.bad.pop(self.what, None)
 
 
-# --------------------------------------------------------------------------------- files
-
-
 def path(store: Path) -> Path:
     """The state file, below the results folder."""
     return store / "notified.json"
@@ -115,9 +112,6 @@ def save(store: Path, state: State) -> None:
         PrunebenchError: if the file cannot be written.
     """
     files.write_json(path(store), state)
-
-
-# --------------------------------------------------------------------------------- changes
 
 
 def changes(
@@ -209,8 +203,6 @@ def _new_steps(
                 at = f"{way} {times[step.at]}"
                 yield Notice(history.case_id, series.metric, "step", text, at=at)
 
-
-# --------------------------------------------------------------------------------- messages
 
 #: Up to SINGLE changes get a message each; more get one per case, and after MESSAGES a summary.
 SINGLE, MESSAGES = 5, 10

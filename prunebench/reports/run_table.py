@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 from msgspec import Struct
 from rich.cells import cell_len
@@ -97,9 +96,6 @@ def gates_table(rows: Sequence[Gate], console: Console) -> None:
     console.print(grid)
 
 
-# ------------------------------------------------------------------------------------------ order
-
-
 def groups(results: Sequence[Result]) -> list[list[Result]]:
     """The rows of one model in the order of reading, in groups.
 
@@ -143,9 +139,6 @@ def _sections(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
         protocol = result.case.asked.get("protocol") or "own settings"
         found.setdefault((f"{named}{revision}", protocol), []).append(result)
     return found
-
-
-# ------------------------------------------------------------------------------------------ cells
 
 
 def _print_section(model: str, protocol: str, results: list[Result], console: Console) -> None:
@@ -221,21 +214,17 @@ def _papers(
 ) -> Iterator[Line]:
     """A line per source whose numbers were measured by the same protocol."""
     rows = compared(record, result.published)
-    for credit, group in groupby(sorted(rows, key=lambda r: r.credit), key=lambda r: r.credit):
+    by_metric = {m.metric: (column, m.unit) for column, m in found.items()}
+    shown = [row for row in rows if row.metric in by_metric]
+    for credit in sorted({row.credit for row in shown}):
+        own = [row for row in shown if row.credit == credit]
         cells: dict[str, Cell] = {}
-        sparsity = ""
-        for row in group:
-            column = next((c for c, m in found.items() if m.metric == row.metric), None)
-            if column is not None and column not in cells:
-                unit = found[column].unit
-                error = formatting.error(row.uncertainty, unit, row.value)
-                cells[column] = Cell(formatting.value(row.value, unit), error)
-                sparsity = sparsity or ("" if row.sparsity is None else f"{row.sparsity:.1%}")
-        if cells:
-            yield Line(f"{signs.branch} paper: {credit}", cells, sparsity, style="dim")
-
-
-# ----------------------------------------------------------------------------------------- layout
+        for row in own:
+            column, unit = by_metric[row.metric]
+            error = formatting.error(row.uncertainty, unit, row.value)
+            cells.setdefault(column, Cell(formatting.value(row.value, unit), error))
+        sparsity = next((f"{r.sparsity:.1%}" for r in own if r.sparsity is not None), "")
+        yield Line(f"{signs.branch} paper: {credit}", cells, sparsity, style="dim")
 
 
 class _Layout:
@@ -299,7 +288,9 @@ class _Layout:
         """The cells of a line; none if all that it is about is hidden."""
         if not line.outcome and not set(self.columns) & set(line.cells):
             return []
-        row = [Text(_broken(line.name, self.names), style=_name_style(line))]
+        quiet = line.style or line.outcome in ("same", "new", "better")
+        style = line.style if quiet else COLOURS.get(line.outcome, "")
+        row = [Text(_broken(line.name, self.names), style=style)]
         row += [Text(line.sparsity, style=line.style)] if self.sparsity else []
         row += [self._text(column, line) for column in self.columns]
         return [*row, screen.outcome(line.outcome, self.signs) if line.outcome else Text()]
@@ -312,12 +303,6 @@ class _Layout:
         if behind and cell.error:
             text.append(f" {self.signs.plus_minus}{cell.error}", style="dim")
         return text
-
-
-def _name_style(line: Line) -> str:
-    if line.style:
-        return line.style
-    return "" if line.outcome in ("same", "new", "better") else COLOURS.get(line.outcome, "")
 
 
 def _broken(label: str, width: int) -> str:

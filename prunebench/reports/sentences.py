@@ -81,14 +81,10 @@ def lines(verdict: Verdict) -> list[str]:
 
     Indented ones only diagnose: the tasks, say, behind a mean that moved.
     """
-    return [inert(line) for line in _lines(verdict)]
-
-
-def _lines(verdict: Verdict) -> list[str]:
     if verdict.error:
-        return [f"{verdict.case_id}: crashed: {verdict.error}"]
+        return [inert(f"{verdict.case_id}: crashed: {verdict.error}")]
     if verdict.skipped:
-        return [f"{verdict.case_id}: skipped: {verdict.skipped}"]
+        return [inert(f"{verdict.case_id}: skipped: {verdict.skipped}")]
     decisive = [
         f for f in verdict.findings if f.outcome not in ("same", "new") and not f.diagnostic
     ]
@@ -96,8 +92,8 @@ def _lines(verdict: Verdict) -> list[str]:
     # Diagnostic findings explain a change, so only those of a family that has one.
     changed = [f for f in verdict.findings if f.outcome in ("worse", "better", "gone")]
     diagnostic = [f for f in changed if f.diagnostic and f.what.split("/")[0] in families]
-    lines = [f"{verdict.case_id}: {sentence(f)}" for f in decisive]
-    return lines + [f"{verdict.case_id}:   {sentence(f)}" for f in diagnostic]
+    found = [f" {sentence(f)}" for f in decisive] + [f"   {sentence(f)}" for f in diagnostic]
+    return [inert(f"{verdict.case_id}:{text}") for text in found]
 
 
 def sentence(finding: Finding) -> str:

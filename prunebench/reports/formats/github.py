@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import inert
@@ -12,8 +11,6 @@ from .items import Item, Judged
 
 #: GitHub shows at most so many annotations of a step.
 MOST = 10
-#: Characters of an annotation; GitHub cuts much longer ones.
-MOST_LETTERS = 4000
 #: Outcomes that are a warning where they do not fail the case.
 DOUBTFUL = ("worse", "gone", "unsure", "not_comparable", "changed_plan")
 
@@ -53,7 +50,7 @@ def _annotation(kind: str, item: Item, workspace: Path | None) -> str:
     found = [inert(line.removeprefix(f"{item.case_id}: ")) for line in lines(item.verdict)]
     if kind == "error" and item.reproduce:
         found.append(f"reproduce: {inert(item.reproduce)}")
-    message = "\n".join(_within(found, MOST_LETTERS))
+    message = "\n".join(found)
     word = item.verdict.outcome.replace("_", " ")
     return command(
         kind,
@@ -62,16 +59,6 @@ def _annotation(kind: str, item: Item, workspace: Path | None) -> str:
         line=str(item.line) if item.file and item.line else "",
         title=f"{word}: {inert(item.case_id, 200)}",
     )
-
-
-def _within(found: list[str], most: int) -> Iterator[str]:
-    """As many whole lines as fit, and how many do not."""
-    for number, line in enumerate(found):
-        most -= len(line) + 1
-        if most < 0:
-            yield f"... {len(found) - number} more"
-            return
-        yield line
 
 
 def _relative(file: str, workspace: Path | None) -> str:

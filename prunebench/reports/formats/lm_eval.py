@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from fractions import Fraction
 from statistics import stdev
 from typing import Any
 
@@ -122,8 +121,7 @@ def _mean_stderr(measured: Measurement) -> float | str:
     samples = measured.samples
     if len(samples) < 2 or not all(map(math.isfinite, samples)):
         return "N/A"
-    exact = [Fraction(sample) for sample in samples]
-    return float(stdev(exact)) / math.sqrt(len(samples))
+    return stdev(samples) / math.sqrt(len(samples))
 
 
 def _config(record: Record, asked: dict[str, dict[str, Any]]) -> dict[str, Any]:

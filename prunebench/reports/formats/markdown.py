@@ -114,9 +114,6 @@ def fitted(opening: str, blocks: Sequence[Block], limit: int) -> str:
     return whole(counts)
 
 
-# ------------------------------------------------------------------------------------- the parts
-
-
 def _opening(run: Judged) -> str:
     bad = sum(map(run.failed, run.items))
     cases = formatting.counted(len(run.items), "case")

@@ -59,7 +59,7 @@ class Row(Struct, frozen=True):
 def rows(records: Iterable[Record]) -> Iterator[Row]:
     """The measurements of *records*, in their order."""
     for record in records:
-        common = _common(record)
+        common = about(record)
         for measurement in record.measurements:
             yield Row(
                 **common,
@@ -103,7 +103,8 @@ def _is_mean(measurement: Measurement) -> bool:
     return math.isclose(mean, value, rel_tol=1e-5, abs_tol=1e-9)
 
 
-def _common(record: Record) -> dict[str, Any]:
+def about(record: Record) -> dict[str, Any]:
+    """The columns of a row that all measurements of a record share."""
     asked = record.asked
     amounts = asked.get("amount") or {}
     unit, amount = next(iter(amounts.items()), ("", None))
