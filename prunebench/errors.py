@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -11,15 +12,9 @@ MAX_LINE = 1000
 #: Up to so many known words are listed in a message.
 MANY = 40
 
-#: Invisible characters that act: they reverse the direction of a line, or end it.
-_ACTIVE = {
-    *range(0x200B, 0x2010),
-    *range(0x2028, 0x202F),
-    *range(0x2060, 0x2070),
-    *range(0xD800, 0xE000),
-    0x61C,
-    0xFEFF,
-}
+#: Unicode's categories of characters that print nothing and yet do something, such as to turn the
+#: direction of a line or to end it: control, format, lone surrogate, line and paragraph separator.
+_ACTIVE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def inert(text: str, limit: int = MAX_LINE) -> str:
@@ -44,10 +39,8 @@ def disarmed(line: str) -> str:
 
 
 def _escaped(letter: str) -> str:
-    code = ord(letter)
-    if code < 0x20 or 0x7F <= code < 0xA0 or code in _ACTIVE:
-        return letter.encode("unicode_escape").decode()
-    return letter
+    active = unicodedata.category(letter) in _ACTIVE
+    return letter.encode("unicode_escape").decode() if active else letter
 
 
 #: What GitHub's runner takes for a command at the start of a line, and what it and Azure's do

@@ -114,8 +114,7 @@ class CaseFile(pytest.File):
         from .cases import loader
         from .errors import PrunebenchError
 
-        here = self.config.invocation_params.dir
-        path = self.path.relative_to(here) if self.path.is_relative_to(here) else self.path
+        path = _relative(self)
         settings, limit = _option(self.config, "set"), _option(self.config, "limit")
         try:
             cases = loader.load([path if path.is_file() else self.path], settings, limit)
@@ -153,6 +152,7 @@ class CaseItem(pytest.Item):
 
     def runtest(self) -> None:
         """Measure and judge the case."""
+        from .reports.formats import items, junit
         from .reports.sentences import lines
 
         session = _session(self)
@@ -160,7 +160,8 @@ class CaseItem(pytest.Item):
         verdict = result.verdict
         if verdict.skipped:
             pytest.skip(verdict.skipped)
-        self._add_properties(result)
+        for item in items.judged([result]).items:  # every number, for --junitxml
+            self.user_properties.extend(junit.properties(item))
         self._add_benchmarks(result)
         if _option(self.config, "accept") and result.record:
             from .results.baselines import accept as accepting
@@ -193,9 +194,8 @@ class CaseItem(pytest.Item):
 
     def _command(self) -> str:
         """The pytest command that runs this item alone; only pytest reads ``conftest.py``."""
-        here = self.config.invocation_params.dir
-        path = self.path.relative_to(here) if self.path.is_relative_to(here) else self.path
-        return shlex.join(["pytest", f"{path}::{self.name}", *_repeated(self.config)])
+        name = f"{_relative(self)}::{self.name}"
+        return shlex.join(["pytest", name, *_repeated(self.config)])
 
     def _add_benchmarks(self, result: Result) -> None:
         """Give its timings to pytest-benchmark, if that writes a file or compares."""
@@ -207,16 +207,15 @@ class CaseItem(pytest.Item):
 
             session.benchmarks.extend(pytest_benchmark.entries(result.record, self.nodeid))
 
-    def _add_properties(self, result: Result) -> None:
-        """Add every number, for reports such as ``--junitxml``."""
-        from .reports.formats import items, junit
-
-        for item in items.judged([result]).items:
-            self.user_properties.extend(junit.properties(item))
-
 
 class CaseFailedError(Exception):
     """A case whose findings fail it; the text has a line each."""
+
+
+def _relative(node: CaseFile | CaseItem) -> Path:
+    """The node's file, relative to where pytest was called if it is below that."""
+    here = node.config.invocation_params.dir
+    return node.path.relative_to(here) if node.path.is_relative_to(here) else node.path
 
 
 def _repeated(config: pytest.Config) -> Iterator[str]:
@@ -248,7 +247,11 @@ def _session(item: CaseItem) -> Session:
     if _SESSION not in stash:
         cases = [i.case for i in item.session.items if isinstance(i, CaseItem)]
         stash[_SESSION] = _new_session(item.config, cases)
-        _share_cores()
+        workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+        if workers > 1:  # each takes its share of the threads
+            import torch
+
+            torch.set_num_threads(max(1, torch.get_num_threads() // workers))
     return stash[_SESSION]
 
 
@@ -278,12 +281,3 @@ def _new_session(config: pytest.Config, cases: list[Case]) -> Session:
         # Each item is judged on its own, perhaps in another process: all share one level.
         family=sum(len(case.metrics) for case in cases),
     )
-
-
-def _share_cores() -> None:
-    """Under xdist, give each worker its share of the threads."""
-    workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    if workers > 1:
-        import torch
-
-        torch.set_num_threads(max(1, torch.get_num_threads() // workers))

@@ -79,15 +79,6 @@ class Card(Struct, frozen=True):
         return f"{self.base.shown} pruned by {self.method}, {removed}"
 
 
-def case_file(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """A question in the form of a case file."""
-    amount = asked.get("amount") or {}
-    parts: dict[str, Any] = {key: asked.get(key) for key in ("protocol", "model", "method")}
-    parts |= {key: amount[key] for key in AMOUNTS if amount.get(key) is not None}
-    parts |= {key: asked.get(key) for key in ("calibration", "metrics")}
-    return {key: value for key, value in parts.items() if value is not None}
-
-
 def of_record(
     record: Record,
     base: Base,
@@ -97,18 +88,17 @@ def of_record(
     rows: Sequence[published.Row] = (),
     dtype: str = "",
 ) -> Card:
-    """The card of what *record* measured.
+    """The card of what *record* measured of a pruned model.
 
-    Args:
-        record: the pruned model's.
-        base: the dense model.
-        code: whether the checkpoint has a model file of its own.
-        dense: the dense model's record, measured by the same protocol.
-        rows: the papers' numbers about this record.
-        dtype: what the checkpoint's weights are saved in.
+    *dense* is the dense model's record by the same protocol, *rows* are the papers' numbers about
+    *record*, and *dtype* is what the checkpoint's weights are saved in.
     """
     asked = record.asked
-    case = case_file(asked)
+    amount = asked.get("amount") or {}
+    parts: dict[str, Any] = {key: asked.get(key) for key in ("protocol", "model", "method")}
+    parts |= {key: amount.get(key) for key in AMOUNTS}
+    parts |= {key: asked.get(key) for key in ("calibration", "metrics")}
+    case = {key: value for key, value in parts.items() if value is not None}
     if isinstance(model := case.get("model"), dict) and not base.hub_id:
         case["model"] = {**model, "id": base.shown}  # a folder's name without its path
     return Card(
@@ -179,7 +169,7 @@ def _about(record: Record, dense: Record | None, dtype: str) -> Iterator[str]:
     yield f"Measured on {record.environment.device}{weights}."
     if any(half_width(m, record) for m in record.measurements):
         yield "± is half of a 95 % interval over questions or windows."
-    if any(_constant(m) for m in record.measurements):
+    if any(len(set(m.samples)) == 1 and not m.varies for m in record.measurements):
         yield "Where all answers are the same, they give no interval."
     if dense is None:
         yield "No record of the dense model by the same protocol was available."
@@ -187,10 +177,6 @@ def _about(record: Record, dense: Record | None, dtype: str) -> Iterator[str]:
         yield f"The dense model was measured on {dense.environment.device}."
     if any(m.varies for m in record.measurements):
         yield "Times and memory are this device's; a speedup is dense time / pruned time."
-
-
-def _constant(measurement: Measurement) -> bool:
-    return len(set(measurement.samples)) == 1 and not measurement.varies
 
 
 def _facts(record: Record) -> Iterator[str]:

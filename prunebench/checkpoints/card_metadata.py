@@ -58,11 +58,12 @@ def eval_results(record: Record) -> list[Any]:
             continue
         text = datasets.HUB.get(what.removesuffix("-bos")) if m.family == "perplexity" else None
         norm = m.family == "accuracy" and what.endswith("-norm")
+        task = inert(what.removesuffix("-norm"))
         found.append(
             EvalResult(
                 task_type="text-generation",
-                dataset_type=text.repo if text else inert(what.removesuffix("-norm")),
-                dataset_name=inert(what.removesuffix("-norm")),
+                dataset_type=text.repo if text else task,
+                dataset_name=task,
                 dataset_config=text.config if text else None,
                 dataset_split=text.splits[1] if text else None,
                 dataset_args=_settings(record, m) or None,

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator, Sequence
 
 from ..errors import inert
-from ..plan import Edit
+from ..reports.formats.markdown import code, fenced
 from . import card_metadata
-from .card import Base, Card, Score
+from .card import Card
 
 #: What Markdown or the hub would act on: anywhere, and at the start of a line.
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$@&]|:(?=//)|(?<=www)\.)")
@@ -30,25 +30,6 @@ def _unlisted(found: re.Match[str]) -> str:
     return f"\\{start}" if start in "-+=" else f"{start}\\"
 
 
-def code(text: object) -> str:
-    """*text* as a code span."""
-    line = inert(str(text)) or " "
-    ticks = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
-    room = " " if line.startswith("`") or line.endswith("`") else ""
-    return f"{ticks}{room}{line}{room}{ticks}"
-
-
-def cell(text: object) -> str:
-    """*text* as a code span in a table, where a bar ends a cell even in code."""
-    return code(text).replace("|", "\\|")
-
-
-def fence(text: str, language: str = "") -> str:
-    """*text* as a block of code that nothing in it can end."""
-    ticks = "`" * max(3, 1 + max(map(len, re.findall("`+", text)), default=0))
-    return f"{ticks}{language}\n{text.rstrip()}\n{ticks}"
-
-
 def render(card: Card) -> str:
     """The README.md: metadata that the hub reads, then what a person does."""
     import yaml
@@ -59,7 +40,7 @@ def render(card: Card) -> str:
         f"# {plain(card.title)}",
         _intro(card),
         "## What was removed",
-        "\n".join(f"- {line}" for line in in_words(card.plan)),
+        "\n".join(f"- {plain(edit.words())}" for edit in card.plan),
         f"{card.parameters:,} of {card.dense_parameters:,} parameters are left, tied ones counted "
         f"once: an achieved sparsity of {card.sparsity:.2%}.",
         *_numbers(card),
@@ -67,8 +48,8 @@ def render(card: Card) -> str:
         *_reload(card),
         "## How to make it again",
         "The question, as a case file asks it:",
-        fence(case, "yaml"),
-        fence(f"pip install prunebench\n{inert(card.command)}", "sh"),
+        fenced(case.rstrip(), "yaml"),
+        fenced(f"pip install prunebench\n{inert(card.command)}", "sh"),
     ]
     if card.facts:
         parts += ["## Provenance", "\n".join(f"- {plain(fact)}" for fact in card.facts)]
@@ -78,22 +59,14 @@ def render(card: Card) -> str:
 def _intro(card: Card) -> str:
     base = card.base
     shown = f"[{plain(base.hub_id)}](https://huggingface.co/{base.hub_id})"
-    of = shown if base.hub_id else code(base.shown)
-    at = f" at revision {code(base.revision)}" if base.revision else ""
-    text = f"{of}{at}, structurally pruned by {code(card.method)} with prunebench."
-    if base.licence:
-        return f"{text} It carries the licence of the dense model: {plain(_licence(base))}."
+    of = shown if base.hub_id else code(base.shown, cell=False)
+    at = f" at revision {code(base.revision, cell=False)}" if base.revision else ""
+    by = code(card.method, cell=False)
+    text = f"{of}{at}, structurally pruned by {by} with prunebench."
+    if licence := base.licence:
+        known = licence.get("license_name") or licence.get("license") or ""
+        return f"{text} It carries the licence of the dense model: {plain(known)}."
     return f"{text} The licence of the dense model is not known here; look it up before sharing."
-
-
-def _licence(base: Base) -> str:
-    given = base.licence
-    return given.get("license_name") or given.get("license") or ""
-
-
-def in_words(plan: Sequence[Edit]) -> Iterator[str]:
-    """What each edit did, as Markdown for a reader who does not know the edits; from 0."""
-    return (plain(edit.words()) for edit in plan)
 
 
 def _numbers(card: Card) -> Iterator[str]:
@@ -101,19 +74,18 @@ def _numbers(card: Card) -> Iterator[str]:
     if not card.scores:
         yield "Nothing was measured when this checkpoint was made."
         return
-    rows = [
-        [cell(s.metric), plain(s.dense), plain(s.pruned) + _half(s), s.over] for s in card.scores
-    ]
+    rows = []
+    for score in card.scores:
+        half = f" ± {score.half}" if score.half else ""
+        rows.append(
+            [code(score.metric), plain(score.dense), plain(score.pruned) + half, score.over]
+        )
     yield table(["metric", "dense", "this model", "over"], rows)
     yield " ".join(plain(line if line.endswith(".") else f"{line}.") for line in card.about)
     if card.papers:
         yield "Published, by the same protocol:"
-        papers = [[cell(p.metric), p.theirs, plain(p.ours), plain(p.source)] for p in card.papers]
+        papers = [[code(p.metric), p.theirs, plain(p.ours), plain(p.source)] for p in card.papers]
         yield table(["metric", "published", "this model", "source"], papers)
-
-
-def _half(score: Score) -> str:
-    return f" ± {score.half}" if score.half else ""
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -124,7 +96,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def _reload(card: Card) -> Iterator[str]:
     trust = ", trust_remote_code=True" if card.code else ""
-    yield fence(
+    yield fenced(
         "from transformers import AutoModelForCausalLM, AutoTokenizer\n\n"
         'name = "FOLDER-OR-HUB-ID"  # this repository\n'
         f'model = AutoModelForCausalLM.from_pretrained(name, dtype="auto"{trust})\n'

@@ -21,15 +21,10 @@ MAX_BYTES = 5_000_000
 
 
 def read(model_id: str, revision: str | None = None, commit: str = "") -> Base:
-    """Id, revision and licence of a dense model.
+    """Id, revision (branch, tag or commit) and licence of a dense model; empty if not known.
 
-    Args:
-        model_id: a folder or hub id. Of a folder only its name is published.
-        revision: of a hub id: branch, tag or commit.
-        commit: the commit of that revision, if known.
-
-    The card of a hub model is downloaded if it is not cached and the process is not offline.
-    Without a licence in the card, it is empty.
+    Of a folder only its name is published. The card of a hub model is downloaded if it is not
+    cached and the process is not offline.
     """
     folder = hub.folder_of(model_id)
     if folder is not None:

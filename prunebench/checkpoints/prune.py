@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
+from torch import Tensor
 
 from .. import reference
 from ..api import Method, Target
@@ -31,7 +32,7 @@ from .card import Card, Score
 MAX_TOKEN = 2**31
 
 
-class Perplexities(Struct, frozen=True):
+class Perplexities(Struct, frozen=True, omit_defaults=True):
     """Perplexity on the evaluation ids; *after_each_step* for methods that go step by step."""
 
     dense: float
@@ -39,7 +40,7 @@ class Perplexities(Struct, frozen=True):
     after_each_step: list[float] | None = None
 
 
-class Pruned(Struct, frozen=True):
+class Pruned(Struct, frozen=True, omit_defaults=True):
     """Result of ``prune``, as written by ``--json``; *tensors* are saved next to it."""
 
     method: Method
@@ -91,13 +92,14 @@ def prune(
     """
     if output is not None:
         export.require_free(output)  # fail before hours of search
-    given = functional.tensor(_read_ids(calibration_ids)) if calibration_ids else None
-    evaluated = functional.tensor(_read_ids(eval_ids)) if eval_ids else None
+    given, evaluated = _read_ids(calibration_ids), _read_ids(eval_ids)
     lm = load_model(model, dtype=dtype, device=device)
     if evaluated is not None:
         check_ids(evaluated, lm)
-    usual = Calibration(_default_calibration(model), lm)
-    calibration = usual if given is None else Calibration.of_ids(given, lm)
+    spec = CalibrationSpec()
+    if model == reference.MODEL_ID:
+        spec = CalibrationSpec(dataset="tinyworld", seqlen=128)
+    calibration = Calibration(spec, lm) if given is None else Calibration.of_ids(given, lm)
     plan = method.choose(lm, calibration, target)
     pruned = apply(lm.share(), plan)
     result = Pruned(
@@ -113,8 +115,12 @@ def prune(
     )
     if output is not None:
         windows = None if evaluated is None else (len(evaluated), len(evaluated[0]))
-        card = _card(result, pruned, target, calibration.spec if given is None else None, windows)
-        _save(result, pruned, card, output)
+        card = _card(result, pruned, target, spec if given is None else None, windows)
+        about = {k: v for k, v in to_json(result).items() if k != "trace"}
+        try:
+            export.save(pruned, output, about, {"README.md": card_text.render(card).encode()})
+        except PrunebenchError as error:
+            raise UnsavedError(str(error), result) from error
     return result
 
 
@@ -123,27 +129,18 @@ def _perplexities(
 ) -> Perplexities | None:
     if ids is None:
         return None
+    parts = [plan.prefix(size) for size in range(1, plan.size + 1)] if each_step else []
+    after = [functional.perplexity(apply(lm.share(), part), ids) for part in parts]
     return Perplexities(
         dense=functional.perplexity(lm, ids),
         pruned=functional.perplexity(pruned, ids),
-        after_each_step=_after_each(lm, plan, ids) if each_step else None,
+        after_each_step=after if each_step else None,
     )
-
-
-def _save(result: Pruned, pruned: CausalLM, card: Card, output: Path) -> None:
-    about = {k: v for k, v in to_json(result).items() if k != "trace"}
-    try:
-        export.save(pruned, output, about, {"README.md": card_text.render(card).encode()})
-    except PrunebenchError as error:
-        raise UnsavedError(str(error), result) from error
 
 
 def to_json(pruned: Pruned) -> dict[str, Any]:
     """The result as JSON data; a perplexity per step only where there is one."""
     data: dict[str, Any] = msgspec.to_builtins(replace(pruned, tensors=None))
-    del data["tensors"]
-    if data["perplexity"] and data["perplexity"]["after_each_step"] is None:
-        del data["perplexity"]["after_each_step"]
     return data
 
 
@@ -202,20 +199,9 @@ def _question(
     return case, words
 
 
-def _after_each(lm: CausalLM, plan: Plan, ids: Any) -> list[float]:
-    return [
-        functional.perplexity(apply(lm.share(), plan.prefix(size)), ids)
-        for size in range(1, plan.size + 1)
-    ]
-
-
-def _default_calibration(model: str) -> CalibrationSpec:
-    if model == reference.MODEL_ID:
-        return CalibrationSpec(dataset="tinyworld", seqlen=128)
-    return CalibrationSpec()
-
-
-def _read_ids(path: Path) -> list[list[int]]:
+def _read_ids(path: Path | None) -> Tensor | None:
+    if path is None:
+        return None
     try:
         windows = files.read_json(path, list[list[int]])
     except PrunebenchError as error:
@@ -226,4 +212,4 @@ def _read_ids(path: Path) -> list[list[int]]:
     if len(lengths) != 1 or lengths[0] < 2:
         found = "no windows" if not lengths else f"lengths {lengths[:5]}"
         raise PrunebenchError(f"{path}: found {found}, expected equally long windows of 2 or more")
-    return windows
+    return functional.tensor(windows)

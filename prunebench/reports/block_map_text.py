@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 
 from rich.text import Text
 
+from ..plan import Part
 from ..system.console import Signs
 from .block_map import PARTS, Block, Half, Strip, merged
 
@@ -26,11 +27,10 @@ def drawing(strip: Strip, width: int, signs: Signs) -> list[Text]:
     # Rows of tens are easier to count than rows as wide as the window.
     band = fitting if fitting >= count or fitting < 10 else fitting // 10 * 10
     lines: list[Text] = []
-    ends = merged(strip)
     for start in range(0, count, band):
         blocks = strip.blocks[start : start + band]
         lines.append(_numbers(blocks, cell))
-        lines += [_row(part, strip, blocks, cell, ends, signs) for part in PARTS]
+        lines += [_row(part, strip, blocks, cell, signs) for part in PARTS]
     return [*lines, *_legend(strip, width, signs)]
 
 
@@ -43,7 +43,7 @@ def state(half: Half) -> str:
     return "cut" if half.width is not None else "kept"
 
 
-def _numbers(blocks: tuple[Block, ...], cell: int) -> Text:
+def _numbers(blocks: Sequence[Block], cell: int) -> Text:
     every = 1 if cell > 2 else 5
     text = "block".ljust(MARGIN)
     for place, block in enumerate(blocks):
@@ -54,17 +54,10 @@ def _numbers(blocks: tuple[Block, ...], cell: int) -> Text:
     return Text(text.rstrip(), style="dim")
 
 
-def _row(
-    part: str,
-    strip: Strip,
-    blocks: tuple[Block, ...],
-    cell: int,
-    ends: dict[int, int],
-    signs: Signs,
-) -> Text:
-    row = Text(part.ljust(MARGIN), style="")
+def _row(part: Part, strip: Strip, blocks: Sequence[Block], cell: int, signs: Signs) -> Text:
+    row, ends = Text(part.ljust(MARGIN)), merged(strip)
     for block in blocks:
-        kind = state(block.attn if part == "attn" else block.mlp)
+        kind = state(block.half(part))
         row.append(getattr(signs, kind), style=STYLES[kind])
         into = block.number if block.into is None else block.into
         inside = block.number < ends.get(into, -1)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from contextlib import suppress
+from typing import Any, Literal
 
 import msgspec
 from msgspec import Struct
@@ -61,21 +62,14 @@ def gathered(
 ) -> Shown:
     """*record* and its *verdict* with what the folders hold about the case.
 
-    Args:
-        record: the newest of the case.
-        verdict: how it was judged.
-        store: its other records.
-        roots: its baseline.
-        rows: published numbers about it.
-        cases: those of its case file, among them its other calibration seeds.
+    *rows* are published numbers, *cases* those of its case file, with other calibration seeds.
     """
     case = next((c for c in cases if c.id == record.case_id), None)
     seeded = [c for c in cases if case and case.seed_of and c.seed_of == case.seed_of]
     found = [r for c in seeded if (r := store.latest(c.id, c.asked)) is not None]
-    try:
+    accepted = None
+    with suppress(PrunebenchError):  # the verdict reports what is wrong with a baseline
         accepted = roots.accepted(record.case_id)
-    except PrunebenchError:
-        accepted = None  # the verdict reports what is wrong with it
     return Shown(
         record,
         verdict,
@@ -90,11 +84,10 @@ def gathered(
 
 def _blocks(model: str, asked: dict[str, Any]) -> int | None:
     """How many blocks the model has, if its config is on this machine."""
-    try:
+    with suppress(PrunebenchError):
         config = hub.config(model, asked.get("revision"))
         return None if config is None else shape_of(config).blocks
-    except PrunebenchError:
-        return None
+    return None
 
 
 def show(shown: Shown, console: Console, *, trace: bool = False) -> None:
@@ -153,10 +146,9 @@ def _method(asked: dict[str, Any], signs: Signs) -> str:
     method = asked.get("method") or {}
     parts = [str(method.get("name", "unknown"))]
     parts += [f"{k} {v}" for k, v in method.items() if k != "name"]
-    try:
+    spec = None
+    with suppress(msgspec.ValidationError):
         spec = msgspec.convert(asked.get("calibration"), CalibrationSpec | None)
-    except msgspec.ValidationError:
-        spec = None
     if spec is not None:
         tokens = f"{spec.nsamples} {signs.times} {spec.seqlen} tokens of {spec.dataset}"
         parts.append(f"calibrated on {tokens}, seed {spec.seed}")
@@ -192,9 +184,6 @@ def _print_strip(shown: Shown, console: Console, signs: Signs) -> None:
             console.print(line)
 
 
-# ----------------------------------------------------------------------------------------- tables
-
-
 def _trace(record: Record, width: int, signs: Signs) -> Table:
     rows = []
     for step in record.trace:
@@ -213,7 +202,7 @@ def _trace(record: Record, width: int, signs: Signs) -> Table:
             }
         )
     left = ("chosen", "runner-up", "")
-    return _fitting(rows, width, left, drop=("noise", "score", "runner-up"), signs=signs)
+    return _fitting(rows, width, left, ("noise", "score", "runner-up"), signs)
 
 
 def _measurements(record: Record, verdict: Verdict, width: int, signs: Signs) -> Table:
@@ -222,16 +211,14 @@ def _measurements(record: Record, verdict: Verdict, width: int, signs: Signs) ->
     rows: list[dict[str, Text]] = []
     for i, measurement in enumerate(record.measurements):
         family, _, name = measurement.metric.rpartition("/")
-        if families.count(family) < 2:
-            name = measurement.metric
-        else:
-            name = f"  {name}"
-            if i == 0 or families[i - 1] != family:
-                rows.append({"metric": Text(family, style="bold")})
+        grouped = families.count(family) > 1
+        if grouped and (i == 0 or families[i - 1] != family):
+            rows.append({"metric": Text(family, style="bold")})
+        name = f"  {name}" if grouped else measurement.metric
         rows.append(_row(name, measurement, record, findings.get(measurement.metric), signs))
     left = ("metric", signs.plus_minus, "unit", "outcome")
     drop = ("p", "allowed", "change", signs.plus_minus, "unit", "baseline")
-    return _fitting(rows, width, left, drop=drop, signs=signs)
+    return _fitting(rows, width, left, drop, signs)
 
 
 def _row(
@@ -252,8 +239,8 @@ def _row(
         style = screen.COLOURS.get(word, "") if word not in ("same", "new") else ""
         if finding.was is not None:
             row["baseline"] = Text(number(finding.was))
-        if finding.was is not None and finding.now is not None and finding.now != finding.was:
-            row["change"] = Text(moved(finding.now, finding.was), style=style)
+            if finding.now not in (None, finding.was):
+                row["change"] = Text(moved(finding.now, finding.was), style=style)
         if finding.allowed is not None:
             row["allowed"] = Text(number(finding.allowed), style="dim")
         if finding.p is not None and finding.now != finding.was:
@@ -262,12 +249,7 @@ def _row(
 
 
 def _fitting(
-    rows: Sequence[dict[str, Text]],
-    width: int,
-    left: Sequence[str],
-    *,
-    drop: Sequence[str],
-    signs: Signs,
+    rows: list[dict[str, Text]], width: int, left: Sequence[str], drop: Sequence[str], signs: Signs
 ) -> Table:
     """A table of *rows*; columns of *drop* are left out, first to last, until it fits."""
     first = ("metric", "step", "chosen", "now", signs.plus_minus, "unit", "baseline", "change")
@@ -283,11 +265,8 @@ def _fitting(
         shown = [c for c in shown if c != name]
     grid = signs.grid()
     for column in shown:
-        kind: Any = {
-            "justify": "left" if column in left else "right",
-            "no_wrap": column != "metric",
-        }
-        grid.add_column(column, overflow="fold", **kind)
+        side: Literal["left", "right"] = "left" if column in left else "right"
+        grid.add_column(column, justify=side, no_wrap=column != "metric", overflow="fold")
     for row in rows:
         grid.add_row(*(row.get(column, Text()) for column in shown))
     return grid

@@ -32,19 +32,17 @@ def uncertainty(measurement: Measurement, record: Record) -> float:
     return MEDIAN * error
 
 
-def text(measurement: Measurement | None) -> str:
+def text(measurement: Measurement) -> str:
     """``92.2%``, ``1.43x``, ``2.502``, ``4.7 ms``, or why there is no value."""
-    if measurement is None:
-        return ""
     if measurement.value is None:
         return measurement.note.split(" at ")[0] or "not finite"
     return formatting.value(measurement.value, measurement.unit)
 
 
-def pick(record: Record | None, patterns: Sequence[str]) -> Measurement | None:
+def pick(record: Record, patterns: Sequence[str]) -> Measurement | None:
     """The first measurement that matches the first pattern which any matches."""
-    for pattern in patterns if record else ():
-        for measurement in record.measurements if record else ():
+    for pattern in patterns:
+        for measurement in record.measurements:
             if fnmatchcase(measurement.metric, pattern):
                 return measurement
     return None

@@ -16,16 +16,9 @@ LEAST = 0.0001
 
 
 def explanation(record: Record, was: Record | None, verdict: Verdict) -> list[str]:
-    """Lines for the plan, then for each decisive finding, followed by its diagnostic parts.
-
-    Args:
-        record: the answer.
-        was: the accepted answer, if there is one.
-        verdict: how they compare.
-    """
+    """Lines for each decisive finding, the plan among them, followed by its diagnostic parts."""
     lines: list[str] = []
-    decisive = [f for f in verdict.findings if not f.diagnostic]
-    for finding in decisive:
+    for finding in (f for f in verdict.findings if not f.diagnostic):
         lines += _finding(finding, record, was)
         parts = {m.metric for m in record.measurements if m.instead == finding.what}
         for part in verdict.findings:

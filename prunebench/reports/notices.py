@@ -6,9 +6,11 @@ Pure except for the state file, which holds what was posted. Each change is repo
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from html import escape
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from msgspec import Struct, field
 from msgspec.structs import replace
@@ -21,26 +23,10 @@ from ..verdicts.history import History, Series
 from ..verdicts.verdict import Finding, Outcome, Verdict
 from .sentences import sentence
 
-Kind = Literal[
-    "worse",
-    "gone",
-    "changed plan",
-    "crashed",
-    "not comparable",
-    "recovered",
-    "comparable again",
-    "step",
-]
-
 #: Outcomes that are reported when they begin and when they end.
 BAD = (Outcome.WORSE, Outcome.GONE, Outcome.CHANGED_PLAN, Outcome.NOT_COMPARABLE)
 #: Words of the state file for a crash, and for a condition that holds.
 CRASHED, FAILS = "crashed", "fails"
-KINDS: dict[str, Kind] = {
-    Outcome.GONE: "gone",
-    Outcome.CHANGED_PLAN: "changed plan",
-    Outcome.NOT_COMPARABLE: "not comparable",
-}
 #: Stands for both directions: a reported verdict covers any step near its record.
 ANY = "any"
 #: How many reported steps of a metric are remembered.
@@ -78,13 +64,14 @@ class Results(Struct, frozen=True):
 class Notice(Struct, frozen=True, omit_defaults=True):
     """One change.
 
-    *outcome* is what the state file gets, empty after a recovery. *at* is the step that it reports,
-    as direction and time; a verdict covers any step near it.
+    *kind* is an outcome's words, crashed, recovered, comparable again, or step. *outcome* is what
+    the state file gets, empty after a recovery. *at* is the step that it reports, as direction and
+    time; a verdict covers any step near it.
     """
 
     case_id: str
     what: str
-    kind: Kind
+    kind: str
     text: str
     outcome: str = ""
     at: str = ""
@@ -100,9 +87,6 @@ class Notice(Struct, frozen=True, omit_defaults=True):
             known.bad[self.what] = self.outcome
         else:
             known.bad.pop(self.what, None)
-
-
-# --------------------------------------------------------------------------------- files
 
 
 def path(store: Path) -> Path:
@@ -130,18 +114,12 @@ def save(store: Path, state: State) -> None:
     files.write_json(path(store), state)
 
 
-# --------------------------------------------------------------------------------- changes
-
-
 def changes(
     verdicts: Iterable[Verdict], state: State, made: Mapping[str, str] | None = None
 ) -> list[Notice]:
-    """What is new in *verdicts*, case by case; skipped and unsure ones change nothing.
+    """What is new in the *verdicts* of a run; skipped and unsure ones change nothing.
 
-    Args:
-        verdicts: of one run.
-        state: what was reported.
-        made: when the record of each case was made, so that its step is not reported as well.
+    *made* is when the record of each case was made, so that its step is not reported as well.
     """
     found: list[Notice] = []
     for verdict in verdicts:
@@ -166,23 +144,20 @@ def _of_case(verdict: Verdict, known: Known) -> Iterator[Notice]:
         now = FAILS if finding.fails else str(finding.outcome) if finding.outcome in BAD else ""
         before = was.get(what, "") if was.get(what) != CRASHED else ""
         if now and now != before:
-            yield Notice(case_id, what, KINDS.get(now, "worse"), sentence(finding), now)
+            kind = "worse" if now == FAILS else now.replace("_", " ")
+            yield Notice(case_id, what, kind, sentence(finding), now)
         elif before and not now and finding.outcome != Outcome.UNSURE:
             yield _recovered(case_id, what, before, sentence(finding))
-    if not any(_hides(finding) for finding in judged.values()):
+    # A case that is not comparable has no other findings.
+    if all(finding.outcome != Outcome.NOT_COMPARABLE for finding in judged.values()):
         for what, before in was.items():
             if what not in judged and before != CRASHED:
                 yield _recovered(case_id, what, before, f"{what} is no longer reported")
 
 
 def _recovered(case_id: str, what: str, before: str, text: str) -> Notice:
-    kind: Kind = "comparable again" if before == Outcome.NOT_COMPARABLE else "recovered"
+    kind = "comparable again" if before == Outcome.NOT_COMPARABLE else "recovered"
     return Notice(case_id, what, kind, f"{kind}: {text}")
-
-
-def _hides(finding: Finding) -> bool:
-    """Whether the case has no other findings because of this one."""
-    return finding.outcome == Outcome.NOT_COMPARABLE
 
 
 def stepped(
@@ -193,11 +168,8 @@ def stepped(
 ) -> list[Notice]:
     """Steps that were not reported yet; those of a new case count as reported.
 
-    Args:
-        histories: one per case.
-        state: what was reported; the steps of new cases are added to it.
-        describe: a step as a sentence.
-        others: changes that are reported this time, with the steps that they cover.
+    *describe* says a step as a sentence; *others* are changes that are reported this time, with the
+    steps that they cover. The steps of new cases are added to *state*.
     """
     found = []
     for history in histories:
@@ -232,8 +204,6 @@ def _new_steps(
                 yield Notice(history.case_id, series.metric, "step", text, at=at)
 
 
-# --------------------------------------------------------------------------------- messages
-
 #: Up to SINGLE changes get a message each; more get one per case, and after MESSAGES a summary.
 SINGLE, MESSAGES = 5, 10
 #: Cases that a summary lists.
@@ -259,7 +229,8 @@ class Message(Struct, frozen=True):
         if self.link:
             texts.append({"type": "mrkdwn", "text": f"<{self.link}|more>"})
         blocks = [{"type": "section", "text": text} for text in texts]
-        return {"text": escaped(self.text.split("\n")[0][:FALLBACK]), "blocks": blocks}
+        first = self.text.split("\n")[0][:FALLBACK]
+        return {"text": escape(first, quote=False), "blocks": blocks}
 
 
 def _sections(text: str) -> list[str]:
@@ -268,17 +239,13 @@ def _sections(text: str) -> list[str]:
     for line in text.split("\n"):
         # An escaped character has at most five letters, and none may be cut in two.
         short = SECTION // 5
-        for piece in [escaped(line[i : i + short]) for i in range(0, len(line), short)]:
+        for i in range(0, len(line), short):
+            piece = escape(line[i : i + short], quote=False)
             if made and len(made[-1]) + 1 + len(piece) <= SECTION:
                 made[-1] += f"\n{piece}"
             else:
                 made.append(piece)
     return made
-
-
-def escaped(text: str) -> str:
-    """*text* without the three characters that Slack acts on."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def messages(notices: Sequence[Notice], link: str = "") -> list[Message]:
@@ -311,7 +278,5 @@ def _line(notice: Notice) -> str:
 
 
 def _counted(notices: Sequence[Notice]) -> str:
-    counts: dict[str, int] = {}
-    for notice in notices:
-        counts[notice.kind] = counts.get(notice.kind, 0) + 1
+    counts = Counter(notice.kind for notice in notices)
     return ", ".join(f"{n} {kind}" for kind, n in counts.items())

@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable
-from types import TracebackType
+from collections.abc import Callable, Iterable, Sequence
 
 from rich.cells import cell_len, set_cell_size
 from rich.console import RenderableType
@@ -14,7 +13,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    ProgressColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
@@ -36,10 +34,7 @@ WHOLE_RUN = 30 * 24 * 3600.0
 class Display:
     """Shows the progress of a run on standard error, so that output can be piped.
 
-    Args:
-        total: how many cases there are.
-        quiet: show nothing.
-        clock: monotonic seconds.
+    *total* is how many cases there are, *clock* counts monotonic seconds.
     """
 
     def __init__(
@@ -54,6 +49,7 @@ class Display:
         self._done = 0
         self._began: dict[str, float] = {}
         self._waits: set[str] = set()
+        self._workers: dict[int, tuple[str, str]] = {}
         self._clock = clock
         self._last_line = clock()
         self._bar = _Bar(
@@ -75,12 +71,7 @@ class Display:
         self._bar.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._bar.stop()
 
     def step(self, case: Case, what: str) -> None:
@@ -91,8 +82,8 @@ class Display:
     def worker_step(self, worker: int, case: Case, what: str) -> None:
         """Show the current step of one of several workers, which have a line each."""
         self._begin(case, what)
-        self._bar.workers[worker] = (f"{worker + 1} {case.label}", what)
-        self._bar.steps = [self._bar.workers[number] for number in sorted(self._bar.workers)]
+        self._workers[worker] = (f"{worker + 1} {case.label}", what)
+        self._bar.steps = [self._workers[number] for number in sorted(self._workers)]
 
     def note(self, text: str) -> None:
         """Show what the run is waiting for."""
@@ -115,20 +106,17 @@ class Display:
 
     def _begin(self, case: Case, what: str) -> None:
         if what.startswith("waiting"):
-            self._print_wait(case, what)
+            # Without a bar, a run that waits for another would look dead; print it once.
+            text = f"{case.label}: {what}"
+            if self._lines and text not in self._waits:
+                self._waits.add(text)
+                self._print(text)
             return
         # Steps before loading, such as hashing a model, may have been for another case too.
         if what == "loading" or case.id not in self._began:
             self._began[case.id] = self._clock()
         if self._lines and self._clock() - self._last_line >= SILENCE:
             self._print(f"{self._count(self._done + 1)} {case.id}: {what}")
-
-    def _print_wait(self, case: Case, what: str) -> None:
-        """Without a bar, a run that waits for another would look dead; print it once."""
-        text = f"{case.label}: {what}"
-        if self._lines and text not in self._waits:
-            self._waits.add(text)
-            self._print(text)
 
     def _count(self, number: int) -> str:
         """``[ 3/17]``."""
@@ -142,10 +130,8 @@ class Display:
 class _Bar(Progress):
     """A line for each current step, and below them a bar over all cases."""
 
-    def __init__(self, *columns: str | ProgressColumn, **options: object) -> None:
-        self.steps: list[tuple[str, str]] = []
-        self.workers: dict[int, tuple[str, str]] = {}
-        super().__init__(*columns, **options)  # type: ignore[arg-type]
+    #: The label and the current step of each case that runs.
+    steps: Sequence[tuple[str, str]] = ()
 
     def get_renderables(self) -> Iterable[RenderableType]:
         """What rich draws, asked for several times a second."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import PrunebenchError
@@ -14,41 +15,23 @@ from . import sentences
 from .formats import github, items, junit, markdown
 
 
+@dataclass
 class RunFiles:
     """The files that a run writes next to its records.
 
-    Args:
-        json_file: for scripts.
-        junit_file: for CI servers.
-        markdown_file: for a pull request.
-        on_github: whether to annotate a pull request; by default in a job of GitHub Actions.
-        strict: whether unsure, new and not comparable fail.
+    *on_github*: annotate a pull request; by default in a job of GitHub Actions. *strict*: unsure,
+    new and not comparable fail. *failures* has a line for each file that could not be written.
     """
 
-    def __init__(
-        self,
-        json_file: Path | None = None,
-        junit_file: Path | None = None,
-        markdown_file: Path | None = None,
-        on_github: bool | None = None,
-        *,
-        strict: bool = False,
-    ) -> None:
-        self.json_file = json_file
-        self.junit_file = junit_file
-        self.markdown_file = markdown_file
-        in_job = os.environ.get("GITHUB_ACTIONS") == "true"
-        self.on_github = in_job if on_github is None else on_github
-        self.strict = strict
-        self.failures: list[str] = []
+    json_file: Path | None = None
+    junit_file: Path | None = None
+    markdown_file: Path | None = None
+    on_github: bool | None = None
+    strict: bool = False
+    failures: list[str] = field(default_factory=list)
 
     def write(self, results: Sequence[Result], left: int = 0) -> None:
-        """Write the files; one that cannot be written becomes a line in *failures*.
-
-        Args:
-            results: those so far.
-            left: how many cases of a stopped run have none.
-        """
+        """Write the files for the *results* so far; *left* cases of a stopped run have none."""
         run = items.judged(results, left, strict=self.strict)
         self.failures = []
         self._write(self.json_file, lambda: files.as_json(sentences.to_json(results)))
@@ -57,7 +40,8 @@ class RunFiles:
 
     def annotate(self, results: Sequence[Result], left: int = 0) -> None:
         """Annotate a run on GitHub, and print what could not be written."""
-        if self.on_github:
+        in_job = os.environ.get("GITHUB_ACTIONS") == "true"
+        if in_job if self.on_github is None else self.on_github:
             run = items.judged(results, left, strict=self.strict)
             workspace = os.environ.get("GITHUB_WORKSPACE")
             for line in github.commands(run, Path(workspace) if workspace else None):

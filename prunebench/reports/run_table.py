@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from itertools import groupby
 
 from msgspec import Struct
 from rich.cells import cell_len
@@ -20,7 +19,6 @@ from ..runs.result import Result
 from ..system import console as screen
 from ..system.console import COLOURS, Signs
 from . import columns, sentences
-from .columns import pick
 
 #: A group of similar sparsities ends at a gap of more than GAP, or where it would exceed SPAN.
 GAP, SPAN = 0.04, 0.08
@@ -31,6 +29,7 @@ MORE = (
     ("end to end", ("latency/*/speedup-end-to-end", "latency/*/total-time")),
     ("memory", ("memory/peak*", "memory/weights")),
 )
+PATTERNS = dict((*sentences.COLUMNS, *MORE))
 SEARCH = "search"
 ORDER = ("ppl", "acc", "recovery", "match", "prefill", "decode", "end to end", "memory", SEARCH)
 
@@ -68,7 +67,7 @@ def table(results: Sequence[Result], console: Console) -> None:
     """Print a table per model and protocol, then every finding that is not *same*."""
     for (model, protocol), own in _sections(results).items():
         _print_section(model, protocol, own, console)
-    for result in _by_severity(results):
+    for result in sorted(results, key=lambda r: (r.verdict.ok, _severity(r))):
         screen.findings(console, result.verdict.case_id, sentences.lines(result.verdict))
         if not result.verdict.ok:
             # Never wrapped, so that it can be copied.
@@ -97,9 +96,6 @@ def gates_table(rows: Sequence[Gate], console: Console) -> None:
     console.print(grid)
 
 
-# ------------------------------------------------------------------------------------------ order
-
-
 def groups(results: Sequence[Result]) -> list[list[Result]]:
     """The rows of one model in the order of reading, in groups.
 
@@ -119,28 +115,19 @@ def groups(results: Sequence[Result]) -> list[list[Result]]:
 def _similar(results: Sequence[Result]) -> list[list[Result]]:
     """Groups of similar sparsity, each in the order given."""
     found: list[list[int]] = []
-    sparsities = [_sparsity(result) for result in results]
+    sparsities = [result.record.sparsity if result.record else 0.0 for result in results]
     for i in sorted(range(len(results)), key=sparsities.__getitem__):
-        group = found[-1] if found else []
-        near = group and sparsities[i] - sparsities[group[-1]] <= GAP
-        if near and sparsities[i] - sparsities[group[0]] <= SPAN:
-            group.append(i)
+        apart = [sparsities[i] - sparsities[other] for other in found[-1]] if found else []
+        if apart and apart[-1] <= GAP and apart[0] <= SPAN:
+            found[-1].append(i)
         else:
             found.append([i])
     return [[results[i] for i in sorted(group)] for group in found]
 
 
-def _sparsity(result: Result) -> float:
-    return result.record.sparsity if result.record else 0.0
-
-
 def _severity(result: Result) -> int:
     word = result.verdict.outcome
     return _SEVERITY.index(word) if word in _SEVERITY else len(_SEVERITY)
-
-
-def _by_severity(results: Sequence[Result]) -> list[Result]:
-    return sorted(results, key=lambda r: (r.verdict.ok, _severity(r)))
 
 
 def _sections(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
@@ -152,9 +139,6 @@ def _sections(results: Sequence[Result]) -> dict[tuple[str, str], list[Result]]:
         protocol = result.case.asked.get("protocol") or "own settings"
         found.setdefault((f"{named}{revision}", protocol), []).append(result)
     return found
-
-
-# ------------------------------------------------------------------------------------------ cells
 
 
 def _print_section(model: str, protocol: str, results: list[Result], console: Console) -> None:
@@ -189,16 +173,11 @@ def _print_section(model: str, protocol: str, results: list[Result], console: Co
     console.print()
 
 
-def _columns() -> dict[str, tuple[str, ...]]:
-    known = dict((*sentences.COLUMNS, *MORE))
-    return {name: known[name] for name in ORDER if name in known}
-
-
 def _lines(result: Result, name: str, signs: Signs) -> list[Line]:
     record, outcome = result.record, result.verdict.outcome
     if record is None:
         return [Line(name, {}, outcome=outcome)]
-    found = {c: m for c, patterns in _columns().items() if (m := pick(record, patterns))}
+    found = {c: m for c in ORDER if (m := columns.pick(record, PATTERNS.get(c, ())))}
     cells = {c: _cell(m, record) for c, m in found.items()}
     if (seconds := record.cost.get("search_time", 0.0)) >= 0.05:
         cells[SEARCH] = Cell(formatting.duration(seconds, short=True))
@@ -235,21 +214,17 @@ def _papers(
 ) -> Iterator[Line]:
     """A line per source whose numbers were measured by the same protocol."""
     rows = compared(record, result.published)
-    for credit, group in groupby(sorted(rows, key=lambda r: r.credit), key=lambda r: r.credit):
+    by_metric = {m.metric: (column, m.unit) for column, m in found.items()}
+    shown = [row for row in rows if row.metric in by_metric]
+    for credit in sorted({row.credit for row in shown}):
+        own = [row for row in shown if row.credit == credit]
         cells: dict[str, Cell] = {}
-        sparsity = ""
-        for row in group:
-            column = next((c for c, m in found.items() if m.metric == row.metric), None)
-            if column is not None and column not in cells:
-                unit = found[column].unit
-                error = formatting.error(row.uncertainty, unit, row.value)
-                cells[column] = Cell(formatting.value(row.value, unit), error)
-                sparsity = sparsity or ("" if row.sparsity is None else f"{row.sparsity:.1%}")
-        if cells:
-            yield Line(f"{signs.branch} paper: {credit}", cells, sparsity, style="dim")
-
-
-# ----------------------------------------------------------------------------------------- layout
+        for row in own:
+            column, unit = by_metric[row.metric]
+            error = formatting.error(row.uncertainty, unit, row.value)
+            cells.setdefault(column, Cell(formatting.value(row.value, unit), error))
+        sparsity = next((f"{r.sparsity:.1%}" for r in own if r.sparsity is not None), "")
+        yield Line(f"{signs.branch} paper: {credit}", cells, sparsity, style="dim")
 
 
 class _Layout:
@@ -313,7 +288,9 @@ class _Layout:
         """The cells of a line; none if all that it is about is hidden."""
         if not line.outcome and not set(self.columns) & set(line.cells):
             return []
-        row = [Text(_broken(line.name, self.names), style=_name_style(line))]
+        quiet = line.style or line.outcome in ("same", "new", "better")
+        style = line.style if quiet else COLOURS.get(line.outcome, "")
+        row = [Text(_broken(line.name, self.names), style=style)]
         row += [Text(line.sparsity, style=line.style)] if self.sparsity else []
         row += [self._text(column, line) for column in self.columns]
         return [*row, screen.outcome(line.outcome, self.signs) if line.outcome else Text()]
@@ -326,12 +303,6 @@ class _Layout:
         if behind and cell.error:
             text.append(f" {self.signs.plus_minus}{cell.error}", style="dim")
         return text
-
-
-def _name_style(line: Line) -> str:
-    if line.style:
-        return line.style
-    return "" if line.outcome in ("same", "new", "better") else COLOURS.get(line.outcome, "")
 
 
 def _broken(label: str, width: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -80,14 +81,10 @@ def lines(verdict: Verdict) -> list[str]:
 
     Indented ones only diagnose: the tasks, say, behind a mean that moved.
     """
-    return [inert(line) for line in _lines(verdict)]
-
-
-def _lines(verdict: Verdict) -> list[str]:
     if verdict.error:
-        return [f"{verdict.case_id}: crashed: {verdict.error}"]
+        return [inert(f"{verdict.case_id}: crashed: {verdict.error}")]
     if verdict.skipped:
-        return [f"{verdict.case_id}: skipped: {verdict.skipped}"]
+        return [inert(f"{verdict.case_id}: skipped: {verdict.skipped}")]
     decisive = [
         f for f in verdict.findings if f.outcome not in ("same", "new") and not f.diagnostic
     ]
@@ -95,8 +92,8 @@ def _lines(verdict: Verdict) -> list[str]:
     # Diagnostic findings explain a change, so only those of a family that has one.
     changed = [f for f in verdict.findings if f.outcome in ("worse", "better", "gone")]
     diagnostic = [f for f in changed if f.diagnostic and f.what.split("/")[0] in families]
-    lines = [f"{verdict.case_id}: {sentence(f)}" for f in decisive]
-    return lines + [f"{verdict.case_id}:   {sentence(f)}" for f in diagnostic]
+    found = [f" {sentence(f)}" for f in decisive] + [f"   {sentence(f)}" for f in diagnostic]
+    return [inert(f"{verdict.case_id}:{text}") for text in found]
 
 
 def sentence(finding: Finding) -> str:
@@ -104,18 +101,15 @@ def sentence(finding: Finding) -> str:
     text = f"{finding.outcome} {finding.what}"
     if finding.now is not None:
         text += f": {number(finding.now)}"
-    if finding.was is not None:
-        text += f", was {number(finding.was)}" if finding.now is not None else ""
-        if finding.now is not None:
-            text += f" ({finding.now - finding.was:+.4g})"
+        if finding.was is not None:
+            text += f", was {number(finding.was)} ({finding.now - finding.was:+.4g})"
     if finding.allowed is not None:
         text += f", allowed {number(finding.allowed)}"
     if finding.p is not None:
         text += f", {p_text(finding.p)}"
         seen = finding.evidence
-        among = seen.adjusted if seen is not None else None
-        if seen and among is not None:
-            text += f" ({p_text(among, '')} among {seen.family} tests)"
+        if seen and seen.adjusted is not None:
+            text += f" ({p_text(seen.adjusted, '')} among {seen.family} tests)"
         if seen and seen.least and finding.outcome == "unsure":
             text += f"; minimum detectable drop {number(seen.least)}"
     return f"{text}: {finding.note}" if finding.note else text
@@ -123,10 +117,7 @@ def sentence(finding: Finding) -> str:
 
 def summary(results: Sequence[Result]) -> str:
     """``11 cases: 10 same, 1 worse``."""
-    counts: dict[str, int] = {}
-    for result in results:
-        word = result.verdict.outcome
-        counts[word] = counts.get(word, 0) + 1
+    counts = Counter(result.verdict.outcome for result in results)
     words = ", ".join(f"{n} {word}" for word, n in sorted(counts.items()))
     cached = sum(r.cached for r in results)
     reused = f" ({cached} reused from the results folder; --fresh measures again)" if cached else ""

@@ -164,7 +164,7 @@ def test_plans_in_words() -> None:
         SliceHidden((48, 56, 56)),
         RefitWeights(("a", "b")),
     )
-    told = "\n".join(card_text.in_words(plan))
+    told = "\n".join(card_text.plain(edit.words()) for edit in plan)
 
     for words in ("2 decoder blocks", "5, 3", "2.attn", "7 to 9", "48 to 56", "2 modules"):
         assert words in told

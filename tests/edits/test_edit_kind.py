@@ -188,7 +188,9 @@ def test_it_is_described_and_drawn() -> None:
     picture = block_map_svg.draw(plan, 6, block_map_svg.widest([plan]))
 
     assert describe(plan) == "narrow_mlp 4 1 to 16"
-    assert list(card_text.in_words(plan)) == ["MLPs of 2 blocks cut to 16 columns"]
+    assert [card_text.plain(edit.words()) for edit in plan] == [
+        "MLPs of 2 blocks cut to 16 columns"
+    ]
     assert rows[1].split() == ["attn", *"######"]
     assert rows[2].split() == ["mlp", *"#=##=#"]
     assert "cut to width 16" in rows[3]

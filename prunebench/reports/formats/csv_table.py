@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 from ...errors import inert
 from ...record import Record
 from .grid import grid
-from .rows import Row, rows
+from .rows import Row, about, rows
 
 #: What begins a formula; the last four are as wide as a Chinese letter and read likewise.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", *"\uff1d\uff0b\uff0d\uff20")
@@ -31,18 +31,15 @@ def long(records: Iterable[Record]) -> str:
 def wide(records: Sequence[Record], patterns: Sequence[str] = ("*",)) -> str:
     """A line per record, with two columns per metric: its value, and its standard error (se).
 
-    Args:
-        records: what to write.
-        patterns: which metrics; empty for those that a table has by default.
+    *patterns* choose metrics; empty for those that a table has by default.
     """
     shown = grid(records, patterns)
     names = [column.metric for column in shown.columns]
     heads = [*WIDE, *(name for metric in names for name in (metric, f"{metric} se"))]
-    first = {row.case_id: asdict(row) for row in rows(records)}
     lines = []
     for line in shown.lines:
-        about = first.get(line.record.case_id, {"case_id": line.record.case_id})
-        cells: list[object] = [about.get(name) for name in WIDE]
+        shared = about(line.record)
+        cells: list[object] = [shared[name] for name in WIDE]
         for name in names:
             cell = line.cells.get(name)
             cells += [cell.measurement.value, cell.error] if cell else [None, None]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from ...errors import inert
@@ -12,8 +11,8 @@ from .items import Item, Judged
 
 #: GitHub shows at most so many annotations of a step.
 MOST = 10
-#: Characters of an annotation; GitHub cuts much longer ones.
-MOST_LETTERS = 4000
+#: Outcomes that are a warning where they do not fail the case.
+DOUBTFUL = ("worse", "gone", "unsure", "not_comparable", "changed_plan")
 
 
 def commands(run: Judged, workspace: Path | None = None) -> list[str]:
@@ -23,7 +22,7 @@ def commands(run: Judged, workspace: Path | None = None) -> list[str]:
     its case file, relative to *workspace* (the checkout) if the file is below it.
     """
     bad = [item for item in run.items if run.failed(item)]
-    unsure = [item for item in run.items if item not in bad and _unsure(item)]
+    unsure = [i for i in run.items if i not in bad and i.verdict.outcome in DOUBTFUL]
     if not bad and not unsure and not run.left:
         return []
     shown = [("error", item) for item in bad] + [("warning", item) for item in unsure]
@@ -47,18 +46,11 @@ def _escaped(text: str, more: str = "") -> str:
     return text
 
 
-def _unsure(item: Item) -> bool:
-    verdict = item.verdict
-    return not verdict.skipped and verdict.outcome in (
-        *("worse", "gone", "unsure", "not_comparable", "changed_plan"),
-    )
-
-
 def _annotation(kind: str, item: Item, workspace: Path | None) -> str:
     found = [inert(line.removeprefix(f"{item.case_id}: ")) for line in lines(item.verdict)]
     if kind == "error" and item.reproduce:
         found.append(f"reproduce: {inert(item.reproduce)}")
-    message = "\n".join(_within(found, MOST_LETTERS))
+    message = "\n".join(found)
     word = item.verdict.outcome.replace("_", " ")
     return command(
         kind,
@@ -67,16 +59,6 @@ def _annotation(kind: str, item: Item, workspace: Path | None) -> str:
         line=str(item.line) if item.file and item.line else "",
         title=f"{word}: {inert(item.case_id, 200)}",
     )
-
-
-def _within(found: list[str], most: int) -> Iterator[str]:
-    """As many whole lines as fit, and how many do not."""
-    for number, line in enumerate(found):
-        most -= len(line) + 1
-        if most < 0:
-            yield f"... {len(found) - number} more"
-            return
-        yield line
 
 
 def _relative(file: str, workspace: Path | None) -> str:

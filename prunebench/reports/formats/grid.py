@@ -8,20 +8,12 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from ...record import Direction, Measurement, Record
+from ...record import Measurement, Record
 from ...results.baselines import published
 from .rows import options, standard_error
 
 #: The papers' numbers about a record.
 Lookup = Callable[[Record], Sequence[published.Row]]
-
-
-class Column(NamedTuple):
-    """A metric of the table."""
-
-    metric: str
-    unit: str
-    better: Direction
 
 
 class Cell(NamedTuple):
@@ -59,9 +51,12 @@ class Line(Struct, frozen=True):
 
 
 class Grid(Struct, frozen=True):
-    """The table; its lines are sorted by group, then dense first, then by sparsity."""
+    """The table; its lines are sorted by group, then dense first, then by sparsity.
 
-    columns: tuple[Column, ...]
+    *columns* has the first measurement of each metric, for its name, unit and direction.
+    """
+
+    columns: tuple[Measurement, ...]
     lines: tuple[Line, ...]
 
 
@@ -70,20 +65,16 @@ def grid(
 ) -> Grid:
     """A line per record and a column per metric.
 
-    Args:
-        records: what to show.
-        patterns: which metrics, as ``accuracy/*``; by default those that are judged, and of
-            timings the speedups.
-        lookup: finds the papers' numbers about a record; those of its own protocol are shown.
+    *patterns* choose metrics, as ``accuracy/*``; by default those that are judged, and of timings
+    the speedups. *lookup* finds the papers' numbers about a record.
     """
-    columns: dict[str, Column] = {}
+    columns: dict[str, Measurement] = {}
     lines = []
     for record in records:
-        shown = [m for m in record.measurements if _wanted(m, patterns)]
         rows = published.compared(record, lookup(record))
         cells = {}
-        for m in shown:
-            columns.setdefault(m.metric, Column(m.metric, m.unit, m.better))
+        for m in (m for m in record.measurements if _wanted(m, patterns)):
+            columns.setdefault(m.metric, m)
             own = tuple(row for row in rows if row.metric == m.metric)
             cells[m.metric] = Cell(m, standard_error(m, record), own)
         lines.append(Line(record, cells))

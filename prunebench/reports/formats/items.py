@@ -7,12 +7,10 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from ...formatting import counted
 from ...record import Record
 from ...runs.result import Result
 from ...verdicts.verdict import Finding, Outcome, Verdict
-
-#: What fails under ``--strict`` too.
-STRICT = (Outcome.UNSURE, Outcome.NEW, Outcome.NOT_COMPARABLE)
 
 
 class Item(Struct, frozen=True):
@@ -55,7 +53,8 @@ class Judged(Struct, frozen=True):
 
     def failed(self, item: Item) -> bool:
         """Whether a case fails the run."""
-        return not item.verdict.ok or (self.strict and item.verdict.has(*STRICT))
+        doubtful = (Outcome.UNSURE, Outcome.NEW, Outcome.NOT_COMPARABLE)
+        return not item.verdict.ok or (self.strict and item.verdict.has(*doubtful))
 
     @property
     def file(self) -> str:
@@ -73,8 +72,7 @@ class Judged(Struct, frozen=True):
         counts = Counter(item.verdict.outcome for item in self.items)
         order = sorted(counts, key=lambda word: (_ORDER.index(word), word))
         words = ", ".join(f"{counts[word]} {word.replace('_', ' ')}" for word in order)
-        total = len(self.items)
-        text = f"{total} case{'s' * (total != 1)}: {words or 'none'}"
+        text = f"{counted(len(self.items), 'case')}: {words or 'none'}"
         return f"{text}; stopped with {self.left} more to go" if self.left else text
 
 

@@ -48,16 +48,13 @@ def properties(item: Item) -> Iterator[tuple[str, str]]:
         yield "device", record.environment.device
         yield "sparsity", repr(record.sparsity)
         for measurement in record.measurements:
-            yield measurement.metric, _number(measurement.value)
+            value = measurement.value
+            yield measurement.metric, "" if value is None else repr(value)
     for finding in item.verdict.findings:
         yield f"{finding.what}.outcome", str(finding.outcome)
         for name in ("was", "allowed", "p"):
             if (value := getattr(finding, name)) is not None:
-                yield f"{finding.what}.{name}", _number(value)
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else repr(value)
+                yield f"{finding.what}.{name}", repr(value)
 
 
 def _count(element: ET.Element, run: Judged, items: Sequence[Item]) -> None:

@@ -8,7 +8,8 @@ from itertools import groupby
 from ... import formatting
 from ...errors import inert
 from ...formatting import FRACTIONS
-from .grid import Cell, Column, Grid, Line
+from ...record import Measurement
+from .grid import Cell, Grid, Line
 
 _SPECIAL = {
     "\\": r"\textbackslash{}",
@@ -65,13 +66,13 @@ def escaped(text: str) -> str:
     return "".join(_SPECIAL.get(letter, letter) for letter in inert(text))
 
 
-def _unit(column: Column) -> str:
+def _unit(column: Measurement) -> str:
     if column.unit in FRACTIONS:
         return r"\%"
     return r"$\times$" if column.unit == "x" else escaped(column.unit)
 
 
-def _row(line: Line, columns: Sequence[Column], notes: dict[str, str]) -> str:
+def _row(line: Line, columns: Sequence[Measurement], notes: dict[str, str]) -> str:
     sparsity = f"{line.record.sparsity * 100:.1f}"
     cells = [_cell(line.cells.get(column.metric), notes) for column in columns]
     return rf"{' & '.join([escaped(line.label), sparsity, *cells])} \\"

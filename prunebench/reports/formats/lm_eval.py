@@ -11,7 +11,6 @@ import math
 import re
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
-from fractions import Fraction
 from statistics import stdev
 from typing import Any
 
@@ -21,6 +20,13 @@ from ...record import SCHEMA, Measurement, Record
 _FAMILIES = ("accuracy", "generation")
 #: Measurements of these families that are of no single task.
 _SUMS = ("accuracy/mean", "accuracy/recovery", "accuracy/flips")
+#: Settings of a metric that are its tasks' settings in lm-eval.
+STATED = ("num_fewshot", "tasks_folder")
+#: Settings of lm-eval's run that a record does not have.
+UNKNOWN = (
+    *("batch_size", "use_cache", "gen_kwargs"),
+    *("random_seed", "numpy_seed", "torch_seed", "fewshot_seed"),
+)
 
 
 def layout(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
@@ -28,8 +34,8 @@ def layout(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for record in records:
         data = results(record)
-        when = _created(record)
-        while (name := f"{data['model_name_sanitized']}/results_{_stamp(when)}.json") in found:
+        when = _created(record).replace(tzinfo=None)
+        while (name := f"{data['model_name_sanitized']}/{_file(when)}") in found:
             when += timedelta(microseconds=1)
         found[name] = data
     return found
@@ -38,18 +44,26 @@ def layout(records: Iterable[Record]) -> dict[str, dict[str, Any]]:
 def results(record: Record) -> dict[str, Any]:
     """What ``lm_eval.simple_evaluate`` returns and its tracker writes, of a record's tasks."""
     tasks = list(_tasks(record))
-    names = [task for task, *_ in tasks]
     asked = {task: metric for task, _, _, metric in tasks}
     environment, packages = record.environment, record.environment.packages
     name = _model_name(record)
     return {
         "results": {task: _scores(task, key, measured) for task, key, measured, _ in tasks},
-        "group_subtasks": {task: [] for task in names},
-        "configs": {task: {"task": task, **_stated(asked[task])} for task in names},
+        "group_subtasks": {task: [] for task in asked},
+        "configs": {
+            task: {"task": task, **{k: metric[k] for k in STATED if k in metric}}
+            for task, metric in asked.items()
+        },
         "versions": {},
         "n-shot": {t: m["num_fewshot"] for t, m in asked.items() if "num_fewshot" in m},
         "higher_is_better": {task: {key.split(",")[0]: True} for task, key, *_ in tasks},
-        "n-samples": {task: _counts(measured, metric) for task, _, measured, metric in tasks},
+        "n-samples": {
+            task: {
+                "original": None if metric.get("limit") else len(m.samples),
+                "effective": len(m.samples),
+            }
+            for task, _, m, metric in tasks
+        },
         "config": _config(record, asked),
         "git_hash": environment.commit,
         "date": _created(record).timestamp(),
@@ -66,7 +80,9 @@ def results(record: Record) -> dict[str, Any]:
         "fewshot_as_multiturn": False,
         "chat_template": None,
         # The template is the tokenizer's; records do not keep it.
-        "chat_template_sha": "unknown" if any(map(_templated, asked.values())) else None,
+        "chat_template_sha": "unknown"
+        if any(m.get("chat_template") for m in asked.values())
+        else None,
         "total_evaluation_time_seconds": str(record.cost.get("case_time", 0.0)),
         "prunebench": {"schema_version": SCHEMA, "record": record},
     }
@@ -105,21 +121,7 @@ def _mean_stderr(measured: Measurement) -> float | str:
     samples = measured.samples
     if len(samples) < 2 or not all(map(math.isfinite, samples)):
         return "N/A"
-    exact = [Fraction(sample) for sample in samples]
-    return float(stdev(exact)) / math.sqrt(len(samples))
-
-
-def _stated(metric: dict[str, Any]) -> dict[str, Any]:
-    return {k: metric[k] for k in ("num_fewshot", "tasks_folder") if k in metric}
-
-
-def _templated(metric: dict[str, Any]) -> bool:
-    return bool(metric.get("chat_template"))
-
-
-def _counts(measured: Measurement, metric: dict[str, Any]) -> dict[str, int | None]:
-    count = len(measured.samples)
-    return {"original": None if metric.get("limit") else count, "effective": count}
+    return stdev(samples) / math.sqrt(len(samples))
 
 
 def _config(record: Record, asked: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -138,17 +140,11 @@ def _config(record: Record, asked: dict[str, dict[str, Any]]) -> dict[str, Any]:
         "model_dtype": dtype,
         "model_revision": model.get("revision") or "",
         "model_sha": record.provenance.model_commit,
-        "batch_size": None,
         "batch_sizes": [],
         "device": record.environment.device,
-        "use_cache": None,
         "limit": limits.pop() if len(limits) == 1 else None,
         "bootstrap_iters": 0,
-        "gen_kwargs": None,
-        "random_seed": None,
-        "numpy_seed": None,
-        "torch_seed": None,
-        "fewshot_seed": None,
+        **dict.fromkeys(UNKNOWN),
     }
 
 
@@ -174,7 +170,6 @@ def _created(record: Record) -> datetime:
     return when if when.tzinfo else when.replace(tzinfo=UTC)
 
 
-def _stamp(when: datetime) -> str:
-    """As in the names of lm-eval's files, with microseconds."""
-    plain = when.replace(tzinfo=None).isoformat(timespec="microseconds")
-    return plain.replace(":", "-")
+def _file(when: datetime) -> str:
+    """As lm-eval names its files, with microseconds."""
+    return f"results_{when:%Y-%m-%dT%H-%M-%S.%f}.json"

@@ -11,11 +11,12 @@ from msgspec import Struct
 from ... import formatting
 from ...errors import inert
 from ...formatting import FRACTIONS
+from ...record import Measurement
 from ...verdicts.history import first_of_each
 from ...verdicts.verdict import Finding
 from .. import explain
 from ..sentences import COLUMNS
-from .grid import Cell, Column, Grid, Line, grid
+from .grid import Cell, Grid, Line, grid
 from .items import Item, Judged
 
 #: Characters of a comment: GitHub takes 65,536, and a workflow may add a marker.
@@ -42,10 +43,7 @@ class Block(Struct, frozen=True):
 def comment(run: Judged, limit: int = COMMENT) -> str:
     """The comment: a summary, what got worse, what is unsure, the whole table, the commands.
 
-    Args:
-        run: the run.
-        limit: bytes of the whole text; rows that do not fit are left out, the last ones first,
-            and counted.
+    *limit* is in bytes: rows that do not fit are left out, the last ones first, and counted.
     """
     blocks = [b for b in (_crashed(run), *_judged(run), _everything(run), _commands(run)) if b.rows]
     return fitted(_opening(run), blocks, limit)
@@ -87,12 +85,11 @@ def code(text: str, most: int = MOST, *, cell: bool = True) -> str:
     return whole.replace("|", "\\|") if cell else whole
 
 
-def fenced(lines: Iterable[str]) -> str:
-    """A block of code."""
-    text = "\n".join(inert(line) for line in lines)
+def fenced(text: str, language: str = "") -> str:
+    """*text*, which is inert already, as a block of code that nothing in it can end."""
     longest = max(map(len, re.findall("`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}\n{text}\n{fence}"
+    return f"{fence}{language}\n{text}\n{fence}"
 
 
 def fitted(opening: str, blocks: Sequence[Block], limit: int) -> str:
@@ -117,19 +114,12 @@ def fitted(opening: str, blocks: Sequence[Block], limit: int) -> str:
     return whole(counts)
 
 
-# ------------------------------------------------------------------------------------- the parts
-
-
 def _opening(run: Judged) -> str:
     bad = sum(map(run.failed, run.items))
-    total = len(run.items)
-    cases = f"{total} case{'s' * (total != 1)}"
+    cases = formatting.counted(len(run.items), "case")
     title = f"{bad} of {cases} failed" if bad else f"nothing failed in {cases}"
-    places = {
-        (r.model_id, r.asked.get("protocol") or "", r.environment.device)
-        for r in (item.record for item in run.items)
-        if r is not None
-    }
+    lines = [Line(item.record, {}) for item in run.items if item.record]
+    places = {line.group[1:] for line in lines}
     about = [run.file, *(places.pop() if len(places) == 1 else ())]
     parts = ", ".join(code(part, cell=False) for part in about if part)
     where = f" ({parts})" if parts else ""
@@ -225,7 +215,8 @@ def _everything(run: Judged) -> Block:
 def _commands(run: Judged) -> Block:
     bad = [i for i in run.items if run.failed(i) and i.reproduce]
     # A row each, so that a command is shown whole or not at all.
-    return Block("Run again:", tuple(f"\n{fenced([i.reproduce])}" for i in bad), what="commands")
+    rows = tuple(f"\n{fenced(inert(i.reproduce))}" for i in bad)
+    return Block("Run again:", rows, what="commands")
 
 
 def _headed(title: str, columns: Sequence[str], numeric: Sequence[bool] = ()) -> str:
@@ -240,13 +231,13 @@ def _rule(numeric: Iterable[bool]) -> str:
     return _row("--:" if right else "---" for right in numeric)
 
 
-def _heading(column: Column) -> str:
+def _heading(column: Measurement) -> str:
     unit = "%" if column.unit in FRACTIONS else code(column.unit, 40)
     about = f" ({unit})" if column.unit not in ("", "ppl", "x") else ""
     return f"{code(column.metric)} {'↓' if column.better == 'lower' else '↑'}{about}"
 
 
-def _value(cells: dict[str, Cell], column: Column, *, errors: bool = True) -> str:
+def _value(cells: dict[str, Cell], column: Measurement, *, errors: bool = True) -> str:
     cell = cells.get(column.metric)
     if cell is None:
         return ""

@@ -15,12 +15,8 @@ SECONDS = {"ms": 1e-3, "s": 1.0}
 def entries(record: Record, node: str) -> Iterator[Any]:
     """A benchmark per timing of *record* whose rounds were stored, all rounds in seconds.
 
-    Args:
-        record: what was measured, now or by an earlier run.
-        node: pytest's name of the item, which with that of the measurement names the benchmark.
-
-    Returns:
-        Objects as pytest-benchmark's own session holds them; a group for each kind of timing.
+    *node* is pytest's name of the item. The objects are as pytest-benchmark's own session holds
+    them; a group for each kind of timing.
     """
     from pytest_benchmark.stats import Metadata
 

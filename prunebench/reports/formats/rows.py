@@ -59,7 +59,7 @@ class Row(Struct, frozen=True):
 def rows(records: Iterable[Record]) -> Iterator[Row]:
     """The measurements of *records*, in their order."""
     for record in records:
-        common = _common(record)
+        common = about(record)
         for measurement in record.measurements:
             yield Row(
                 **common,
@@ -85,9 +85,8 @@ def standard_error(measurement: Measurement, record: Record) -> float | None:
 
     None if no samples were stored, or the value is not their mean (as a median is not).
     """
-    if measurement.value is None:
-        return None
-    if not averaged(measurement, record) and not _is_mean(measurement):
+    averages = averaged(measurement, record) or _is_mean(measurement)
+    if measurement.value is None or not averages:
         return None
     error = seeds.standard_error(measurement, record)
     return error if math.isfinite(error) else None
@@ -104,7 +103,8 @@ def _is_mean(measurement: Measurement) -> bool:
     return math.isclose(mean, value, rel_tol=1e-5, abs_tol=1e-9)
 
 
-def _common(record: Record) -> dict[str, Any]:
+def about(record: Record) -> dict[str, Any]:
+    """The columns of a row that all measurements of a record share."""
     asked = record.asked
     amounts = asked.get("amount") or {}
     unit, amount = next(iter(amounts.items()), ("", None))

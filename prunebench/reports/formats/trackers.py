@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...record import Direction, Record
-from .rows import Row, rows
+from .rows import rows
 
 #: Standard errors to each side: both trackers show intervals of 95 %.
 SIDES = 1.96
@@ -15,9 +15,7 @@ SIDES = 1.96
 def action_benchmark(records: Iterable[Record], better: Direction) -> list[dict[str, Any]]:
     """Entries of github-action-benchmark, whose files each have one direction.
 
-    Args:
-        records: what to write.
-        better: ``lower`` for its tool customSmallerIsBetter, ``higher`` for customBiggerIsBetter.
+    *better* is ``lower`` for its tool customSmallerIsBetter, ``higher`` for customBiggerIsBetter.
     """
     found = []
     for row in rows(records):
@@ -35,13 +33,10 @@ def bencher(records: Iterable[Record]) -> dict[str, dict[str, dict[str, float]]]
     """Bencher's metric format: case, then metric, then value with the ends of its interval."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for row in rows(records):
-        if row.value is not None:
-            found.setdefault(row.case_id, {})[row.metric] = _bounded(row, row.value)
+        if row.value is None:
+            continue
+        entry = found.setdefault(row.case_id, {})[row.metric] = {"value": row.value}
+        if row.standard_error is not None:
+            half = SIDES * row.standard_error
+            entry |= {"lower_value": row.value - half, "upper_value": row.value + half}
     return found
-
-
-def _bounded(row: Row, value: float) -> dict[str, float]:
-    if row.standard_error is None:
-        return {"value": value}
-    half = SIDES * row.standard_error
-    return {"value": value, "lower_value": value - half, "upper_value": value + half}
