@@ -9,7 +9,7 @@ import sys
 from msgspec import Struct
 
 from ..errors import PrunebenchError
-from ..system.machine import has_gpu_files
+from ..system.machine import has_gpu_files, usable_cores
 
 
 class Slot(Struct, frozen=True):
@@ -56,8 +56,7 @@ def cores() -> int:
     given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if given.isdecimal() and int(given) > 0:
         return int(given)
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return usable_cores()
 
 
 def visible_gpus(device: str | None) -> list[str]:

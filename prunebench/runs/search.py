@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from msgspec import Struct
+
 from ..api import Method, Target
 from ..case import Case, serves_all_amounts
 from ..errors import PrunebenchError
@@ -19,15 +21,14 @@ if TYPE_CHECKING:
 Key = tuple[ModelSpec, Method, CalibrationSpec, str]
 
 
-class Search:
+class Search(Struct):
     """A plan with the cost of finding it; *amount* is what was searched for."""
 
-    def __init__(self, plan: Plan, seconds: float, tokens: int, memory: int | None) -> None:
-        self.amount = 0.0
-        self.plan = plan
-        self.seconds = seconds
-        self.tokens = tokens
-        self.memory = memory
+    plan: Plan
+    seconds: float
+    tokens: int
+    memory: int | None
+    amount: float = 0.0
 
     @property
     def cost(self) -> dict[str, float]:

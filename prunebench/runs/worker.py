@@ -88,7 +88,7 @@ class Worker:
         dense = self.dense(case.model)
         key = answer_key.key(case, self.device)
         read = answer_key.inputs(case) or {}
-        with closing(self._journal(case, key)) as journal:
+        with closing(self.partials.journal(case.id, key, case.families)) as journal:
             search = self._search(case, dense, journal)
             start = time.perf_counter()
             self.progress(case, "pruning")
@@ -144,9 +144,6 @@ class Worker:
         seconds = time.perf_counter() - start + journal.saved_seconds - saved
         journal.save_metric(number, found, seconds)
         return found
-
-    def _journal(self, case: Case, key: str | None) -> Journal:
-        return self.partials.journal(case.id, key, case.families)
 
     def _dense_journal(self, case: Case, metric: Metric) -> Journal:
         """The journal of the dense model's answers to *metric*, which all cases share."""
@@ -251,7 +248,8 @@ class Worker:
                 continue
             same = other.target == case.target
             if (shared := search if same else self._shared.known(other, dense)) is not None:
-                with closing(self._journal(other, answer_key.key(other, self.device))) as journal:
+                key = answer_key.key(other, self.device)
+                with closing(self.partials.journal(other.id, key, other.families)) as journal:
                     shared.save(journal)
 
     def _metric_step(self, case: Case, metric: str, text: str) -> None:

@@ -38,6 +38,11 @@ COLOURS = {
 WIDE = 100
 
 
+# A line under the headings and between groups, nothing else. The eight lines are: top, heading,
+# below it, rows, between rows, between sections, last row, bottom.
+_FRAME = "    \n    \n {} \n    \n {} \n    \n    \n    \n"
+
+
 class Signs(Struct, frozen=True):
     """The signs of outcomes and block maps, so that colour is never the only sign.
 
@@ -46,18 +51,18 @@ class Signs(Struct, frozen=True):
     """
 
     outcomes: dict[str, str]
-    plus_minus: str
-    dot: str
-    times: str
-    branch: str
-    ellipsis: str
-    kept: str
-    gone: str
-    joined: str
-    cut: str
-    refit: str
-    line: str
-    heading: box.Box
+    plus_minus: str = "±"
+    dot: str = "·"
+    times: str = "×"  # noqa: RUF001
+    branch: str = "└"
+    ellipsis: str = "…"
+    kept: str = "■"
+    gone: str = "□"
+    joined: str = "◂"
+    cut: str = "▬"
+    refit: str = "◆"
+    line: str = "─"
+    heading: box.Box = box.Box(_FRAME.format("──", "──"))
 
     def grid(self) -> Table:
         """An empty table: a line below its head, no frame."""
@@ -71,10 +76,6 @@ class Signs(Struct, frozen=True):
             border_style="dim",
         )
 
-
-# A line under the headings and between groups, nothing else. The eight lines are: top, heading,
-# below it, rows, between rows, between sections, last row, bottom.
-_FRAME = "    \n    \n {} \n    \n {} \n    \n    \n    \n"
 
 UNICODE = Signs(
     outcomes={
@@ -90,18 +91,6 @@ UNICODE = Signs(
         "gone": "✗",
         "crashed": "✗",
     },
-    plus_minus="±",
-    dot="·",
-    times="×",  # noqa: RUF001
-    branch="└",
-    ellipsis="…",
-    kept="■",
-    gone="□",
-    joined="◂",
-    cut="▬",
-    refit="◆",
-    line="─",
-    heading=box.Box(_FRAME.format("──", "──")),
 )
 ASCII = Signs(
     outcomes={
@@ -191,18 +180,7 @@ def watched(file: IO[str]) -> bool:
 
 def signs(console: Console) -> Signs:
     """The signs that *console* can show: plain ASCII where its encoding lacks others."""
-    every = [v for v in (*UNICODE.outcomes.values(), *_drawn(UNICODE)) if isinstance(v, str)]
-    try:
-        "".join(every).encode(console.encoding)
-    except (UnicodeEncodeError, LookupError):
-        return ASCII
-    return UNICODE
-
-
-def _drawn(signs: Signs) -> Iterator[str]:
-    for name in signs.__struct_fields__:
-        if isinstance(value := getattr(signs, name), str):
-            yield value
+    return ASCII if console.options.ascii_only else UNICODE
 
 
 def outcome(word: str, signs: Signs) -> Text:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import PrunebenchError, inert
 from . import files
@@ -80,7 +80,7 @@ class Claims:
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = self._lock(path)
-            _acquire(lock, owner, waiting)
+            _wait(lock.acquire, lambda: owner_of(owner) or "another process", waiting)
         except OSError as error:
             raise PrunebenchError(f"{path}: cannot be locked: {error.strerror or error}") from error
         try:
@@ -134,10 +134,8 @@ def owner_of(path: Path) -> str:
         owner = json.loads(files.read(path, MAX_OWNER))
         process = f"process {owner['pid']} on {owner['host']}"
         return inert(f"{process} running {owner['case']} (since {owner['since']})")
-    except PrunebenchError:
+    except (PrunebenchError, ValueError, TypeError, KeyError, RecursionError):
         return "an unknown process" if path.exists() else ""
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return "an unknown process"
 
 
 def _owner(case: str) -> dict[str, object]:
@@ -159,18 +157,24 @@ def _has_flock(folder: Path) -> bool:
     return True
 
 
-def _acquire(lock: BaseFileLock, owner: Path, waiting: Waiting | None) -> None:
+def _wait(
+    acquire: Callable[..., object], holder: Callable[[], str], waiting: Waiting | None
+) -> None:
+    """Call *acquire* until it succeeds, and *waiting* with the *holder* meanwhile.
+
+    Raises:
+        HeldError: if the lock is held and *waiting* is None.
+    """
     from filelock import Timeout
 
     while True:
         try:
-            lock.acquire(timeout=0)
+            acquire(timeout=0)
             return
         except Timeout:
-            holder = owner_of(owner) or "another process"
             if waiting is None:
-                raise HeldError(holder) from None
-            waiting(holder)
+                raise HeldError(holder()) from None
+            waiting(holder())
             time.sleep(POLL)
 
 
@@ -199,32 +203,16 @@ def _turn(path: Path, *, alone: bool, waiting: Waiting) -> Iterator[None]:
     lock = ReadWriteLock(path.with_suffix(".db"))
     acquire = lock.acquire_write if alone else lock.acquire_read
     text = f"the work of others on {path.name} to end" if alone else f"its turn on {path.name}"
-    with ExitStack() as gate:
-        _patiently(FileLock(path.with_suffix(".gate")), "acquire", gate, text, waiting)
-        while not _tried(acquire):
-            waiting(text)
-            time.sleep(POLL)
+    gate = FileLock(path.with_suffix(".gate"))
+    _wait(gate.acquire, lambda: text, waiting)
+    try:
+        _wait(acquire, lambda: text, waiting)
+    finally:
+        gate.release()
     try:
         yield
     finally:
         lock.release()
-
-
-def _patiently(lock: Any, name: str, held: ExitStack, text: str, waiting: Waiting) -> None:
-    while not _tried(getattr(lock, name)):
-        waiting(text)
-        time.sleep(POLL)
-    held.callback(lock.release)
-
-
-def _tried(acquire: Callable[..., object]) -> bool:
-    from filelock import Timeout
-
-    try:
-        acquire(timeout=0)
-    except Timeout:
-        return False
-    return True
 
 
 def _turns() -> Path:

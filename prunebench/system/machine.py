@@ -40,6 +40,12 @@ def has_gpu_files() -> bool:
     return sys.platform != "linux" or any(Path(name).exists() for name in GPU_FILES)
 
 
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def gibibytes(text: str) -> float:
     """``80GiB`` or ``80 GB`` in GiB."""
     number = float(text.rstrip("GiB "))

@@ -116,12 +116,8 @@ def _stops() -> list[signal.Signals]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     del frame
-    signal.signal(number, _nothing)  # the other thread handles the second one
+    signal.signal(number, lambda *_: None)  # the other thread handles the second one
     raise KeyboardInterrupt
-
-
-def _nothing(number: int, frame: FrameType | None) -> None:
-    del number, frame
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

@@ -183,7 +183,7 @@ def test_a_system_without_a_load_average_has_every_other_command(
     assert spec.loader is not None
     there = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(there)
-    (found,) = there._guarded("load", there._one(there.load))
+    (found,) = there._guarded("load", there.load)
 
     assert (found.check, found.state) == ("load", "note")
     assert found.found.startswith("could not be checked: AttributeError")
@@ -191,7 +191,7 @@ def test_a_system_without_a_load_average_has_every_other_command(
 
 def test_load_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     """Busy or not; more threads than cores; threads that spin."""
-    monkeypatch.setattr(doctor, "cores_here", lambda: 4)
+    monkeypatch.setattr(doctor, "usable_cores", lambda: 4)
     assert doctor.load(lambda: (0.5, 9.0, 9.0)).state == "ok"
     assert doctor.load(lambda: (3.0, 0.0, 0.0)).state == "note"
 
@@ -210,7 +210,7 @@ def test_a_token_is_told_of_and_never_shown(
     """From a variable or the client's file."""
     from huggingface_hub import constants
 
-    for name in doctor._TOKENS:
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "token"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
