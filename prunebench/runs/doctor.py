@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import Struct
 
@@ -26,6 +25,7 @@ from ..results import inventory
 from ..results.baselines.files import Baselines
 from ..results.store import Store
 from ..system import hash_cache
+from ..system.locks import has_flock
 from ..system.machine import usable_cores
 from ..system.nvml import Gpu
 
@@ -47,20 +47,11 @@ class Finding(Struct, frozen=True, omit_defaults=True):
     what_to_do: str = ""
 
 
-def python() -> Finding:
-    """Whether this Python is new enough."""
-    here = ".".join(map(str, sys.version_info[:3]))
-    wanted = metadata.metadata("prunebench")["Requires-Python"] or ""
-    if not wanted or _fits(here, wanted):
-        return Finding("python", "ok", here)
-    return Finding("python", "problem", f"{here}, needs {wanted}", "install a newer Python")
-
-
 def libraries() -> Iterator[Finding]:
     """Whether every required library is installed, in a version that prunebench works with."""
     from packaging.requirements import Requirement
 
-    wrong = False
+    wrong = []
     for text in metadata.requires("prunebench") or ():
         wanted = Requirement(text)
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
@@ -70,12 +61,11 @@ def libraries() -> Iterator[Finding]:
         except metadata.PackageNotFoundError:
             have = "absent"
         if have == "absent" or not _fits(have, str(wanted.specifier)):
-            wrong = True
             found = f"{wanted.name} {have}, needs {wanted.specifier}"
             fix = f"pip install '{wanted.name}{wanted.specifier}'"
-            yield Finding("libraries", "problem", found, fix)
-    if not wrong:
-        yield Finding("libraries", "ok", "all in the versions that prunebench works with")
+            wrong.append(Finding("libraries", "problem", found, fix))
+    right = Finding("libraries", "ok", "all in the versions that prunebench works with")
+    yield from wrong or [right]
 
 
 def space(store: Path) -> Iterator[Finding]:
@@ -87,26 +77,17 @@ def space(store: Path) -> Iterator[Finding]:
         ("space for models", Path(constants.HF_HUB_CACHE), LEAST_MODELS),
     ):
         free = shutil.disk_usage(_existing(place)).free
-        found = f"{free / GB:.1f} GB free at {place}"
-        if free < least:
-            do = "prunebench cache gc, or 'hf cache' for models; or move it: --store, HF_HOME"
-            yield Finding(check, "problem" if free < least / 10 else "note", found, do)
-        else:
-            yield Finding(check, "ok", found)
+        state: State = "ok" if free >= least else "note" if free >= least / 10 else "problem"
+        gc = "prunebench cache gc, or 'hf cache' for models; or move it: --store, HF_HOME"
+        do = "" if state == "ok" else gc
+        yield Finding(check, state, f"{free / GB:.1f} GB free at {place}", do)
 
 
 def writable(store: Path) -> Finding:
     """Whether results can be written and locked, and whether their clock is this machine's."""
-    import filelock
-
-    folder = _existing(store)
     try:
-        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=folder) as name:
-            lock = filelock.FileLock(Path(name, "lock"))
-            try:
-                with lock.acquire(timeout=5):
-                    pass
-            except (OSError, NotImplementedError, filelock.Timeout):
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=_existing(store)) as name:
+            if not has_flock(Path(name)):
                 found = f"{store} can be written but not locked by flock"
                 do = "give --store a local folder, or let one process at a time use this one"
                 return Finding("store", "note", found, do)
@@ -185,10 +166,9 @@ def clock(root: Path = Path("/sys/devices/system/cpu")) -> Iterator[Finding]:
         yield Finding("turbo", "ok", "off")
 
 
-def load(average: Callable[[], tuple[float, float, float]] | None = None) -> Finding:
+def load() -> Finding:
     """Whether other programs compute on this machine."""
-    # Looked up only now: Windows lacks it, which must not break other commands.
-    cores, busy = usable_cores(), (average or os.getloadavg)()[0]
+    cores, busy = usable_cores(), os.getloadavg()[0]
     found = f"{busy:.1f} on {cores} core{'s' * (cores != 1)}"
     if busy > cores / 2:
         return Finding("load", "note", found, "wait for it before you time anything on the CPU")
@@ -221,16 +201,15 @@ def hub_access() -> Finding:
     return Finding("hub", "ok", f"online, {access}", do)
 
 
-def bos(model: str, revision: str | None = None) -> Finding:
+def bos(model: str) -> Finding:
     """Whether a model's tokenizer adds a BOS token, which changes perplexity; loads no weights."""
     import transformers
 
     folder = hub.folder_of(model)
-    hub.require(model, revision, weights=False)
-    options: dict[str, Any] = {} if folder else {"revision": revision}
+    hub.require(model, None, weights=False)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            str(folder or model), trust_remote_code=False, **options
+            str(folder or model), trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -284,7 +263,6 @@ def examine(
 ) -> Iterator[Finding]:
     """Every check, in order; an error in one is a finding and stops no other."""
     checks: dict[str, Callable[[], Finding | Iterator[Finding]]] = {
-        "python": python,
         "libraries": libraries,
         "space": lambda: space(store),
         "store": lambda: writable(store),

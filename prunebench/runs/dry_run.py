@@ -120,6 +120,7 @@ def totals(cases: Sequence[Case], outlooks: Sequence[Outlook]) -> Totals:
 
 
 def _look(case: Case, store: Store, device: str, fresh: bool) -> Outlook:
+    shape = _shape(case)
     outlook = Outlook(
         case_id=case.id,
         model=case.asked["model"]["id"],
@@ -129,14 +130,12 @@ def _look(case: Case, store: Store, device: str, fresh: bool) -> Outlook:
         datasets=tuple(dict.fromkeys(case.datasets)),
         tasks=tuple(dict.fromkeys(t for m in case.metrics for t in getattr(m, "tasks", ()))),
         status="run",
+        parameters=shape.parameters() if shape else None,
     )
     try:
         place = hub.place(case.model.id, case.model.revision)
         folder = str(place.folder) if place.folder else None
         outlook = replace(outlook, source=place.kind, folder=folder)
-        shape = _shape(case)
-        if shape is not None:
-            outlook = replace(outlook, parameters=shape.parameters())
         if not fresh and store.find(case.id, answer_key.key(case, device)):
             return replace(outlook, status="reuse")
         if reason := skip_reason(case, device):

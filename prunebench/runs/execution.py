@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 
 from msgspec import Struct
 
@@ -79,22 +79,12 @@ def answers(
         PrunebenchError: if the whole run fails.
     """
     if how.executor:
-        yield from job_collect.answers(
-            session,
-            device,
-            job_submit.parameters(how.workers, how.options),
-            note,
-            detach=how.detach,
-        )
-    elif how.workers:
-        yield from _by_workers(session, device, how, worker_step)
-    else:
+        parameters = job_submit.parameters(how.workers, how.options)
+        yield from job_collect.answers(session, device, parameters, note, detach=how.detach)
+        return
+    if not how.workers:
         yield from session.answers(session.cases)
-
-
-def _by_workers(
-    session: Session, device: str | None, how: ExecutionOptions, worker_step: WorkerProgress
-) -> Iterator[Result]:
+        return
     places = slots(how.workers, device, how.per_gpu)
     missing = []
     # Asking a GPU for its name takes memory on it; then the workers look into the store.

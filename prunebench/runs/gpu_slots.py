@@ -23,12 +23,9 @@ class Slot(Struct, frozen=True):
 
 
 def slots(text: str, device: str | None, per_gpu: int = 1) -> list[Slot]:
-    """The slots for ``-n`` *text*.
+    """The slots for ``-n`` *text*: a number, or ``auto`` for all that GPUs hold or half the cores.
 
-    Args:
-        text: a number, or ``auto``: *per_gpu* for every GPU, or half the cores without one.
-        device: the value of ``--device``.
-        per_gpu: how many workers may share a GPU.
+    *device* is the value of ``--device``; *per_gpu* workers may share a GPU.
 
     Raises:
         PrunebenchError: if *text* is something else, or there are more workers than GPUs hold.

@@ -40,12 +40,7 @@ def answers(
 ) -> Iterator[Result]:
     """The results of the cases of *session*: from the store, then from jobs as they end.
 
-    Args:
-        session: judges; it measures nothing.
-        device: what the jobs compute on.
-        parameters: of Slurm (``job_submit.parameters``).
-        note: called with what is being waited for.
-        detach: submit, print how to collect, and do not wait.
+    *note* is called with what is being waited for; *detach* submits and does not wait.
 
     Raises:
         PrunebenchError: if nothing can be submitted.
@@ -64,7 +59,10 @@ def answers(
     missing = [number for number in missing if number not in queued]
     if missing:
         new = submit(session.cases, Recipe.of(session, device), missing, folder, parameters)
-        _print_submitted(new, session.cases)
+        for job in new:
+            first, more = session.cases[job.numbers[0]].id, len(job.numbers) - 1
+            what = first + (f" and {more} more" if more else "")
+            print_note(f"submitted job {job.job.job_id}: {what} (log {job.job.paths.stdout})")
         jobs += new
     if not detach:
         yield from _collected(session, device, jobs, note)
@@ -86,13 +84,6 @@ def stored(session: Session, case: Case, device: str | None) -> Record | None:
             if answer_key.key(case, name) == record.key:
                 return record
     return None
-
-
-def _print_submitted(jobs: Sequence[Job], cases: Sequence[Case]) -> None:
-    for job in jobs:
-        first, more = cases[job.numbers[0]].id, len(job.numbers) - 1
-        what = first + (f" and {more} more" if more else "")
-        print_note(f"submitted job {job.job.job_id}: {what} (log {job.job.paths.stdout})")
 
 
 def _queued(session: Session, missing: Sequence[int], folder: Path) -> list[Job]:

@@ -96,7 +96,7 @@ def submit(
     """
     submitit = library()
     slurm = _executor(submitit, folder, parameters)
-    shared = [[numbers[i] for i in group] for group in groups([cases[i] for i in numbers])]
+    shared = groups(cases, numbers)
     try:
         with slurm.batch():  # one array
             submitted = [slurm.submit(Task(cases, recipe, group)) for group in shared]

@@ -176,8 +176,7 @@ class Session:
     def cut_off(self, results: Sequence[Result]) -> list[Result]:
         """The results of cases that were interrupted when their record had just been saved.
 
-        Args:
-            results: those that the run has already.
+        *results* are those that the run has already.
         """
         present = {result.case.id for result in results}
         found = [(c, self._found(c)) for c in self.cases if c.id not in present]

@@ -80,14 +80,14 @@ class Recipe(Struct, frozen=True):
         return Session(cases, store, baselines, self.device, progress=progress, **self.options)
 
 
-def groups(cases: Sequence[Case]) -> list[list[int]]:
-    """Numbers of cases per group that one worker should answer in order, for they share a search.
+def groups(cases: Sequence[Case], numbers: Sequence[int]) -> list[list[int]]:
+    """*numbers* of cases per group that one worker answers in order, for they share a search.
 
     Groups that time something come last.
     """
     found: dict[object, list[int]] = {}
-    for number, case in enumerate(cases):
-        found.setdefault(search_key(case), []).append(number)
+    for number in numbers:
+        found.setdefault(search_key(cases[number]), []).append(number)
     return sorted(found.values(), key=lambda group: any(cases[i].times for i in group))
 
 
@@ -103,7 +103,7 @@ class _Worker:
         self.process = multiprocessing.get_context("spawn").Process(
             target=_work, args=(theirs, recipe, list(cases)), name=f"worker {number}"
         )
-        with _environment(slot), _no_interrupt():
+        with _inherited(slot):
             self.process.start()
         theirs.close()
 
@@ -155,8 +155,7 @@ class Pool:
         Raises:
             PrunebenchError: if a record cannot be saved, or there is no such device.
         """
-        chosen = [self._cases[i] for i in numbers]
-        found = [[numbers[i] for i in group] for group in groups(chosen)]
+        found = groups(self._cases, numbers)
         wide = [group for group in found if any(_spread(self._cases[i]) for i in group)]
         narrow = [group for group in found if group not in wide]
         yield from self._run(narrow, self._slots)
@@ -184,7 +183,10 @@ class Pool:
         """Give *worker* its next case, or one that another process holds, or let it end."""
         last, worker.at = worker.at, None
         if not worker.group and self._queue:
-            place = self._nearest(last)
+            # The next group is one of the loaded model, or else the first.
+            models = [self._cases[group[0]].model for group in self._queue]
+            loaded = None if last is None else self._cases[last].model
+            place = models.index(loaded) if loaded in models else 0
             worker.group.extend(self._queue[place])
             del self._queue[place]
         if worker.group:
@@ -194,14 +196,6 @@ class Pool:
         else:
             self._workers.remove(worker)
             worker.retire()
-
-    def _nearest(self, last: int | None) -> int:
-        """The index of the next group: one of the loaded model, or else the first."""
-        if last is not None:
-            for place, group in enumerate(self._queue):
-                if self._cases[group[0]].model == self._cases[last].model:
-                    return place
-        return 0
 
     def _listen(self) -> Iterator[Result]:
         workers = list(self._workers)
@@ -277,31 +271,21 @@ def _death(code: int) -> str:
 
 
 @contextmanager
-def _environment(slot: Slot) -> Iterator[None]:
-    """Set this process's environment, which a worker inherits, to what its Python needs."""
+def _inherited(slot: Slot) -> Iterator[None]:
+    """Set what a worker inherits: its environment, and no Ctrl-C until it has a process group."""
     before_torch()
     mine = {"OMP_NUM_THREADS": str(slot.threads), "MKL_NUM_THREADS": str(slot.threads)}
     if slot.gpus is not None:
         mine["CUDA_VISIBLE_DEVICES"] = slot.gpus
-    before = {key: os.environ.get(key) for key in mine}
+    before = {key: os.environ[key] for key in mine if key in os.environ}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.environ.update(mine)
     try:
         yield
     finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
-
-
-@contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Keep Ctrl-C from a new process until it has a process group of its own."""
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
+        for key in mine:
+            del os.environ[key]
+        os.environ.update(before)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 

@@ -20,19 +20,21 @@ from rich.text import Text
 
 from ..errors import PrunebenchWarning, disarmed, inert, inert_lines
 
-COLOURS = {
-    "better": "green",
-    "same": "green",
-    "new": "cyan",
-    "skipped": "dim",
-    "unsure": "yellow",
-    "changed_plan": "yellow",
-    "interval": "dim",
-    "not_comparable": "magenta",
-    "worse": "bold red",
-    "gone": "bold red",
-    "crashed": "bold red",
+#: Every outcome with its colour, its sign, and its sign in ASCII.
+_OUTCOMES = {
+    "better": ("green", "▲", "^"),
+    "same": ("green", "✓", "="),
+    "new": ("cyan", "+", "+"),
+    "skipped": ("dim", "–", "-"),  # noqa: RUF001
+    "unsure": ("yellow", "?", "?"),
+    "changed_plan": ("yellow", "≠", "~"),
+    "interval": ("dim", "·", "."),
+    "not_comparable": ("magenta", "∅", "#"),
+    "worse": ("bold red", "▼", "v"),
+    "gone": ("bold red", "✗", "x"),
+    "crashed": ("bold red", "✗", "x"),
 }
+COLOURS = {word: colour for word, (colour, _, _) in _OUTCOMES.items()}
 
 #: Columns where neither a terminal nor ``COLUMNS`` gives a width.
 WIDE = 100
@@ -77,35 +79,9 @@ class Signs(Struct, frozen=True):
         )
 
 
-UNICODE = Signs(
-    outcomes={
-        "better": "▲",
-        "same": "✓",
-        "new": "+",
-        "skipped": "–",  # noqa: RUF001
-        "unsure": "?",
-        "changed_plan": "≠",
-        "interval": "·",
-        "not_comparable": "∅",
-        "worse": "▼",
-        "gone": "✗",
-        "crashed": "✗",
-    },
-)
+UNICODE = Signs(outcomes={word: sign for word, (_, sign, _) in _OUTCOMES.items()})
 ASCII = Signs(
-    outcomes={
-        "better": "^",
-        "same": "=",
-        "new": "+",
-        "skipped": "-",
-        "unsure": "?",
-        "changed_plan": "~",
-        "interval": ".",
-        "not_comparable": "#",
-        "worse": "v",
-        "gone": "x",
-        "crashed": "x",
-    },
+    outcomes={word: sign for word, (_, _, sign) in _OUTCOMES.items()},
     plus_minus="+-",
     dot="-",
     times="x",

@@ -80,7 +80,7 @@ def sha256(path: Path) -> str:
     if (blob := _blob(path)) is not None:
         return blob
     place = path.absolute()
-    try:
+    with files.reported(path, "read"):
         with place.open("rb", buffering=0) as stream:
             seen = Entry.of(place, os.fstat(stream.fileno()))
             if (known := _recall(seen)) is not None:
@@ -89,8 +89,6 @@ def sha256(path: Path) -> str:
             digest = _digest(stream, seen)
         with place.open("rb", buffering=0) as stream:
             after = Entry.of(place, os.fstat(stream.fileno()))
-    except OSError as error:
-        raise PrunebenchError(f"{path}: cannot be read: {error.strerror}") from None
     if after != seen:
         raise PrunebenchError(f"{path}: was written to while it was read; run again")
     if now - max(seen.modified, seen.changed) > REST:

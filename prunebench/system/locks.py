@@ -50,12 +50,7 @@ class HeldError(Exception):
 
 
 class Claims:
-    """The claims of the store at *root*.
-
-    Args:
-        root: the results folder.
-        note: prints what a user should know: claims of dead processes, no ``flock``.
-    """
+    """The claims of the results folder *root*; *note* prints what a user should know."""
 
     def __init__(self, root: Path, note: Callable[[str], None]) -> None:
         self._folder = root / "locks"
@@ -64,12 +59,9 @@ class Claims:
 
     @contextmanager
     def hold(self, key: str, what: str, waiting: Waiting | None) -> Iterator[None]:
-        """Hold the claim of *key* within the block.
+        """Hold the claim of a content *key* within the block; *what* names the case to others.
 
-        Args:
-            key: a content key.
-            what: the case, for the messages of others.
-            waiting: called repeatedly with the holder while waiting; None does not wait.
+        *waiting* is called repeatedly with the holder; None does not wait.
 
         Raises:
             HeldError: if another holds it and *waiting* is None.
@@ -77,18 +69,18 @@ class Claims:
         """
         path = self._folder / f"{key[:20]}.lock"
         owner = path.with_suffix(".owner")
-        try:
+        with files.reported(path, "locked"):
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = self._lock(path)
             _wait(lock.acquire, lambda: owner_of(owner) or "another process", waiting)
-        except OSError as error:
-            raise PrunebenchError(f"{path}: cannot be locked: {error.strerror or error}") from error
         try:
             # A holder removes this file when it is done; one that is left is of a dead process.
             if dead := owner_of(owner):
                 self._note(f"{what}: {dead} left it unfinished; it is taken over")
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+            me = {"pid": os.getpid(), "host": socket.gethostname(), "case": what, "since": since}
             with contextlib.suppress(OSError):  # it only names the holder to others
-                owner.write_text(json.dumps(_owner(what)))
+                owner.write_text(json.dumps(me))
             yield
         finally:
             with contextlib.suppress(OSError):
@@ -121,7 +113,7 @@ class Claims:
             return kind == "soft"
         # All processes of a store have to lock in the same way, whatever their own mount can do.
         marker = self._folder / "soft"
-        if _has_flock(self._folder) and not marker.exists():
+        if has_flock(self._folder) and not marker.exists():
             return False
         self._note(f"{self._folder}: no flock on this filesystem, locking by existing files")
         marker.touch()
@@ -138,12 +130,7 @@ def owner_of(path: Path) -> str:
         return "an unknown process" if path.exists() else ""
 
 
-def _owner(case: str) -> dict[str, object]:
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"pid": os.getpid(), "host": socket.gethostname(), "case": case, "since": since}
-
-
-def _has_flock(folder: Path) -> bool:
+def has_flock(folder: Path) -> bool:
     """Whether the kernel and the filesystem of *folder* lock files."""
     try:
         import fcntl
@@ -183,12 +170,7 @@ def turn(devices: Sequence[str], *, alone: bool, waiting: Waiting) -> Iterator[N
     """Compute on *devices* within the block: together with others of this machine, or *alone*.
 
     A process that wants to be alone closes a gate behind which later ones wait, so that they
-    cannot starve it.
-
-    Args:
-        devices: their names on this machine.
-        alone: wait until no other process of this user computes there, and let none begin.
-        waiting: called repeatedly with what is being waited for.
+    cannot starve it. *waiting* is called repeatedly with what is being waited for.
     """
     with ExitStack() as held:
         for device in sorted(devices):  # one order for all, or two could wait for each other
@@ -219,10 +201,8 @@ def _turns() -> Path:
     """A folder per machine and user: processes share a device whatever their stores are."""
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"prunebench-{user}"
-    try:
+    with files.reported(folder, "made"):
         folder.mkdir(mode=0o700, exist_ok=True)
         if hasattr(os, "getuid") and folder.lstat().st_uid != os.getuid():
             raise PrunebenchError(f"{folder}: belongs to somebody else; set TMPDIR to yours")
-    except OSError as error:
-        raise PrunebenchError(f"{folder}: cannot be made: {error.strerror}") from error
     return folder

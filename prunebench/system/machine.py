@@ -79,12 +79,7 @@ def gpu_count() -> int:
 
 
 def gpu_ids(device: str, *, spread: bool = False) -> list[str]:
-    """The UUIDs of the GPUs that a model on *device* takes; empty for a CPU.
-
-    Args:
-        device: a torch device.
-        spread: whether the model is spread over all visible GPUs.
-    """
+    """The UUIDs of the GPUs that a model on *device* takes, all visible ones if it is *spread*."""
     if not device.startswith("cuda"):
         return []
     import torch
@@ -100,11 +95,7 @@ class PeakMemory:
     whose high-water mark is reset first. Memory that Python had already and reuses is not counted,
     so a number from a CPU is a lower bound.
 
-    Args:
-        device: where the work is done.
-
-    Attributes:
-        added: the result; None where the system does not provide or permit it.
+    *added* is the result; None where the system does not provide or permit it.
     """
 
     def __init__(self, device: str) -> None:

@@ -442,7 +442,8 @@ def test_latency_comes_last_and_is_timed(tmp_path: Path) -> None:
     given = text.replace("candidates: 2", "attn_latency: 1, mlp_latency: 2")
     text, given = (t.replace("blocks: [2]", "sublayers: [2]") for t in (text, given))
 
-    assert [0 in group for group in worker_pool.groups(both)] == [False, False, True]
+    groups = worker_pool.groups(both, range(len(both)))
+    assert [0 in group for group in groups] == [False, False, True]
     assert [c.times for c in both] == [True] + [False] * 6
     assert [c.times for c in cases_of(tmp_path / "c", text)] == [True]
     assert [c.times for c in cases_of(tmp_path / "d", given)] == [False]
