@@ -274,7 +274,9 @@ class _Run:
             if how.here or asked.device == "cpu" or not has_gpu_files():
                 for case, progress in session.unfinished():
                     print_note(f"resuming {case.label} {progress}")
-            with closing(execution.answers(session, asked.device, how, display)) as answers:
+            with closing(
+                execution.answers(session, asked.device, how, display.note, display.worker_step)
+            ) as answers:
                 for result in answers:
                     self.results.append(result)
                     display.done(result)
@@ -283,7 +285,7 @@ class _Run:
             self.stopped = error
             self.results += session.cut_off(self.results)
         finally:
-            self.results = session.settled(execution.in_order(self.results, self.cases))
+            self.results = session.settled(self.results)
             self._write()
 
     def _write(self) -> None:

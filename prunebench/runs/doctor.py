@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import Struct
 
@@ -25,6 +25,8 @@ from ..results import inventory
 from ..results.baselines.files import Baselines
 from ..results.store import Store
 from ..system import hash_cache
+from ..system.locks import has_flock
+from ..system.machine import usable_cores
 from ..system.nvml import Gpu
 
 State = Literal["ok", "note", "problem"]
@@ -34,9 +36,6 @@ GB = 1e9
 LEAST_STORE, LEAST_MODELS = 1 * GB, 20 * GB
 #: Seconds by which the clock of a file system may differ.
 SKEW = 1.0
-
-#: Variables that hold a token for the hub.
-_TOKENS = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 
 class Finding(Struct, frozen=True, omit_defaults=True):
@@ -48,20 +47,11 @@ class Finding(Struct, frozen=True, omit_defaults=True):
     what_to_do: str = ""
 
 
-def python() -> Finding:
-    """Whether this Python is new enough."""
-    here = ".".join(map(str, sys.version_info[:3]))
-    wanted = metadata.metadata("prunebench")["Requires-Python"] or ""
-    if not wanted or _fits(here, wanted):
-        return Finding("python", "ok", here)
-    return Finding("python", "problem", f"{here}, needs {wanted}", "install a newer Python")
-
-
 def libraries() -> Iterator[Finding]:
     """Whether every required library is installed, in a version that prunebench works with."""
     from packaging.requirements import Requirement
 
-    wrong = False
+    wrong = []
     for text in metadata.requires("prunebench") or ():
         wanted = Requirement(text)
         if wanted.marker is not None and not wanted.marker.evaluate({"extra": ""}):
@@ -71,12 +61,11 @@ def libraries() -> Iterator[Finding]:
         except metadata.PackageNotFoundError:
             have = "absent"
         if have == "absent" or not _fits(have, str(wanted.specifier)):
-            wrong = True
             found = f"{wanted.name} {have}, needs {wanted.specifier}"
             fix = f"pip install '{wanted.name}{wanted.specifier}'"
-            yield Finding("libraries", "problem", found, fix)
-    if not wrong:
-        yield Finding("libraries", "ok", "all in the versions that prunebench works with")
+            wrong.append(Finding("libraries", "problem", found, fix))
+    right = Finding("libraries", "ok", "all in the versions that prunebench works with")
+    yield from wrong or [right]
 
 
 def space(store: Path) -> Iterator[Finding]:
@@ -88,26 +77,17 @@ def space(store: Path) -> Iterator[Finding]:
         ("space for models", Path(constants.HF_HUB_CACHE), LEAST_MODELS),
     ):
         free = shutil.disk_usage(_existing(place)).free
-        found = f"{free / GB:.1f} GB free at {place}"
-        if free < least:
-            do = "prunebench cache gc, or 'hf cache' for models; or move it: --store, HF_HOME"
-            yield Finding(check, "problem" if free < least / 10 else "note", found, do)
-        else:
-            yield Finding(check, "ok", found)
+        state: State = "ok" if free >= least else "note" if free >= least / 10 else "problem"
+        gc = "prunebench cache gc, or 'hf cache' for models; or move it: --store, HF_HOME"
+        do = "" if state == "ok" else gc
+        yield Finding(check, state, f"{free / GB:.1f} GB free at {place}", do)
 
 
 def writable(store: Path) -> Finding:
     """Whether results can be written and locked, and whether their clock is this machine's."""
-    import filelock
-
-    folder = _existing(store)
     try:
-        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=folder) as name:
-            lock = filelock.FileLock(Path(name, "lock"))
-            try:
-                with lock.acquire(timeout=5):
-                    pass
-            except (OSError, NotImplementedError, filelock.Timeout):
+        with tempfile.TemporaryDirectory(prefix=".doctor-", dir=_existing(store)) as name:
+            if not has_flock(Path(name)):
                 found = f"{store} can be written but not locked by flock"
                 do = "give --store a local folder, or let one process at a time use this one"
                 return Finding("store", "note", found, do)
@@ -186,10 +166,9 @@ def clock(root: Path = Path("/sys/devices/system/cpu")) -> Iterator[Finding]:
         yield Finding("turbo", "ok", "off")
 
 
-def load(average: Callable[[], tuple[float, float, float]] | None = None) -> Finding:
+def load() -> Finding:
     """Whether other programs compute on this machine."""
-    # Looked up only now: Windows lacks it, which must not break other commands.
-    cores, busy = cores_here(), (average or os.getloadavg)()[0]
+    cores, busy = usable_cores(), os.getloadavg()[0]
     found = f"{busy:.1f} on {cores} core{'s' * (cores != 1)}"
     if busy > cores / 2:
         return Finding("load", "note", found, "wait for it before you time anything on the CPU")
@@ -198,7 +177,7 @@ def load(average: Callable[[], tuple[float, float, float]] | None = None) -> Fin
 
 def threads() -> Finding:
     """Whether there are no more threads than cores, and whether idle ones sleep."""
-    cores, asked = cores_here(), os.environ.get("OMP_NUM_THREADS", "")
+    cores, asked = usable_cores(), os.environ.get("OMP_NUM_THREADS", "")
     waits = os.environ.get("OMP_WAIT_POLICY", "").upper()
     if asked.isdecimal() and int(asked) > cores:
         found = f"OMP_NUM_THREADS={asked} on {cores} cores"
@@ -210,36 +189,27 @@ def threads() -> Finding:
     return Finding("threads", "ok", f"{setting}, on {cores} cores")
 
 
-def cores_here() -> int:
-    """How many cores this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def hub_access() -> Finding:
     """Whether the hub is reached, and with a token or not; the token itself is never shown."""
-    from huggingface_hub import constants
+    from huggingface_hub import get_token
 
-    token = any(os.environ.get(name) for name in _TOKENS) or Path(constants.HF_TOKEN_PATH).is_file()
+    token = get_token() is not None
     access = "with a token" if token else "without a token"
     if hub.offline():
         return Finding("hub", "note", f"offline, {access}", "unset HF_HUB_OFFLINE to download")
-    if not token:
-        return Finding("hub", "ok", f"online, {access}", "'hf auth login' for gated models")
-    return Finding("hub", "ok", f"online, {access}")
+    do = "" if token else "'hf auth login' for gated models"
+    return Finding("hub", "ok", f"online, {access}", do)
 
 
-def bos(model: str, revision: str | None = None) -> Finding:
+def bos(model: str) -> Finding:
     """Whether a model's tokenizer adds a BOS token, which changes perplexity; loads no weights."""
     import transformers
 
     folder = hub.folder_of(model)
-    hub.require(model, revision, weights=False)
-    options: dict[str, Any] = {} if folder else {"revision": revision}
+    hub.require(model, None, weights=False)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
-            str(folder or model), trust_remote_code=False, **options
+            str(folder or model), trust_remote_code=False
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -261,8 +231,7 @@ def protocol_bos() -> dict[str, list[str]]:
     """The protocols by the value of their perplexity's ``bos`` option."""
     words: dict[str, list[str]] = {}
     for path in sorted(loader.PROTOCOLS.glob("*.yaml")):
-        metrics = Source(path).data.get("metrics", ())
-        for metric in metrics:
+        for metric in Source(path).data.get("metrics", ()):
             if metric["name"] == "perplexity":
                 names = words.setdefault(metric.get("bos", "tokenizer"), [])
                 names += [path.stem] * (path.stem not in names)
@@ -293,36 +262,29 @@ def examine(
     store: Path, baselines: Path, device: str, models: tuple[str, ...] = ()
 ) -> Iterator[Finding]:
     """Every check, in order; an error in one is a finding and stops no other."""
-    several: dict[str, Callable[[], Iterator[Finding]]] = {
+    checks: dict[str, Callable[[], Finding | Iterator[Finding]]] = {
         "libraries": libraries,
         "space": lambda: space(store),
-        "records": lambda: cache(store, baselines),
-        "gpu": lambda: gpu(device),
-        "governor": clock,
-    }
-    single: dict[str, Callable[[], Finding]] = {
-        "python": python,
         "store": lambda: writable(store),
+        "records": lambda: cache(store, baselines),
+        "hub": hub_access,
         "load": load,
         "threads": threads,
-        "hub": hub_access,
+        "governor": clock,
+        # The gpu check needs this process on the GPU, which this check does.
         "repeatable": lambda: deterministic(device),
+        "gpu": lambda: gpu(device),
     }
-    first = ("python", "libraries", "space", "store", "records", "hub", "load", "threads")
-    # The gpu check needs this process on the GPU, which the one before it does.
-    for name in (*first, "governor", "repeatable", "gpu"):
-        yield from _guarded(name, several.get(name) or _one(single[name]))
+    for name, check in checks.items():
+        yield from _guarded(name, check)
     for model in models:
-        yield from _guarded("bos", _one(lambda model=model: bos(model)))  # type: ignore[misc]
+        yield from _guarded("bos", partial(bos, model))
 
 
-def _one(check: Callable[[], Finding]) -> Callable[[], Iterator[Finding]]:
-    return lambda: iter([check()])
-
-
-def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _guarded(name: str, check: Callable[[], Finding | Iterator[Finding]]) -> Iterator[Finding]:
     try:
-        yield from check()
+        found = check()
+        yield from [found] if isinstance(found, Finding) else found
     except PrunebenchError as error:
         yield Finding(name, "problem", str(error).splitlines()[0])
     except Exception as error:  # a system may lack what a check asks for

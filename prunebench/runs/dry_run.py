@@ -17,7 +17,6 @@ from ..cases.requirements import skip_reason
 from ..data import hub
 from ..data.model_config import Shape, shape_of
 from ..errors import PrunebenchError
-from ..record import Record
 from ..results import answer_key
 from ..results.resume.folders import Partials
 from ..results.store import Store
@@ -87,8 +86,16 @@ def look(
 ) -> list[Outlook]:
     """What a run with these options would do with each of *cases*."""
     device = device or default_device()
-    outlooks = [_look(case, store, device, fresh) for case in cases]
-    return outlooks if fresh else _with_progress(cases, outlooks, store, device)
+    partials = Partials(store.root)
+    begun = set() if fresh else partials.case_ids()
+    found = []
+    for case in cases:
+        outlook = _look(case, store, device, fresh)
+        if case.id in begun and outlook.status == "run":
+            journal = partials.journal(case.id, answer_key.key(case, device), case.families)
+            outlook = replace(outlook, kept="" if journal.empty else str(journal.progress))
+        found.append(outlook)
+    return found
 
 
 def totals(cases: Sequence[Case], outlooks: Sequence[Outlook]) -> Totals:
@@ -113,14 +120,22 @@ def totals(cases: Sequence[Case], outlooks: Sequence[Outlook]) -> Totals:
 
 
 def _look(case: Case, store: Store, device: str, fresh: bool) -> Outlook:
-    outlook = _unread(case)
+    shape = _shape(case)
+    outlook = Outlook(
+        case_id=case.id,
+        model=case.asked["model"]["id"],
+        revision=case.model.revision,
+        source="",
+        folder=None,
+        datasets=tuple(dict.fromkeys(case.datasets)),
+        tasks=tuple(dict.fromkeys(t for m in case.metrics for t in getattr(m, "tasks", ()))),
+        status="run",
+        parameters=shape.parameters() if shape else None,
+    )
     try:
         place = hub.place(case.model.id, case.model.revision)
         folder = str(place.folder) if place.folder else None
         outlook = replace(outlook, source=place.kind, folder=folder)
-        shape = known_shape(case)
-        if shape is not None:
-            outlook = replace(outlook, parameters=shape.parameters())
         if not fresh and store.find(case.id, answer_key.key(case, device)):
             return replace(outlook, status="reuse")
         if reason := skip_reason(case, device):
@@ -141,38 +156,7 @@ def _look(case: Case, store: Store, device: str, fresh: bool) -> Outlook:
     return replace(outlook, parts=_measured(case, store, device))
 
 
-def _unread(case: Case) -> Outlook:
-    """What the case itself says, before any file is looked for."""
-    tasks = [t for m in case.metrics for t in getattr(m, "tasks", ())]
-    return Outlook(
-        case_id=case.id,
-        model=case.asked["model"]["id"],
-        revision=case.model.revision,
-        source="",
-        folder=None,
-        datasets=tuple(dict.fromkeys(case.datasets)),
-        tasks=tuple(dict.fromkeys(tasks)),
-        status="run",
-    )
-
-
-def _with_progress(
-    cases: Sequence[Case], outlooks: Sequence[Outlook], store: Store, device: str
-) -> list[Outlook]:
-    """*outlooks* with how far an interrupted run came."""
-    partials = Partials(store.root)
-    begun = partials.case_ids()
-    found = []
-    for case, outlook in zip(cases, outlooks, strict=True):
-        kept = ""
-        if case.id in begun and outlook.status == "run":
-            journal = partials.journal(case.id, answer_key.key(case, device), case.families)
-            kept = "" if journal.empty else str(journal.progress)
-        found.append(replace(outlook, kept=kept))
-    return found
-
-
-def known_shape(case: Case) -> Shape | None:
+def _shape(case: Case) -> Shape | None:
     """The dense model's sizes; None where its config is not on this machine or not understood."""
     try:
         config = hub.config(case.model.id, case.model.revision)
@@ -183,13 +167,9 @@ def known_shape(case: Case) -> Shape | None:
 
 def _measured(case: Case, store: Store, device: str) -> Parts | None:
     """How long the same question took when it was last answered on this device."""
-    records = store.answers(case.id, case.asked, machine.device_name(device))
-    return next((parts for r in records if (parts := _parts(r)) is not None), None)
-
-
-def _parts(record: Record) -> Parts | None:
-    cost = record.cost
-    if "case_time" not in cost:
-        return None  # written by a version that did not time cases
-    load, search = cost.get("load_time", 0.0), cost.get("search_time", 0.0)
-    return Parts(load, search, max(0.0, cost["case_time"] - load - search))
+    for record in store.answers(case.id, case.asked, machine.device_name(device)):
+        cost = record.cost
+        if "case_time" in cost:  # older versions did not time cases
+            load, search = cost.get("load_time", 0.0), cost.get("search_time", 0.0)
+            return Parts(load, search, max(0.0, cost["case_time"] - load - search))
+    return None

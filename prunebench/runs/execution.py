@@ -2,34 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Generator
 
 from msgspec import Struct
 
-from ..case import Case
 from ..errors import PrunebenchError
 from ..system import signals
 from ..system.machine import has_gpu_files
-from . import job_collect, worker_pool
+from . import job_collect, job_submit, worker_pool
 from .gpu_slots import slots
-from .job_submit import JobOptions
 from .result import Result
 from .session import Session
-from .worker_pool import Pool, Recipe
+from .worker_pool import Pool, Recipe, WorkerProgress
 
 #: What ``--executor`` may be.
 EXECUTORS = ("slurm",)
-
-
-class Display(Protocol):
-    """Shows progress, as ``reports.progress_bar.Display`` does."""
-
-    def note(self, text: str) -> None:
-        """Show a line."""
-
-    def worker_step(self, worker: int, case: Case, what: str) -> None:
-        """Show the current step of a worker."""
 
 
 class ExecutionOptions(Struct, frozen=True):
@@ -54,11 +41,6 @@ class ExecutionOptions(Struct, frozen=True):
         """Seconds after a scheduler's signal that this process may take to end."""
         return worker_pool.PATIENCE + 1.0 if self.workers else signals.PATIENCE
 
-    @property
-    def jobs(self) -> JobOptions:
-        """How jobs are submitted."""
-        return JobOptions(self.workers, self.options)
-
     def check(self) -> None:
         """Refuse options that exclude each other, before anything is done.
 
@@ -76,7 +58,8 @@ class ExecutionOptions(Struct, frozen=True):
         if self.per_gpu > 1 and not self.workers:
             raise PrunebenchError("--per-gpu goes with -n")
         if self.executor:
-            self.jobs.check()
+            job_submit.parameters(self.workers, self.options)
+            job_submit.library()
 
     def device_here(self, device: str | None) -> str | None:
         """The device of this process: where others measure, it leaves the GPUs alone."""
@@ -84,7 +67,11 @@ class ExecutionOptions(Struct, frozen=True):
 
 
 def answers(
-    session: Session, device: str | None, how: ExecutionOptions, display: Display
+    session: Session,
+    device: str | None,
+    how: ExecutionOptions,
+    note: Callable[[str], None],
+    worker_step: WorkerProgress,
 ) -> Generator[Result, None, None]:
     """The results of all cases of *session*, as they finish.
 
@@ -92,22 +79,12 @@ def answers(
         PrunebenchError: if the whole run fails.
     """
     if how.executor:
-        yield from job_collect.answers(session, device, how.jobs, display.note, detach=how.detach)
-    elif how.workers:
-        yield from _by_workers(session, device, how, display)
-    else:
+        parameters = job_submit.parameters(how.workers, how.options)
+        yield from job_collect.answers(session, device, parameters, note, detach=how.detach)
+        return
+    if not how.workers:
         yield from session.answers(session.cases)
-
-
-def in_order(results: Sequence[Result], cases: Sequence[Case]) -> list[Result]:
-    """*results* in the order of their cases."""
-    places = {case.id: place for place, case in enumerate(cases)}
-    return sorted(results, key=lambda result: places[result.case.id])
-
-
-def _by_workers(
-    session: Session, device: str | None, how: ExecutionOptions, display: Display
-) -> Iterator[Result]:
+        return
     places = slots(how.workers, device, how.per_gpu)
     missing = []
     # Asking a GPU for its name takes memory on it; then the workers look into the store.
@@ -117,6 +94,5 @@ def _by_workers(
             yield result
         else:
             missing.append(number)
-    pool = Pool(session.cases, Recipe.of(session, device), places, display.worker_step)
-    for _, result in pool.answers(missing):
-        yield result
+    pool = Pool(session.cases, Recipe.of(session, device), places, worker_step)
+    yield from pool.answers(missing)

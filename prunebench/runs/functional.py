@@ -11,10 +11,10 @@ from torch import Tensor
 from ..api import Method
 from ..cases.keys import build_method, check_keys
 from ..errors import PrunebenchError
-from ..models import surgery
 from ..models.calibration import Calibration, check_ids
 from ..models.causal_lm import CausalLM, perplexity_of
 from ..models.loading import load_model
+from ..models.surgery import apply
 from ..plan import Plan
 from ..specs import CalibrationSpec
 
@@ -60,11 +60,6 @@ def choose(
     if problems:
         raise PrunebenchError("\n".join(problems))
     return chosen.choose(lm, _calibration(calibration, lm), target)
-
-
-def apply(lm: CausalLM, plan: Plan) -> CausalLM:
-    """Carry out *plan* on *lm*, in place, and return it."""
-    return surgery.apply(lm, plan)
 
 
 def perplexity(lm: CausalLM, ids: Ids) -> float:

@@ -9,7 +9,7 @@ import sys
 from msgspec import Struct
 
 from ..errors import PrunebenchError
-from ..system.machine import has_gpu_files
+from ..system.machine import has_gpu_files, usable_cores
 
 
 class Slot(Struct, frozen=True):
@@ -23,12 +23,9 @@ class Slot(Struct, frozen=True):
 
 
 def slots(text: str, device: str | None, per_gpu: int = 1) -> list[Slot]:
-    """The slots for ``-n`` *text*.
+    """The slots for ``-n`` *text*: a number, or ``auto`` for all that GPUs hold or half the cores.
 
-    Args:
-        text: a number, or ``auto``: *per_gpu* for every GPU, or half the cores without one.
-        device: the value of ``--device``.
-        per_gpu: how many workers may share a GPU.
+    *device* is the value of ``--device``; *per_gpu* workers may share a GPU.
 
     Raises:
         PrunebenchError: if *text* is something else, or there are more workers than GPUs hold.
@@ -56,8 +53,7 @@ def cores() -> int:
     given = os.environ.get("OMP_NUM_THREADS", "").split(",")[0]
     if given.isdecimal() and int(given) > 0:
         return int(given)
-    affinity = getattr(os, "sched_getaffinity", None)
-    return len(affinity(0)) if affinity else os.cpu_count() or 1
+    return usable_cores()
 
 
 def visible_gpus(device: str | None) -> list[str]:

@@ -10,8 +10,9 @@ import contextlib
 import os
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..case import Case
 from ..errors import PrunebenchError
@@ -20,7 +21,7 @@ from ..results import answer_key
 from ..system import files
 from ..system.console import print_note
 from ..verdicts.verdict import Verdict
-from .job_submit import Job, JobOptions, Note, library, submit
+from .job_submit import Job, Note, library, submit
 from .result import Result
 from .session import Session
 from .worker_pool import Recipe
@@ -32,29 +33,24 @@ POLL, MISSING = 2.0, 3
 def answers(
     session: Session,
     device: str | None,
-    options: JobOptions,
+    parameters: Mapping[str, Any],
     note: Callable[[str], None],
     *,
     detach: bool = False,
 ) -> Iterator[Result]:
     """The results of the cases of *session*: from the store, then from jobs as they end.
 
-    Args:
-        session: judges; it measures nothing.
-        device: what the jobs compute on.
-        options: how the jobs are submitted.
-        note: called with what is being waited for.
-        detach: submit, print how to collect, and do not wait.
+    *note* is called with what is being waited for; *detach* submits and does not wait.
 
     Raises:
         PrunebenchError: if nothing can be submitted.
     """
-    if device is None and any(text.startswith(("gpu", "gres")) for text in options.sbatch):
+    if device is None and any(key.startswith(("gpu", "gres")) for key in parameters):
         device = "cuda"
     missing = []
     for number, case in enumerate(session.cases):
         if record := stored(session, case, device):
-            yield _judged(session, case, record, cached=True)
+            yield session.result(case, record, cached=True)
         else:
             missing.append(number)
     folder = (session.store.root / "slurm").absolute()
@@ -62,8 +58,11 @@ def answers(
     queued = {number for job in jobs for number in job.numbers}
     missing = [number for number in missing if number not in queued]
     if missing:
-        new = submit(session.cases, Recipe.of(session, device), missing, folder, options)
-        _print_submitted(new, session.cases)
+        new = submit(session.cases, Recipe.of(session, device), missing, folder, parameters)
+        for job in new:
+            first, more = session.cases[job.numbers[0]].id, len(job.numbers) - 1
+            what = first + (f" and {more} more" if more else "")
+            print_note(f"submitted job {job.job.job_id}: {what} (log {job.job.paths.stdout})")
         jobs += new
     if not detach:
         yield from _collected(session, device, jobs, note)
@@ -85,18 +84,6 @@ def stored(session: Session, case: Case, device: str | None) -> Record | None:
             if answer_key.key(case, name) == record.key:
                 return record
     return None
-
-
-def _judged(session: Session, case: Case, record: Record, *, cached: bool) -> Result:
-    verdict = session.judge(case, record)
-    return Result(case, verdict, record, cached, session.published(record))
-
-
-def _print_submitted(jobs: Sequence[Job], cases: Sequence[Case]) -> None:
-    for job in jobs:
-        first, more = cases[job.numbers[0]].id, len(job.numbers) - 1
-        what = first + (f" and {more} more" if more else "")
-        print_note(f"submitted job {job.job.job_id}: {what} (log {job.job.paths.stdout})")
 
 
 def _queued(session: Session, missing: Sequence[int], folder: Path) -> list[Job]:
@@ -183,7 +170,7 @@ def _results(session: Session, device: str | None, job: Job) -> Iterator[Result]
     for number in job.numbers:
         case = session.cases[number]
         if record := stored(session, case, device):
-            yield _judged(session, case, record, cached=False)
+            yield session.result(case, record, cached=False)
         elif case.id in verdicts:
             yield Result(case, verdicts[case.id])
         else:

@@ -9,7 +9,8 @@ which cases is noted next to the logs.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,34 +41,12 @@ class Note(Struct, frozen=True):
     cases: tuple[tuple[str, dict[str, Any]], ...]
 
 
-class JobOptions(Struct, frozen=True):
-    """How jobs are submitted.
-
-    *parallel* is how many run at once, as ``-n`` has it; empty for no limit. *sbatch* are
-    ``KEY=VALUE`` options.
-    """
-
-    parallel: str = ""
-    sbatch: tuple[str, ...] = ()
-
-    def check(self) -> None:
-        """Refuse malformed options, and a Python without submitit.
-
-        Raises:
-            PrunebenchError: with a line that says what to do.
-        """
-        _parsed(self.sbatch)
-        _count(self.parallel)
-        library()
-
-
-class Task:
+class Task(Struct):
     """The work of a job, as submitit calls and pickles it: the cases *numbers* of all *cases*."""
 
-    def __init__(self, cases: Sequence[Case], recipe: Recipe, numbers: Sequence[int]) -> None:
-        self.cases = list(cases)
-        self.recipe = recipe
-        self.numbers = list(numbers)
+    cases: Sequence[Case]
+    recipe: Recipe
+    numbers: Sequence[int]
 
     def __call__(self) -> tuple[dict[str, Verdict], str]:
         """Answer the cases; those that are in the store already take no time.
@@ -108,7 +87,7 @@ def submit(
     recipe: Recipe,
     numbers: Sequence[int],
     folder: Path,
-    options: JobOptions,
+    parameters: Mapping[str, Any],
 ) -> list[Job]:
     """Submit the cases of these *numbers* as one array, and note in *folder* which job has which.
 
@@ -116,8 +95,8 @@ def submit(
         PrunebenchError: if Slurm refuses.
     """
     submitit = library()
-    slurm = _executor(submitit, folder, options)
-    shared = [[numbers[i] for i in group] for group in groups([cases[i] for i in numbers])]
+    slurm = _executor(submitit, folder, parameters)
+    shared = groups(cases, numbers)
     try:
         with slurm.batch():  # one array
             submitted = [slurm.submit(Task(cases, recipe, group)) for group in shared]
@@ -131,7 +110,7 @@ def submit(
     return jobs
 
 
-def _executor(submitit: Any, folder: Path, options: JobOptions) -> Any:
+def _executor(submitit: Any, folder: Path, parameters: Mapping[str, Any]) -> Any:
     try:
         slurm = submitit.SlurmExecutor(folder, max_num_timeout=REQUEUES)
     except RuntimeError:
@@ -143,29 +122,14 @@ def _executor(submitit: Any, folder: Path, options: JobOptions) -> Any:
         stderr_to_stdout=True,
         setup=["export SUBMITIT_PREEMPT_SIGNAL=USR1"],
     )
-    if count := _count(options.parallel):
-        slurm.update_parameters(array_parallelism=count)
     others: dict[str, Any] = {"requeue": True, "signal": f"USR1@{NOTICE}"}
-    for key, value in _parsed(options.sbatch).items():
+    for key, value in parameters.items():
         try:
             slurm.update_parameters(**{key: value})
         except ValueError:  # submitit does not know it; sbatch may
             others[key.replace("_", "-")] = value
     slurm.update_parameters(additional_parameters=others)
     return slurm
-
-
-def _count(parallel: str) -> int | None:
-    """How many jobs may run at once; None for no limit.
-
-    Raises:
-        PrunebenchError: if *parallel* is not a number.
-    """
-    if parallel in ("", "auto"):
-        return None
-    if parallel.isdecimal() and int(parallel):
-        return int(parallel)
-    raise PrunebenchError(f"-n {parallel}: expected a number from 1, or auto")
 
 
 def _log(case: Case, what: str) -> None:
@@ -192,8 +156,17 @@ def library() -> Any:
     return submitit
 
 
-def _parsed(options: Sequence[str]) -> dict[str, Any]:
+def parameters(workers: str, options: Sequence[str]) -> dict[str, Any]:
+    """Slurm's parameters for a limit of *workers* jobs at once and ``KEY=VALUE`` *options*.
+
+    Raises:
+        PrunebenchError: with a line that says what is expected.
+    """
     found: dict[str, Any] = {}
+    if workers not in ("", "auto"):
+        if not workers.isdecimal() or not int(workers):
+            raise PrunebenchError(f"-n {workers}: expected a number from 1, or auto")
+        found["array_parallelism"] = int(workers)
     for text in options:
         key, equals, value = text.partition("=")
         key = key.strip().lstrip("-").replace("-", "_")
@@ -215,16 +188,14 @@ def minutes(text: str) -> int:
     Raises:
         PrunebenchError: if it has another form.
     """
-    days, dash, rest = text.rpartition("-")
-    parts = rest.split(":")
-    if not all(p.isdecimal() for p in parts) or len(parts) > 3 or (dash and not days.isdecimal()):
+    form = re.fullmatch(r"(?:([0-9]+)-)?([0-9]+)(?::([0-9]+))?(?::([0-9]+))?", text)
+    if form is None:
         raise PrunebenchError(
             f"--slurm time={text}: expected minutes, HH:MM:SS, MM:SS or D-HH[:MM[:SS]]"
         )
-    numbers = [int(part) for part in parts]
-    if dash:
-        hours, mins, seconds = [*numbers, 0, 0][:3]
-        return int(days) * 1440 + hours * 60 + mins + (seconds > 0)
-    if len(numbers) == 3:
-        return numbers[0] * 60 + numbers[1] + (numbers[2] > 0)
-    return numbers[0] + (len(numbers) == 2 and numbers[1] > 0)
+    days, *rest = form.groups()
+    numbers = [int(part) for part in rest if part is not None]
+    if days is None and len(numbers) < 3:
+        numbers.insert(0, 0)
+    hours, mins, seconds = [*numbers, 0, 0][:3]
+    return int(days or 0) * 1440 + hours * 60 + mins + (seconds > 0)

@@ -44,8 +44,7 @@ class Result(Struct, frozen=True):
 def command_options(given: Mapping[str, object]) -> str:
     """Options as a shell takes them, a blank before each; those without a value are left out.
 
-    Args:
-        given: values by option name; True for a switch.
+    *given* are values by option name; True for a switch.
     """
     words = []
     for name, value in given.items():

@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ..api import Method, Target
+from msgspec import Struct
+
+from ..api import Target
 from ..case import Case, serves_all_amounts
 from ..errors import PrunebenchError
 from ..plan import Plan, units
 from ..results.resume.journal import Journal
-from ..specs import CalibrationSpec, ModelSpec
 
 if TYPE_CHECKING:
     from ..models.causal_lm import CausalLM
 
-#: What a shared search depends on; the last says what its amount counts.
-Key = tuple[ModelSpec, Method, CalibrationSpec, str]
 
-
-class Search:
+class Search(Struct):
     """A plan with the cost of finding it; *amount* is what was searched for."""
 
-    def __init__(self, plan: Plan, seconds: float, tokens: int, memory: int | None) -> None:
-        self.amount = 0.0
-        self.plan = plan
-        self.seconds = seconds
-        self.tokens = tokens
-        self.memory = memory
+    plan: Plan
+    seconds: float
+    tokens: int
+    memory: int | None
+    amount: float = 0.0
 
     @property
     def cost(self) -> dict[str, float]:
@@ -60,10 +57,8 @@ class Search:
 class SharedSearches:
     """The searches of one dense model that serve several amounts.
 
-    Args:
-        upcoming: the cases of the run, whose largest amount is searched.
-        choose: runs a search of a case's method for a target.
-        intact: whether the dense model may still be searched after a search that failed.
+    *choose* runs a search of a case's method for a target; the largest amount of *upcoming* cases
+    is searched. *intact* says whether the dense model may still be searched after a failure.
     """
 
     def __init__(
@@ -75,7 +70,7 @@ class SharedSearches:
         self._upcoming = upcoming
         self._choose = choose
         self._intact = intact
-        self._searches: dict[Key, Search] = {}
+        self._searches: dict[tuple[object, ...], Search] = {}
 
     def clear(self) -> None:
         """Forget all searches, as for another dense model."""
@@ -96,7 +91,9 @@ class SharedSearches:
         if (search := self.known(case, dense)) is not None:
             return search
         kind, amount = amount_of(case, dense)
-        largest = max(amount, *self._amounts(case, dense, kind))
+        same = [c for c in self._upcoming if _key(c, kind) == _key(case, kind)]
+        amounts = [amount_of(other, dense) for other in same]
+        largest = max([amount, *(size for of, size in amounts if of == kind)])
         try:
             search = self._choose(case, dense, Target(**{kind: largest}))  # type: ignore[arg-type]
         except PrunebenchError:
@@ -108,15 +105,6 @@ class SharedSearches:
         search.amount = largest
         self._searches[_key(case, kind)] = search
         return search.cut(case, dense)
-
-    def _amounts(self, case: Case, dense: CausalLM, kind: str) -> Iterable[float]:
-        """The amounts of all cases that share a search with *case*."""
-        yield 0
-        for other in self._upcoming:
-            if _key(other, kind) == _key(case, kind):
-                other_kind, amount = amount_of(other, dense)
-                if other_kind == kind:
-                    yield amount
 
 
 def amount_of(case: Case, dense: CausalLM) -> tuple[str, float]:
@@ -132,5 +120,6 @@ def amount_of(case: Case, dense: CausalLM) -> tuple[str, float]:
     return "sparsity", case.target.sparsity or 0.0
 
 
-def _key(case: Case, kind: str) -> Key:
+def _key(case: Case, kind: str) -> tuple[object, ...]:
+    """What a shared search depends on; *kind* says what its amount counts."""
     return case.model, case.method, case.calibration, kind

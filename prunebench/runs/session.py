@@ -81,7 +81,7 @@ class Session:
         self.store = store
         self.baselines = baselines
         self.fresh = fresh
-        self.since = since or _now()
+        self.since = since or datetime.now(UTC).isoformat(timespec="seconds")
         self.fail_on = fail_on
         self.conditions = conditions
         self.alpha = alpha
@@ -107,7 +107,7 @@ class Session:
             before_torch()
             from .worker import Worker
 
-            upcoming = [c for c in self.cases if not self._answered(c)]
+            upcoming = [c for c in self.cases if self._found(c) is None]
             self._worker = Worker(self._device, self._clock.step, upcoming, self.partials)
         return self._worker
 
@@ -132,9 +132,10 @@ class Session:
     def reused(self, case: Case) -> Result | None:
         """The result of *case* from the store; None if anything has to be measured for it."""
         record = self._found(case)
-        if record is None or (judged := self.judge(case, record)).unconfirmed:
+        if record is None:
             return None
-        return Result(case, judged, record, cached=True, published=self.published(record))
+        result = self.result(case, record, cached=True)
+        return None if result.verdict.unconfirmed else result
 
     def answers(self, cases: Iterable[Case]) -> Iterator[Result]:
         """The results of *cases* in order, those that other processes are running last."""
@@ -160,41 +161,48 @@ class Session:
         try:
             if not cached:
                 self._save(record)
-            judged = self.judge(case, record)
-            if judged.unconfirmed:
+            result = self.result(case, record, cached=cached)
+            if names := result.verdict.unconfirmed:
                 if cached:
                     self._enter(case, claim, wait=wait)
                     record = self._stored(case) or record
-                record = self._confirmed(case, record, judged.unconfirmed)
-                judged = self.judge(case, record)
+                record = self._confirmed(case, record, names)
+                result = self.result(case, record, cached=cached)
         except _UnsavedError as error:
             failed = Verdict(case.id, ok=False, error=f"not saved: {error}")
-            return Result(case, failed, record, cached, self.published(record))
-        return Result(case, judged, record, cached, self.published(record))
+            return Result(case, failed, record, cached, self._published(record))
+        return result
 
     def cut_off(self, results: Sequence[Result]) -> list[Result]:
         """The results of cases that were interrupted when their record had just been saved.
 
-        Args:
-            results: those that the run has already.
+        *results* are those that the run has already.
         """
         present = {result.case.id for result in results}
         found = [(c, self._found(c)) for c in self.cases if c.id not in present]
         return [
-            Result(case, self.judge(case, record), record, False, self.published(record))
+            self.result(case, record, cached=False)
             for case, record in found
             if record is not None and record.created >= self.since
         ]
 
     def settled(self, results: Sequence[Result]) -> list[Result]:
-        """The results of a run, with p-values adjusted over all of its tests."""
-        settled = verdict.settle([(r.verdict, self._fail_on(r.case)) for r in results])
-        options = self.options
+        """The results of a run in the order of its cases, with p-values adjusted over all tests."""
+        places = {case.id: place for place, case in enumerate(self.cases)}
+        results = sorted(results, key=lambda result: places[result.case.id])
+        settled = verdict.settle(
+            [(r.verdict, r.case.fail_on if self.fail_on is None else self.fail_on) for r in results]
+        )
         return [
-            replace(r, verdict=v, options=options) for r, v in zip(results, settled, strict=True)
+            replace(r, verdict=v, options=self.options)
+            for r, v in zip(results, settled, strict=True)
         ]
 
-    def published(self, record: Record) -> tuple[Row, ...]:
+    def result(self, case: Case, record: Record, *, cached: bool) -> Result:
+        """The result that *record* is for *case*."""
+        return Result(case, self.judge(case, record), record, cached, self._published(record))
+
+    def _published(self, record: Record) -> tuple[Row, ...]:
         """The papers' numbers for what *record* measured."""
         return tuple(published.matching(record, self._rows))
 
@@ -217,9 +225,6 @@ class Session:
             rules=rules,
             rows=self._rows,
         )
-
-    def _fail_on(self, case: Case) -> tuple[Outcome, ...]:
-        return case.fail_on if self.fail_on is None else self.fail_on
 
     def _noise(self, record: Record) -> dict[str, float]:
         """The timing noise of this device, as ``prunebench calibrate`` measured it."""
@@ -290,9 +295,6 @@ class Session:
         devices = gpu_ids(device, spread=case.model.device_map is not None) or [device]
         claim.enter_context(turn(devices, alone=case.times, waiting=waiting))
 
-    def _answered(self, case: Case) -> bool:
-        return self._found(case) is not None
-
     def _found(self, case: Case) -> Record | None:
         """The stored record; None for an error, which is reported when the case is answered."""
         try:
@@ -331,7 +333,7 @@ class Session:
                 key = self._key(case)
             except PrunebenchError:  # reported when the case is answered
                 continue
-            if self.fresh or self._answered(case):
+            if self.fresh or self._found(case):
                 self.partials.forget(key or "")
                 continue
             journal = self.partials.journal(case.id, key, case.families)
@@ -346,7 +348,3 @@ class _SkippedError(Exception):
 
 class _UnsavedError(Exception):
     """A record was measured and cannot be saved."""
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

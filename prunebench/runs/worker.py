@@ -31,27 +31,19 @@ from ..record import Environment, Measurement, Record, storable
 from ..results import answer_key, provenance
 from ..results.resume.folders import Partials, measuring, searching
 from ..results.resume.journal import Journal
-from ..specs import CalibrationSpec, ModelSpec
+from ..specs import ModelSpec
 from ..system import machine
 from ..system.machine import PeakMemory
 from ..system.nvml import Gpu
 from . import conformance
 from .search import Search, SharedSearches
 
-#: What a plan depends on.
-Question = tuple[ModelSpec, Method, CalibrationSpec, Target]
-
 
 class Worker:
     """Runs cases one after the other, sharing dense models and searches between them.
 
-    Args:
-        device: a torch device; by default a GPU if there is one.
-        progress: called with every step.
-        upcoming: the cases that will follow, so that a nested method is searched once, for the
-            largest amount.
-        partials: where the finished parts of a case are saved until its record is; by default
-            nowhere.
+    A nested method is searched once, for the largest amount of all *upcoming* cases. The finished
+    parts of a case are saved in *partials* until its record is.
 
     Raises:
         PrunebenchError: if there is no such device.
@@ -73,7 +65,7 @@ class Worker:
         self._shared = SharedSearches(
             self.upcoming, self._choose, intact=lambda: self._model is not None
         )
-        self._last: tuple[Question, Search] | None = None
+        self._last: tuple[object, Search] | None = None
         self._answered: set[str] = set()
 
     def run(self, case: Case) -> Record:
@@ -88,7 +80,7 @@ class Worker:
         dense = self.dense(case.model)
         key = answer_key.key(case, self.device)
         read = answer_key.inputs(case) or {}
-        with closing(self._journal(case, key)) as journal:
+        with closing(self.partials.journal(case.id, key, case.families)) as journal:
             search = self._search(case, dense, journal)
             start = time.perf_counter()
             self.progress(case, "pruning")
@@ -145,9 +137,6 @@ class Worker:
         journal.save_metric(number, found, seconds)
         return found
 
-    def _journal(self, case: Case, key: str | None) -> Journal:
-        return self.partials.journal(case.id, key, case.families)
-
     def _dense_journal(self, case: Case, metric: Metric) -> Journal:
         """The journal of the dense model's answers to *metric*, which all cases share."""
         method, target = Dense(), Target()
@@ -158,11 +147,7 @@ class Worker:
         return self.partials.dense(answer_key.key(alone, self.device))
 
     def again(self, case: Case, names: Iterable[str]) -> tuple[Measurement, ...]:
-        """Measure timings of *case* a second time.
-
-        Args:
-            case: one that was run.
-            names: the measurements wanted; those measured along with them are returned, too.
+        """Measure the timings *names* of a *case* that was run, and those along with them, again.
 
         Raises:
             PrunebenchError: if the method or a metric refuses, with one line saying why.
@@ -251,7 +236,8 @@ class Worker:
                 continue
             same = other.target == case.target
             if (shared := search if same else self._shared.known(other, dense)) is not None:
-                with closing(self._journal(other, answer_key.key(other, self.device))) as journal:
+                key = answer_key.key(other, self.device)
+                with closing(self.partials.journal(other.id, key, other.families)) as journal:
                     shared.save(journal)
 
     def _metric_step(self, case: Case, metric: str, text: str) -> None:
@@ -287,7 +273,8 @@ class Worker:
         return conformance.checked_plan(plan, tag(method))
 
 
-def _question(case: Case) -> Question:
+def _question(case: Case) -> tuple[object, ...]:
+    """What a plan depends on."""
     return (case.model, case.method, case.calibration, case.target)
 
 

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 from msgspec import Struct
 
@@ -31,8 +32,7 @@ from ..results.store import Store
 from ..system import signals
 from ..system.console import plain_warnings
 from ..system.machine import before_torch
-from ..verdicts.conditions import Condition
-from ..verdicts.verdict import Outcome, Verdict
+from ..verdicts.verdict import Verdict
 from .gpu_slots import Slot, cores
 from .result import Result
 from .session import Session
@@ -49,29 +49,25 @@ WorkerProgress = Callable[[int, Case, str], None]
 
 
 class Recipe(Struct, frozen=True):
-    """What another process makes a session from, except for its cases."""
+    """What another process makes a session from, except for its cases.
+
+    *options* are keyword arguments of ``Session``.
+    """
 
     store: Path
     baselines: Path
     device: str | None
-    fresh: bool
-    since: str
-    fail_on: tuple[Outcome, ...] | None
-    conditions: tuple[Condition, ...] | None
-    alpha: float | None
+    options: dict[str, Any]
 
     @classmethod
     def of(cls, session: Session, device: str | None) -> Recipe:
         """The recipe that rebuilds *session* on *device*."""
+        names = ("fresh", "since", "fail_on", "conditions", "alpha")
         return cls(
             store=session.store.root.absolute(),
             baselines=session.baselines.root.absolute(),
             device=device,
-            fresh=session.fresh,
-            since=session.since,
-            fail_on=session.fail_on,
-            conditions=session.conditions,
-            alpha=session.alpha,
+            options={name: getattr(session, name) for name in names},
         )
 
     def session(self, cases: Sequence[Case], progress: Callable[[Case, str], None]) -> Session:
@@ -80,28 +76,18 @@ class Recipe(Struct, frozen=True):
         Raises:
             PrunebenchError: if there is no such device, or the papers' numbers cannot be read.
         """
-        return Session(
-            cases,
-            Store(self.store),
-            Baselines(self.baselines),
-            self.device,
-            fresh=self.fresh,
-            since=self.since,
-            fail_on=self.fail_on,
-            conditions=self.conditions,
-            alpha=self.alpha,
-            progress=progress,
-        )
+        store, baselines = Store(self.store), Baselines(self.baselines)
+        return Session(cases, store, baselines, self.device, progress=progress, **self.options)
 
 
-def groups(cases: Sequence[Case]) -> list[list[int]]:
-    """Numbers of cases per group that one worker should answer in order, for they share a search.
+def groups(cases: Sequence[Case], numbers: Sequence[int]) -> list[list[int]]:
+    """*numbers* of cases per group that one worker answers in order, for they share a search.
 
     Groups that time something come last.
     """
     found: dict[object, list[int]] = {}
-    for number, case in enumerate(cases):
-        found.setdefault(search_key(case), []).append(number)
+    for number in numbers:
+        found.setdefault(search_key(cases[number]), []).append(number)
     return sorted(found.values(), key=lambda group: any(cases[i].times for i in group))
 
 
@@ -117,7 +103,7 @@ class _Worker:
         self.process = multiprocessing.get_context("spawn").Process(
             target=_work, args=(theirs, recipe, list(cases)), name=f"worker {number}"
         )
-        with _environment(slot), _no_interrupt():
+        with _inherited(slot):
             self.process.start()
         theirs.close()
 
@@ -145,14 +131,7 @@ class _Worker:
 
 
 class Pool:
-    """Answers cases with several workers.
-
-    Args:
-        cases: the cases.
-        recipe: what the workers' sessions are made from.
-        slots: one for each worker.
-        progress: called with every worker's steps.
-    """
+    """Answers cases with several workers, one for each slot; *progress* has every step."""
 
     def __init__(
         self,
@@ -170,14 +149,13 @@ class Pool:
         self._queue: deque[list[int]] = deque()
         self._later: deque[int] = deque()
 
-    def answers(self, numbers: Sequence[int]) -> Iterator[tuple[int, Result]]:
-        """The results of the cases of these *numbers* as they finish, with their numbers.
+    def answers(self, numbers: Sequence[int]) -> Iterator[Result]:
+        """The results of the cases of these *numbers* as they finish.
 
         Raises:
             PrunebenchError: if a record cannot be saved, or there is no such device.
         """
-        chosen = [self._cases[i] for i in numbers]
-        found = [[numbers[i] for i in group] for group in groups(chosen)]
+        found = groups(self._cases, numbers)
         wide = [group for group in found if any(_spread(self._cases[i]) for i in group)]
         narrow = [group for group in found if group not in wide]
         yield from self._run(narrow, self._slots)
@@ -186,12 +164,10 @@ class Pool:
             everything = Slot(",".join(gpus) if gpus else None, cores())
             yield from self._run(wide, [everything])
 
-    def _run(
-        self, cases: Sequence[list[int]], slots: Sequence[Slot]
-    ) -> Iterator[tuple[int, Result]]:
-        self._queue.extend(cases)
+    def _run(self, groups: Sequence[list[int]], slots: Sequence[Slot]) -> Iterator[Result]:
+        self._queue.extend(groups)
         try:
-            for number, slot in enumerate(slots[: len(cases)]):
+            for number, slot in enumerate(slots[: len(groups)]):
                 self._start(number, slot)
             while self._workers:
                 yield from self._listen()
@@ -207,7 +183,10 @@ class Pool:
         """Give *worker* its next case, or one that another process holds, or let it end."""
         last, worker.at = worker.at, None
         if not worker.group and self._queue:
-            place = self._nearest(last)
+            # The next group is one of the loaded model, or else the first.
+            models = [self._cases[group[0]].model for group in self._queue]
+            loaded = None if last is None else self._cases[last].model
+            place = models.index(loaded) if loaded in models else 0
             worker.group.extend(self._queue[place])
             del self._queue[place]
         if worker.group:
@@ -218,15 +197,7 @@ class Pool:
             self._workers.remove(worker)
             worker.retire()
 
-    def _nearest(self, last: int | None) -> int:
-        """The index of the next group: one of the loaded model, or else the first."""
-        if last is not None:
-            for place, group in enumerate(self._queue):
-                if self._cases[group[0]].model == self._cases[last].model:
-                    return place
-        return 0
-
-    def _listen(self) -> Iterator[tuple[int, Result]]:
+    def _listen(self) -> Iterator[Result]:
         workers = list(self._workers)
         ready = wait([*(h.pipe for h in workers), *(h.process.sentinel for h in workers)])
         for worker in workers:
@@ -235,7 +206,7 @@ class Pool:
             if worker.process.sentinel in ready and worker in self._workers:
                 yield from self._died(worker)
 
-    def _heard(self, worker: _Worker) -> Iterator[tuple[int, Result]]:
+    def _heard(self, worker: _Worker) -> Iterator[Result]:
         """Handle every message that *worker* has sent."""
         try:
             while worker in self._workers and worker.pipe.poll():
@@ -248,12 +219,12 @@ class Pool:
                     if content is None:
                         self._later.append(number)
                     else:
-                        yield number, content
+                        yield content
                     self._next(worker)
         except (EOFError, OSError):
             return  # dead: its sentinel shows
 
-    def _died(self, worker: _Worker) -> Iterator[tuple[int, Result]]:
+    def _died(self, worker: _Worker) -> Iterator[Result]:
         yield from self._heard(worker)
         if worker not in self._workers:
             return
@@ -268,7 +239,7 @@ class Pool:
             else:
                 case = self._cases[number]
                 error = _death(worker.process.exitcode or 0)
-                yield number, Result(case, Verdict(case.id, ok=False, error=error))
+                yield Result(case, Verdict(case.id, ok=False, error=error))
         if rest:
             self._queue.appendleft(rest)
         if self._queue or self._later:
@@ -300,31 +271,21 @@ def _death(code: int) -> str:
 
 
 @contextmanager
-def _environment(slot: Slot) -> Iterator[None]:
-    """Set this process's environment, which a worker inherits, to what its Python needs."""
+def _inherited(slot: Slot) -> Iterator[None]:
+    """Set what a worker inherits: its environment, and no Ctrl-C until it has a process group."""
     before_torch()
     mine = {"OMP_NUM_THREADS": str(slot.threads), "MKL_NUM_THREADS": str(slot.threads)}
     if slot.gpus is not None:
         mine["CUDA_VISIBLE_DEVICES"] = slot.gpus
-    before = {key: os.environ.get(key) for key in mine}
+    before = {key: os.environ[key] for key in mine if key in os.environ}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     os.environ.update(mine)
     try:
         yield
     finally:
-        for key, value in before.items():
-            if value is None:
-                del os.environ[key]
-            else:
-                os.environ[key] = value
-
-
-@contextmanager
-def _no_interrupt() -> Iterator[None]:
-    """Keep Ctrl-C from a new process until it has a process group of its own."""
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
+        for key in mine:
+            del os.environ[key]
+        os.environ.update(before)
         signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
 

@@ -20,22 +20,29 @@ from rich.text import Text
 
 from ..errors import PrunebenchWarning, disarmed, inert, inert_lines
 
-COLOURS = {
-    "better": "green",
-    "same": "green",
-    "new": "cyan",
-    "skipped": "dim",
-    "unsure": "yellow",
-    "changed_plan": "yellow",
-    "interval": "dim",
-    "not_comparable": "magenta",
-    "worse": "bold red",
-    "gone": "bold red",
-    "crashed": "bold red",
+#: Every outcome with its colour, its sign, and its sign in ASCII.
+_OUTCOMES = {
+    "better": ("green", "▲", "^"),
+    "same": ("green", "✓", "="),
+    "new": ("cyan", "+", "+"),
+    "skipped": ("dim", "–", "-"),  # noqa: RUF001
+    "unsure": ("yellow", "?", "?"),
+    "changed_plan": ("yellow", "≠", "~"),
+    "interval": ("dim", "·", "."),
+    "not_comparable": ("magenta", "∅", "#"),
+    "worse": ("bold red", "▼", "v"),
+    "gone": ("bold red", "✗", "x"),
+    "crashed": ("bold red", "✗", "x"),
 }
+COLOURS = {word: colour for word, (colour, _, _) in _OUTCOMES.items()}
 
 #: Columns where neither a terminal nor ``COLUMNS`` gives a width.
 WIDE = 100
+
+
+# A line under the headings and between groups, nothing else. The eight lines are: top, heading,
+# below it, rows, between rows, between sections, last row, bottom.
+_FRAME = "    \n    \n {} \n    \n {} \n    \n    \n    \n"
 
 
 class Signs(Struct, frozen=True):
@@ -46,18 +53,18 @@ class Signs(Struct, frozen=True):
     """
 
     outcomes: dict[str, str]
-    plus_minus: str
-    dot: str
-    times: str
-    branch: str
-    ellipsis: str
-    kept: str
-    gone: str
-    joined: str
-    cut: str
-    refit: str
-    line: str
-    heading: box.Box
+    plus_minus: str = "±"
+    dot: str = "·"
+    times: str = "×"  # noqa: RUF001
+    branch: str = "└"
+    ellipsis: str = "…"
+    kept: str = "■"
+    gone: str = "□"
+    joined: str = "◂"
+    cut: str = "▬"
+    refit: str = "◆"
+    line: str = "─"
+    heading: box.Box = box.Box(_FRAME.format("──", "──"))
 
     def grid(self) -> Table:
         """An empty table: a line below its head, no frame."""
@@ -72,51 +79,9 @@ class Signs(Struct, frozen=True):
         )
 
 
-# A line under the headings and between groups, nothing else. The eight lines are: top, heading,
-# below it, rows, between rows, between sections, last row, bottom.
-_FRAME = "    \n    \n {} \n    \n {} \n    \n    \n    \n"
-
-UNICODE = Signs(
-    outcomes={
-        "better": "▲",
-        "same": "✓",
-        "new": "+",
-        "skipped": "–",  # noqa: RUF001
-        "unsure": "?",
-        "changed_plan": "≠",
-        "interval": "·",
-        "not_comparable": "∅",
-        "worse": "▼",
-        "gone": "✗",
-        "crashed": "✗",
-    },
-    plus_minus="±",
-    dot="·",
-    times="×",  # noqa: RUF001
-    branch="└",
-    ellipsis="…",
-    kept="■",
-    gone="□",
-    joined="◂",
-    cut="▬",
-    refit="◆",
-    line="─",
-    heading=box.Box(_FRAME.format("──", "──")),
-)
+UNICODE = Signs(outcomes={word: sign for word, (_, sign, _) in _OUTCOMES.items()})
 ASCII = Signs(
-    outcomes={
-        "better": "^",
-        "same": "=",
-        "new": "+",
-        "skipped": "-",
-        "unsure": "?",
-        "changed_plan": "~",
-        "interval": ".",
-        "not_comparable": "#",
-        "worse": "v",
-        "gone": "x",
-        "crashed": "x",
-    },
+    outcomes={word: sign for word, (_, _, sign) in _OUTCOMES.items()},
     plus_minus="+-",
     dot="-",
     times="x",
@@ -191,18 +156,7 @@ def watched(file: IO[str]) -> bool:
 
 def signs(console: Console) -> Signs:
     """The signs that *console* can show: plain ASCII where its encoding lacks others."""
-    every = [v for v in (*UNICODE.outcomes.values(), *_drawn(UNICODE)) if isinstance(v, str)]
-    try:
-        "".join(every).encode(console.encoding)
-    except (UnicodeEncodeError, LookupError):
-        return ASCII
-    return UNICODE
-
-
-def _drawn(signs: Signs) -> Iterator[str]:
-    for name in signs.__struct_fields__:
-        if isinstance(value := getattr(signs, name), str):
-            yield value
+    return ASCII if console.options.ascii_only else UNICODE
 
 
 def outcome(word: str, signs: Signs) -> Text:

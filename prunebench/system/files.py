@@ -7,6 +7,8 @@ import os
 import re
 import sys
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
@@ -100,6 +102,20 @@ def require_listed(error: OSError) -> None:
         raise PrunebenchError(f"{error.filename}: cannot be listed: {reason}") from None
 
 
+@contextmanager
+def reported(path: Path, what: str) -> Iterator[None]:
+    """Raise an error of the system as one line with *path*, *what* failed, and the reason.
+
+    Raises:
+        PrunebenchError: ``<path>: cannot be <what>: <reason>``.
+    """
+    try:
+        yield
+    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
+        reason = getattr(error, "strerror", None) or error
+        raise PrunebenchError(f"{path}: cannot be {what}: {reason}") from error
+
+
 def read(path: Path, limit: int = MAX_BYTES) -> bytes:
     """The bytes of a regular file.
 
@@ -107,16 +123,13 @@ def read(path: Path, limit: int = MAX_BYTES) -> bytes:
         PrunebenchError: if it is missing, not a regular file (a pipe would never end), larger than
             *limit* bytes, or cannot be read.
     """
-    try:
+    with reported(path, "read"):
         if not path.is_file():
             what = "not a regular file" if path.exists() else "No such file or directory"
             raise PrunebenchError(f"{path}: cannot be read: {what}")
         if (size := path.stat().st_size) > limit:
             raise PrunebenchError(f"{path}: {size:,} bytes, at most {limit:,} are read")
         return path.read_bytes()
-    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
-        reason = getattr(error, "strerror", None) or error
-        raise PrunebenchError(f"{path}: cannot be read: {reason}") from None
 
 
 def write(path: Path, data: bytes) -> None:
@@ -129,15 +142,12 @@ def write(path: Path, data: bytes) -> None:
     Raises:
         PrunebenchError: if *path* cannot be written.
     """
-    try:
+    with reported(path, "written"):
         if _is_stream(path):
             _write_to_stream(path, data)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
             _replace(path, data)
-    except (OSError, ValueError) as error:  # a name with a null byte is a ValueError
-        reason = getattr(error, "strerror", None) or error
-        raise PrunebenchError(f"{path}: cannot be written: {reason}") from error
 
 
 def _replace(path: Path, data: bytes) -> None:
@@ -184,7 +194,7 @@ def require_writable(path: Path) -> None:
     Raises:
         PrunebenchError: with *path* and the system's reason.
     """
-    try:
+    with reported(path, "written"):
         if path.is_dir():
             raise PrunebenchError(f"{path}: cannot be written: it is a folder")
         if _is_stream(path):
@@ -194,9 +204,6 @@ def require_writable(path: Path) -> None:
         existing = next(folder for folder in above if folder.exists() or folder.is_symlink())
         with tempfile.TemporaryFile(dir=existing):
             pass
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise PrunebenchError(f"{path}: cannot be written: {reason}") from None
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -236,10 +243,6 @@ def _place(data: bytes, message: str) -> str:
     return f":{len(lines)}:{len(lines[-1].decode(errors='replace')) + 1}"
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
-
-
-_UMASK = _umask()
+#: Read once: there is no way to read it but to set it.
+_UMASK = os.umask(0o077)
+os.umask(_UMASK)

@@ -35,6 +35,8 @@ REST = 2_000_000_000
 SMALL = 1 << 20
 #: Bytes above which hashing takes long enough to report progress.
 LARGE = 10**9
+#: Bytes read at once.
+CHUNK = 1 << 22
 #: Large files hashed at the same time.
 AT_ONCE = min(4, os.cpu_count() or 1)
 
@@ -57,22 +59,13 @@ class Entry(Struct, frozen=True, forbid_unknown_fields=True):
             str(path), stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns
         )
 
-    def rested(self, now: int) -> bool:
-        """Whether the file was unchanged for REST before *now*."""
-        return now - max(self.modified, self.changed) > REST
-
-
-def cache_folder() -> Path:
-    """The folder for data that can be computed again: PRUNEBENCH_CACHE, or the user's cache."""
-    if own := os.environ.get("PRUNEBENCH_CACHE"):
-        return Path(own)
-    base = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
-    return Path(base or Path.home() / ".cache") / "prunebench"
-
 
 def memory() -> Path:
-    """The folder of the cached hashes."""
-    return cache_folder() / "hashes"
+    """The folder of the cached hashes, in PRUNEBENCH_CACHE or the user's cache folder."""
+    if own := os.environ.get("PRUNEBENCH_CACHE"):
+        return Path(own, "hashes")
+    base = os.environ.get("LOCALAPPDATA" if sys.platform == "win32" else "XDG_CACHE_HOME")
+    return Path(base or Path.home() / ".cache") / "prunebench" / "hashes"
 
 
 def sha256(path: Path) -> str:
@@ -87,20 +80,18 @@ def sha256(path: Path) -> str:
     if (blob := _blob(path)) is not None:
         return blob
     place = path.absolute()
-    try:
+    with files.reported(path, "read"):
         with place.open("rb", buffering=0) as stream:
             seen = Entry.of(place, os.fstat(stream.fileno()))
             if (known := _recall(seen)) is not None:
                 return known
             now = time.time_ns()
-            digest = hashlib.file_digest(_Reporting(stream, seen), "sha256").hexdigest()  # type: ignore[arg-type]
+            digest = _digest(stream, seen)
         with place.open("rb", buffering=0) as stream:
             after = Entry.of(place, os.fstat(stream.fileno()))
-    except OSError as error:
-        raise PrunebenchError(f"{path}: cannot be read: {error.strerror}") from None
     if after != seen:
         raise PrunebenchError(f"{path}: was written to while it was read; run again")
-    if seen.rested(now):
+    if now - max(seen.modified, seen.changed) > REST:
         _remember(msgspec.structs.replace(seen, sha256=digest))
     return digest
 
@@ -190,23 +181,13 @@ def _is_sha256(text: str) -> bool:
     return len(text) == 64 and not set(text) - set("0123456789abcdef")
 
 
-class _Reporting:
-    """A stream that reports how much of a large file was read."""
-
-    def __init__(self, stream: IO[bytes], entry: Entry) -> None:
-        self._stream = stream
-        self._name = Path(entry.path).name
-        self._size = entry.size
-        self._done = 0
-        self._reported = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def readinto(self, buffer: memoryview) -> int:
-        count: int = self._stream.readinto(buffer)  # type: ignore[attr-defined]
-        self._done += count
-        if self._size >= LARGE and self._done - self._reported >= LARGE // 10:
-            self._reported = self._done
-            say(f"hashing {self._name}, {self._done / 1e9:.1f} of {self._size / 1e9:.1f} GB")
-        return count
+def _digest(stream: IO[bytes], entry: Entry) -> str:
+    """The SHA-256 of all that *stream* has; reports how much of a large file was read."""
+    digest, done = hashlib.sha256(), 0
+    while chunk := stream.read(CHUNK):
+        digest.update(chunk)
+        done += len(chunk)
+        if entry.size >= LARGE and done % (LARGE // 10) < len(chunk):
+            name = Path(entry.path).name
+            say(f"hashing {name}, {done / 1e9:.1f} of {entry.size / 1e9:.1f} GB")
+    return digest.hexdigest()

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..errors import PrunebenchError, inert
 from . import files
@@ -50,12 +50,7 @@ class HeldError(Exception):
 
 
 class Claims:
-    """The claims of the store at *root*.
-
-    Args:
-        root: the results folder.
-        note: prints what a user should know: claims of dead processes, no ``flock``.
-    """
+    """The claims of the results folder *root*; *note* prints what a user should know."""
 
     def __init__(self, root: Path, note: Callable[[str], None]) -> None:
         self._folder = root / "locks"
@@ -64,12 +59,9 @@ class Claims:
 
     @contextmanager
     def hold(self, key: str, what: str, waiting: Waiting | None) -> Iterator[None]:
-        """Hold the claim of *key* within the block.
+        """Hold the claim of a content *key* within the block; *what* names the case to others.
 
-        Args:
-            key: a content key.
-            what: the case, for the messages of others.
-            waiting: called repeatedly with the holder while waiting; None does not wait.
+        *waiting* is called repeatedly with the holder; None does not wait.
 
         Raises:
             HeldError: if another holds it and *waiting* is None.
@@ -77,18 +69,18 @@ class Claims:
         """
         path = self._folder / f"{key[:20]}.lock"
         owner = path.with_suffix(".owner")
-        try:
+        with files.reported(path, "locked"):
             self._folder.mkdir(parents=True, exist_ok=True)
             lock = self._lock(path)
-            _acquire(lock, owner, waiting)
-        except OSError as error:
-            raise PrunebenchError(f"{path}: cannot be locked: {error.strerror or error}") from error
+            _wait(lock.acquire, lambda: owner_of(owner) or "another process", waiting)
         try:
             # A holder removes this file when it is done; one that is left is of a dead process.
             if dead := owner_of(owner):
                 self._note(f"{what}: {dead} left it unfinished; it is taken over")
+            since = datetime.now(UTC).isoformat(timespec="seconds")
+            me = {"pid": os.getpid(), "host": socket.gethostname(), "case": what, "since": since}
             with contextlib.suppress(OSError):  # it only names the holder to others
-                owner.write_text(json.dumps(_owner(what)))
+                owner.write_text(json.dumps(me))
             yield
         finally:
             with contextlib.suppress(OSError):
@@ -121,7 +113,7 @@ class Claims:
             return kind == "soft"
         # All processes of a store have to lock in the same way, whatever their own mount can do.
         marker = self._folder / "soft"
-        if _has_flock(self._folder) and not marker.exists():
+        if has_flock(self._folder) and not marker.exists():
             return False
         self._note(f"{self._folder}: no flock on this filesystem, locking by existing files")
         marker.touch()
@@ -134,18 +126,11 @@ def owner_of(path: Path) -> str:
         owner = json.loads(files.read(path, MAX_OWNER))
         process = f"process {owner['pid']} on {owner['host']}"
         return inert(f"{process} running {owner['case']} (since {owner['since']})")
-    except PrunebenchError:
+    except (PrunebenchError, ValueError, TypeError, KeyError, RecursionError):
         return "an unknown process" if path.exists() else ""
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return "an unknown process"
 
 
-def _owner(case: str) -> dict[str, object]:
-    since = datetime.now(UTC).isoformat(timespec="seconds")
-    return {"pid": os.getpid(), "host": socket.gethostname(), "case": case, "since": since}
-
-
-def _has_flock(folder: Path) -> bool:
+def has_flock(folder: Path) -> bool:
     """Whether the kernel and the filesystem of *folder* lock files."""
     try:
         import fcntl
@@ -159,18 +144,24 @@ def _has_flock(folder: Path) -> bool:
     return True
 
 
-def _acquire(lock: BaseFileLock, owner: Path, waiting: Waiting | None) -> None:
+def _wait(
+    acquire: Callable[..., object], holder: Callable[[], str], waiting: Waiting | None
+) -> None:
+    """Call *acquire* until it succeeds, and *waiting* with the *holder* meanwhile.
+
+    Raises:
+        HeldError: if the lock is held and *waiting* is None.
+    """
     from filelock import Timeout
 
     while True:
         try:
-            lock.acquire(timeout=0)
+            acquire(timeout=0)
             return
         except Timeout:
-            holder = owner_of(owner) or "another process"
             if waiting is None:
-                raise HeldError(holder) from None
-            waiting(holder)
+                raise HeldError(holder()) from None
+            waiting(holder())
             time.sleep(POLL)
 
 
@@ -179,12 +170,7 @@ def turn(devices: Sequence[str], *, alone: bool, waiting: Waiting) -> Iterator[N
     """Compute on *devices* within the block: together with others of this machine, or *alone*.
 
     A process that wants to be alone closes a gate behind which later ones wait, so that they
-    cannot starve it.
-
-    Args:
-        devices: their names on this machine.
-        alone: wait until no other process of this user computes there, and let none begin.
-        waiting: called repeatedly with what is being waited for.
+    cannot starve it. *waiting* is called repeatedly with what is being waited for.
     """
     with ExitStack() as held:
         for device in sorted(devices):  # one order for all, or two could wait for each other
@@ -199,42 +185,24 @@ def _turn(path: Path, *, alone: bool, waiting: Waiting) -> Iterator[None]:
     lock = ReadWriteLock(path.with_suffix(".db"))
     acquire = lock.acquire_write if alone else lock.acquire_read
     text = f"the work of others on {path.name} to end" if alone else f"its turn on {path.name}"
-    with ExitStack() as gate:
-        _patiently(FileLock(path.with_suffix(".gate")), "acquire", gate, text, waiting)
-        while not _tried(acquire):
-            waiting(text)
-            time.sleep(POLL)
+    gate = FileLock(path.with_suffix(".gate"))
+    _wait(gate.acquire, lambda: text, waiting)
+    try:
+        _wait(acquire, lambda: text, waiting)
+    finally:
+        gate.release()
     try:
         yield
     finally:
         lock.release()
 
 
-def _patiently(lock: Any, name: str, held: ExitStack, text: str, waiting: Waiting) -> None:
-    while not _tried(getattr(lock, name)):
-        waiting(text)
-        time.sleep(POLL)
-    held.callback(lock.release)
-
-
-def _tried(acquire: Callable[..., object]) -> bool:
-    from filelock import Timeout
-
-    try:
-        acquire(timeout=0)
-    except Timeout:
-        return False
-    return True
-
-
 def _turns() -> Path:
     """A folder per machine and user: processes share a device whatever their stores are."""
     user = os.getuid() if hasattr(os, "getuid") else "user"
     folder = Path(tempfile.gettempdir()) / f"prunebench-{user}"
-    try:
+    with files.reported(folder, "made"):
         folder.mkdir(mode=0o700, exist_ok=True)
         if hasattr(os, "getuid") and folder.lstat().st_uid != os.getuid():
             raise PrunebenchError(f"{folder}: belongs to somebody else; set TMPDIR to yours")
-    except OSError as error:
-        raise PrunebenchError(f"{folder}: cannot be made: {error.strerror}") from error
     return folder

@@ -40,6 +40,12 @@ def has_gpu_files() -> bool:
     return sys.platform != "linux" or any(Path(name).exists() for name in GPU_FILES)
 
 
+def usable_cores() -> int:
+    """How many cores this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
 def gibibytes(text: str) -> float:
     """``80GiB`` or ``80 GB`` in GiB."""
     number = float(text.rstrip("GiB "))
@@ -73,12 +79,7 @@ def gpu_count() -> int:
 
 
 def gpu_ids(device: str, *, spread: bool = False) -> list[str]:
-    """The UUIDs of the GPUs that a model on *device* takes; empty for a CPU.
-
-    Args:
-        device: a torch device.
-        spread: whether the model is spread over all visible GPUs.
-    """
+    """The UUIDs of the GPUs that a model on *device* takes, all visible ones if it is *spread*."""
     if not device.startswith("cuda"):
         return []
     import torch
@@ -94,11 +95,7 @@ class PeakMemory:
     whose high-water mark is reset first. Memory that Python had already and reuses is not counted,
     so a number from a CPU is a lower bound.
 
-    Args:
-        device: where the work is done.
-
-    Attributes:
-        added: the result; None where the system does not provide or permit it.
+    *added* is the result; None where the system does not provide or permit it.
     """
 
     def __init__(self, device: str) -> None:

@@ -48,8 +48,9 @@ _asked: float | None = None
 #: The handlers that ours replace, by signal.
 _BEFORE: dict[signal.Signals, Any] = {}
 
-#: The signals that schedulers send.
+#: The signals that schedulers send; Windows has only one of them.
 NAMES = ("SIGTERM", "SIGUSR1")
+STOPS = [s for s in signal.Signals if s.name in NAMES]
 
 
 class StopRequest(KeyboardInterrupt):
@@ -71,19 +72,17 @@ def handled(last_words: Callable[[], None], patience: float = PATIENCE) -> Itera
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    stops = _stops()
-    before = {s: signal.getsignal(s) for s in (signal.SIGINT, *stops)}
-    ours = [s for s, handler in before.items() if handler is not signal.SIG_IGN]
+    found = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOPS)}
+    _BEFORE.update({n: handler for n, handler in found.items() if handler is not signal.SIG_IGN})
     ended = threading.Event()
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     _ask(None)
     told = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    watch = (reading, set(stops) & set(ours), ended, last_words, patience)
+    watch = (reading, set(STOPS) & set(_BEFORE), ended, last_words, patience)
     threading.Thread(target=_watch, args=watch, daemon=True, name="signals").start()
-    _BEFORE.update({number: before[number] for number in ours})
     try:
-        for number in ours:
+        for number in _BEFORE:
             signal.signal(number, _interrupt if number == signal.SIGINT else _stop)
         yield
     finally:
@@ -93,10 +92,7 @@ def handled(last_words: Callable[[], None], patience: float = PATIENCE) -> Itera
         _ask(None)
         if silent:
             _SPEAKING.release()
-        for number in ours:
-            signal.signal(number, before[number])
-        _BEFORE.clear()
-        signal.set_wakeup_fd(told)
+        _restore(told)
         os.close(writing)  # ends the thread, which closes the other end
 
 
@@ -110,38 +106,34 @@ def _ask(when: float | None) -> None:
     _asked = when
 
 
-def _stops() -> list[signal.Signals]:
-    return [s for s in signal.Signals if s.name in NAMES]  # Windows has only one of them
-
-
 def _interrupt(number: int, frame: FrameType | None) -> None:
     del frame
-    signal.signal(number, _nothing)  # the other thread handles the second one
+    signal.signal(number, lambda *_: None)  # the other thread handles the second one
     raise KeyboardInterrupt
-
-
-def _nothing(number: int, frame: FrameType | None) -> None:
-    del number, frame
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     del frame
     if _asked is None:
         _ask(time.monotonic())
-    for other in _stops():  # some schedulers send theirs several times
+    for other in STOPS:  # some schedulers send theirs several times
         signal.signal(other, signal.SIG_IGN)
     if _SPEAKING.acquire(timeout=LAST_WORDS):  # not during another thread's last words
         _SPEAKING.release()
     raise StopRequest(signal.Signals(number).name)
 
 
+def _restore(wakeup: int) -> None:
+    for number, handler in _BEFORE.items():
+        signal.signal(number, handler)
+    _BEFORE.clear()
+    signal.set_wakeup_fd(wakeup)
+
+
 def _forked() -> None:
     """Restore the handlers in a forked child; the pipe that it inherits belongs to its parent."""
     if _BEFORE:
-        signal.set_wakeup_fd(-1)
-        for number, handler in _BEFORE.items():
-            signal.signal(number, handler)
-        _BEFORE.clear()
+        _restore(-1)
 
 
 if hasattr(os, "register_at_fork"):

@@ -54,15 +54,14 @@ def turn(root: Path) -> Iterator[bool]:
         PrunebenchError: if nothing can be written there, or an earlier change cannot be completed.
     """
     made = not root.is_dir()
-    try:
+    with files.reported(root, "written"):
         handle = _locked(root)
-    except OSError as error:
-        raise PrunebenchError(f"{root}: cannot be written: {error.strerror or error}") from error
     try:
         ended = _end(root)
         for draft in root.glob(f"{DRAFT}*"):
-            if handle is not None or _age(draft) > LEFT:
-                shutil.rmtree(draft, ignore_errors=True)
+            with suppress(OSError):
+                if handle is not None or time.time() - draft.stat().st_mtime > LEFT:
+                    shutil.rmtree(draft, ignore_errors=True)
         yield ended
     finally:
         if made:
@@ -75,11 +74,8 @@ def turn(root: Path) -> Iterator[bool]:
 def write(root: Path, contents: Mapping[str, bytes], gone: Iterable[str] = ()) -> None:
     """Write files below *root*, all of them or none; must be called within its `turn`.
 
-    Args:
-        root: a folder.
-        contents: by names of plain parts below it (``files.is_name``), in the order in which they
-            are moved to their places.
-        gone: names of files to remove.
+    *contents* are by names of plain parts below it (``files.is_name``), in the order in which they
+    are moved to their places; *gone* are names of files to remove.
 
     Raises:
         PrunebenchError: if they cannot be written. Nothing is changed then, unless the message
@@ -144,13 +140,6 @@ def _locked(root: Path) -> int | None:
             except FileNotFoundError:
                 pass
             os.close(handle)
-
-
-def _age(path: Path) -> float:
-    try:
-        return time.time() - path.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _require_place(path: Path) -> None:

@@ -56,10 +56,6 @@ def check(url: str) -> None:
 def post(url: str, data: object) -> None:
     """Post *data* as JSON, with retries after server errors and network failures.
 
-    Args:
-        url: the address; checked first.
-        data: what JSON can represent.
-
     Raises:
         PostError: one line, with the host and why.
     """

@@ -290,13 +290,13 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The names of the files whose content was read, in a process that knows nothing yet."""
     monkeypatch.setattr(hash_cache, "_KNOWN", {})
     names: list[str] = []
-    told = hash_cache._Reporting
+    told = hash_cache._digest
 
     def counted(stream, entry):
         names.append(Path(entry.path).name)
         return told(stream, entry)
 
-    monkeypatch.setattr(hash_cache, "_Reporting", counted)
+    monkeypatch.setattr(hash_cache, "_digest", counted)
     return names
 
 
@@ -431,13 +431,13 @@ def test_a_file_that_is_being_written_is_refused(
     """Half of one content and half of another is no content."""
     path = tmp_path / "weights"
     path.write_bytes(b"x" * 1000)
-    told = hash_cache._Reporting
+    told = hash_cache._digest
 
     def written(stream, entry):
         path.write_bytes(b"y" * 2000)
         return told(stream, entry)
 
-    monkeypatch.setattr(hash_cache, "_Reporting", written)
+    monkeypatch.setattr(hash_cache, "_digest", written)
     with pytest.raises(PrunebenchError, match="weights: was written to while it was read"):
         hash_cache.sha256(path)
 
