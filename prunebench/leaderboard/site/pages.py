@@ -109,6 +109,7 @@ def _environment(title: str) -> Any:
         "case_path": case_path,
         "rank_cell": cells.rank_cell,
         "number": number,
+        "plots": plots,
         "percent": lambda fraction: f"{fraction * 100:.1f}\N{NO-BREAK SPACE}%",
         "span": _span,
     }
@@ -132,50 +133,49 @@ def _span(low: float, high: float) -> str:
 
 def _figures(board: Board) -> Iterator[dict[str, Any]]:
     """Each plot with its caption, if it has two points or more."""
-    from markupsafe import Markup
-
     methods = sorted({row.method for row in board.rows})
-    for number_, (plot, caption) in enumerate(_plots(board)):
+    for plot, caption in _plots(board):
         if len(plot.points) > 1:
-            drawn = plots.svg(plot, methods)
-            own = [plot.points[i].text for i in plot.front]
-            # Not escaped again: ElementTree escapes what it writes.
-            yield {"svg": Markup(drawn), "caption": caption, "front": own, "at": number_}  # noqa: S704
+            front = [plot.points[i].text for i in plot.front]
+            yield {"drawing": plots.draw(plot, methods), "caption": caption, "front": front}
 
 
 def _plots(board: Board) -> Iterator[tuple[plots.Plot, str]]:
     quality = next((n for n in board.rank_by if n.split("/")[0] == "accuracy"), None)
     how = _most_timed(board)
     if quality and how:
-        rows = [(row, s) for row in board.rows if (s := _speed(row, how)) and quality in row.values]
-        points = [_point(row, s, row.values[quality], 100) for row, s in rows]
+        timed = [
+            (row, s) for row in board.rows if (s := _speed(row, how)) and quality in row.values
+        ]
+        points = [_point(row, s, row.values[quality], 100) for row, s in timed]
         device, backend, shape, part = how
-        where = f"{device}, {backend}, {shape}"
         yield (
             _plot("speed", points, (1, 1), f"{part} speedup, x", "accuracy, %", board),
-            (f"Accuracy against {part} speedup on {where}. Up and to the right is better."),
+            f"Accuracy against {part} speedup on {device}, {backend}, {shape}. "
+            "Up and to the right is better.",
         )
     name = next((n for n in board.rank_by if n.split("/")[0] == "perplexity"), None)
     if name:
-        rows_ = [row for row in board.rows if name in row.values and row.values[name].value > 0]
-        points = [_point(row, row.sparsity * 100, row.values[name], 1) for row in rows_]
+        rows = [row for row in board.rows if name in row.values and row.values[name].value > 1e-100]
+        points = [_point(row, row.sparsity * 100, row.values[name], 1) for row in rows]
         yield (
             _plot("ppl", points, (1, -1), "parameters removed, %", "perplexity", board),
-            ("Perplexity against achieved sparsity. Down and to the right is better."),
+            "Perplexity against achieved sparsity. Down and to the right is better.",
         )
 
 
 def _plot(
     kind: str, points: list[plots.Point], sides: tuple[int, int], x: str, y: str, board: Board
 ) -> plots.Plot:
+    # A record from elsewhere may have any number.
+    points = [p for p in points if abs(p.x) < 1e100 and abs(p.y) < 1e100]
     front = ranking.front([(sides[0] * p.x, sides[1] * p.y) for p in points])
-    ends = [p.y for p in points]
-    log = y == "perplexity" and bool(ends) and max(ends) > 4 * min(ends)
-    model = inert(board.model, 100)
+    heights = [p.y for p in points]
+    log = y == "perplexity" and bool(points) and max(heights) > 4 * min(heights)
     best = "; ".join(points[i].text for i in front)
     return plots.Plot(
         ident=f"p-{kind}",
-        title=f"{y} against {x} of {model}",
+        title=f"{y} against {x} of {inert(board.model, 100)}",
         description=f"{len(points)} points. On the Pareto front: {best}.",
         x=x,
         y=f"{y} (log)" if log else y,
@@ -186,11 +186,9 @@ def _plot(
 
 
 def _point(row: Row, x: float, value: Value, scale: float) -> plots.Point:
-    low, high = ((None if end is None else end * scale) for end in (value.low, value.high))
-    label = inert(row.label, 200)
-    text = (
-        f"{label}, {row.sparsity * 100:.1f} % removed: {formatting.value(value.value, value.unit)}"
-    )
+    low, high = (None if end is None else end * scale for end in (value.low, value.high))
+    shown = formatting.value(value.value, value.unit)
+    text = f"{inert(row.label, 200)}, {row.sparsity * 100:.1f} % removed: {shown}"
     return plots.Point(x, value.value * scale, row.method, text, low, high)
 
 
