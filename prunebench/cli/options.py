@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,16 +21,13 @@ from ..system.console import print_note
 from . import completion
 from .paths import all_case_paths, case_paths, default_baselines
 
-
-class Panel:
-    """Headings of option groups in ``--help``."""
-
-    CASES = "Cases"
-    MEASURE = "Measurement"
-    VERDICTS = "Verdicts"
-    BASELINES = "Baselines"
-    REPORTS = "Reports"
-    PROCESSES = "Processes and jobs"
+#: Options under their headings in ``--help``.
+cases_option = partial(typer.Option, rich_help_panel="Cases")
+measure_option = partial(typer.Option, rich_help_panel="Measurement")
+verdict_option = partial(typer.Option, rich_help_panel="Verdicts")
+baseline_option = partial(typer.Option, rich_help_panel="Baselines")
+report_option = partial(typer.Option, rich_help_panel="Reports")
+process_option = partial(typer.Option, rich_help_panel="Processes and jobs")
 
 
 def _folder(option: typer.CallbackParam, path: Path | None) -> Path | None:
@@ -49,166 +47,94 @@ Paths = Annotated[
 ]
 Keyword = Annotated[
     str,
-    typer.Option(
+    cases_option(
         "-k",
         metavar="EXPR",
         help="Only cases whose id matches, as in pytest.",
         autocompletion=completion.keywords,
-        rich_help_panel=Panel.CASES,
     ),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option(
+    cases_option(
         "--set",
         metavar="KEY=VALUE",
         help="Override any case key, e.g. model.id=...",
         autocompletion=completion.settings,
-        rich_help_panel=Panel.CASES,
     ),
 ]
 Limit = Annotated[
-    int | None,
-    typer.Option(
-        min=1, metavar="N", help="At most N questions per task.", rich_help_panel=Panel.CASES
-    ),
+    int | None, cases_option(min=1, metavar="N", help="At most N questions per task.")
 ]
-StoreDir = Annotated[
-    Path,
-    typer.Option(
-        "--store", help="Results folder.", callback=_folder, rich_help_panel=Panel.MEASURE
-    ),
-]
+StoreDir = Annotated[Path, measure_option(help="Results folder.", callback=_folder)]
 BaselineDir = Annotated[
     Path | None,
-    typer.Option(
-        "--baselines",
-        help="Baselines folder; default baselines/.",
-        show_default=False,
-        callback=_folder,
-        rich_help_panel=Panel.BASELINES,
+    baseline_option(
+        help="Baselines folder; default baselines/.", show_default=False, callback=_folder
     ),
 ]
 Device = Annotated[
     str | None,
-    typer.Option(
-        metavar="D",
-        help="cpu, cuda, cuda:1, ...",
-        autocompletion=completion.devices,
-        rich_help_panel=Panel.MEASURE,
-    ),
+    measure_option(metavar="D", help="cpu, cuda, cuda:1, ...", autocompletion=completion.devices),
 ]
-JsonFile = Annotated[
-    Path | None,
-    typer.Option("--json", metavar="FILE", help="Also write JSON.", rich_help_panel=Panel.REPORTS),
-]
+JsonFile = Annotated[Path | None, report_option("--json", metavar="FILE", help="Also write JSON.")]
 JunitFile = Annotated[
     Path | None,
-    typer.Option(
-        "--junit",
-        metavar="FILE",
-        help="Write JUnit XML, with all numbers.",
-        rich_help_panel=Panel.REPORTS,
-    ),
+    report_option("--junit", metavar="FILE", help="Write JUnit XML, with all numbers."),
 ]
 MarkdownFile = Annotated[
     Path | None,
-    typer.Option(
-        "--markdown",
-        metavar="FILE",
-        help="Write a comment for a pull request.",
-        rich_help_panel=Panel.REPORTS,
-    ),
+    report_option("--markdown", metavar="FILE", help="Write a comment for a pull request."),
 ]
 OnGithub = Annotated[
     bool | None,
-    typer.Option(
+    report_option(
         "--github/--no-github",
         help="Annotate the pull request; default in GitHub Actions.",
         show_default=False,
-        rich_help_panel=Panel.REPORTS,
     ),
 ]
 Strict = Annotated[
-    bool,
-    typer.Option(
-        "--strict",
-        help="Unsure, new and not comparable fail too.",
-        rich_help_panel=Panel.VERDICTS,
-    ),
+    bool, verdict_option("--strict", help="Unsure, new and not comparable fail too.")
 ]
 FailOn = Annotated[
     str,
-    typer.Option(
+    verdict_option(
         metavar="EXPR",
         help="Outcomes and conditions that fail, e.g. 'worse, accuracy/recovery < 0.95'.",
-        rich_help_panel=Panel.VERDICTS,
     ),
 ]
 Alpha = Annotated[
     float | None,
-    typer.Option(
+    verdict_option(
         min=1e-9,
         max=0.5,
         metavar="A",
         help="One-sided significance level of all tests together; default from the cases.",
-        rich_help_panel=Panel.VERDICTS,
     ),
 ]
-Because = Annotated[
-    str,
-    typer.Option(
-        metavar="TEXT", help="Why the new values are right.", rich_help_panel=Panel.BASELINES
-    ),
-]
-Force = Annotated[
-    bool,
-    typer.Option(
-        "--force", help="Accept what the guards object to.", rich_help_panel=Panel.BASELINES
-    ),
-]
+Because = Annotated[str, baseline_option(metavar="TEXT", help="Why the new values are right.")]
+Force = Annotated[bool, baseline_option("--force", help="Accept what the guards object to.")]
 WorkerCount = Annotated[
     str,
-    typer.Option(
+    process_option(
         "-n",
         metavar="K",
         help="Number of worker processes; auto: one per GPU, or half the cores.",
-        rich_help_panel=Panel.PROCESSES,
     ),
 ]
 PerGpu = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="How many workers of -n may share a GPU.",
-        rich_help_panel=Panel.PROCESSES,
-    ),
+    int, process_option(min=1, metavar="N", help="How many workers of -n may share a GPU.")
 ]
-ExecutorName = Annotated[
-    str,
-    typer.Option(
-        "--executor",
-        metavar="E",
-        help="Run as jobs: slurm.",
-        rich_help_panel=Panel.PROCESSES,
-    ),
-]
+ExecutorName = Annotated[str, process_option(metavar="E", help="Run as jobs: slurm.")]
 SlurmOptions = Annotated[
     list[str] | None,
-    typer.Option(
-        "--slurm",
-        metavar="KEY=VALUE",
-        help="An option of sbatch, e.g. partition=gpu.",
-        rich_help_panel=Panel.PROCESSES,
-    ),
+    process_option(metavar="KEY=VALUE", help="An option of sbatch, e.g. partition=gpu."),
 ]
 Detach = Annotated[
     bool,
-    typer.Option(
-        "--detach",
-        help="With --executor slurm: submit, print how to collect, and end.",
-        rich_help_panel=Panel.PROCESSES,
+    process_option(
+        "--detach", help="With --executor slurm: submit, print how to collect, and end."
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
