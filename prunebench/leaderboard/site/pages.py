@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from ...errors import PrunebenchError, inert, inert_lines
 from ...formatting import duration, number, size
 from ...record import Measurement, Record
 from ...reports.formats.rows import standard_error
-from ...reports.sentences import COLUMNS
+from ...reports.sentences import table_metrics
 from ...results import provenance
 from ...system.files import slug
 from ...verdicts import history
@@ -94,7 +95,8 @@ def _environment(title: str) -> Any:
 
     def shown(value: object) -> object:
         """Numbers unchanged, text without control characters and direction marks."""
-        return inert_lines(value) if isinstance(value, str) and _foreign(value) else value
+        made_here = hasattr(value, "__html__")  # markup, from escaped text
+        return inert_lines(value) if isinstance(value, str) and not made_here else value
 
     env = jinja2.Environment(
         loader=jinja2.PackageLoader("prunebench.leaderboard.site"),
@@ -110,22 +112,20 @@ def _environment(title: str) -> Any:
         "rank_cell": cells.rank_cell,
         "number": number,
         "plots": plots,
-        "percent": lambda fraction: f"{fraction * 100:.1f}\N{NO-BREAK SPACE}%",
+        "percent": _percent,
         "span": _span,
     }
     return env
 
 
-def _foreign(text: object) -> bool:
-    # Markup was made here, from escaped text.
-    return not hasattr(text, "__html__")
+def _percent(fraction: float) -> str:
+    return f"{fraction * 100:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _span(low: float, high: float) -> str:
     """``16.4 - 18.9 %``."""
-    if f"{low * 100:.1f}" == f"{high * 100:.1f}":
-        return f"{low * 100:.1f}\N{NO-BREAK SPACE}%"
-    return f"{low * 100:.1f}\N{EN DASH}{high * 100:.1f}\N{NO-BREAK SPACE}%"
+    same = _percent(low) == _percent(high)
+    return _percent(low) if same else f"{low * 100:.1f}\N{EN DASH}{_percent(high)}"
 
 
 # ------------------------------------------------------------------------------------- plots
@@ -194,13 +194,13 @@ def _point(row: Row, x: float, value: Value, scale: float) -> plots.Point:
 
 def _most_timed(board: Board) -> tuple[str, str, str, str] | None:
     """Device, backend, shape and part of the speedups that most rows have."""
-    counts: dict[tuple[str, str, str, str], int] = {}
-    for row in board.rows:
-        for t in row.timings:
-            for part in ("decode", "prefill"):
-                if getattr(t, part) is not None:
-                    key = (t.device, t.backend, t.shape, part)
-                    counts[key] = counts.get(key, 0) + 1
+    counts = Counter(
+        (t.device, t.backend, t.shape, part)
+        for row in board.rows
+        for t in row.timings
+        for part in ("decode", "prefill")
+        if getattr(t, part) is not None
+    )
     return max(counts, key=lambda key: (counts[key], key[3] == "decode", key), default=None)
 
 
@@ -278,11 +278,8 @@ def _curves(older: Sequence[Record]) -> Iterator[Curve]:
     if len(older) < 2:
         return
 
-    def choose(names: Sequence[str]) -> Sequence[str]:
-        return history.first_of_each(names, [patterns for _, patterns in COLUMNS])
-
     try:
-        past = history.history(older, choose)
+        past = history.history(older, table_metrics)
     except (PrunebenchError, KeyError, TypeError):
         return  # a record from elsewhere, of an unknown question
     for series in past.series:
@@ -305,7 +302,11 @@ def _curves(older: Sequence[Record]) -> Iterator[Curve]:
             low=number(low),
             high=number(high),
             rows=tuple(
-                (n.created[:16].replace("T", " "), (n.commit or "")[:7], _value_text(n.value))
+                (
+                    n.created[:16].replace("T", " "),
+                    (n.commit or "")[:7],
+                    "not finite" if n.value is None else number(n.value),
+                )
                 for n in series.nights
             ),
             steps=tuple(
@@ -314,7 +315,3 @@ def _curves(older: Sequence[Record]) -> Iterator[Curve]:
                 for s in series.steps
             ),
         )
-
-
-def _value_text(value: float | None) -> str:
-    return "not finite" if value is None else number(value)
