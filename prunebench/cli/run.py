@@ -149,11 +149,7 @@ run.__signature__ = inspect.signature(Options)  # type: ignore[attr-defined]  # 
 class _Run:
     """One run: measures its cases, writes the reports, accepts if asked to.
 
-    Args:
-        asked: the options.
-        cases: which to run.
-        fail_on: outcomes that fail, instead of those that each case names.
-        conditions: conditions that fail where they hold, instead of each case's.
+    *fail_on* and *conditions*, unless None, are used instead of those that each case names.
     """
 
     def __init__(

@@ -372,4 +372,4 @@ def test_the_commands(project: Path, cli, monkeypatch: pytest.MonkeyPatch) -> No
     code, out, _ = cli("cache", "verify")
     assert code == 3
     assert "1 damaged" in out
-    assert "cannot be read: prunebench cache verify names them" in cli("cache", "info")[1]
+    assert "cannot be read: prunebench cache verify lists them" in cli("cache", "info")[1]
