@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 from msgspec.structs import replace
+from rich.filesize import decimal
 
 from ..case import Case
 from ..cases import loader
@@ -115,7 +116,7 @@ def gc(
     left = sum(item.size for item in inventory.items(store) if str(item.path) not in paths)
     over = limit is not None and left > limit
     tail = f", more than {max_size}: newest records and what baselines cite stay" if over else ""
-    print_line(f"{_size(left)} {'would be ' if dry_run else ''}left in {store}{tail}")
+    print_line(f"{decimal(left)} {'would be ' if dry_run else ''}left in {store}{tail}")
 
 
 def _cases() -> list[Case] | None:
@@ -145,8 +146,8 @@ def _lines(found: Content) -> Iterator[str]:
         count = counted(found.damaged, "record")
         yield f"  {count} cannot be read: prunebench cache verify lists them"
     for kind in sorted(found.files):
-        yield f"  {kind}: {counted(found.files[kind], 'file')}, {_size(found.bytes[kind])}"
-    hashed = f"{counted(found.hash_entries, 'file')} hashed, {_size(found.hash_bytes)}"
+        yield f"  {kind}: {counted(found.files[kind], 'file')}, {decimal(found.bytes[kind])}"
+    hashed = f"{counted(found.hash_entries, 'file')} hashed, {decimal(found.hash_bytes)}"
     yield f"{found.hashes}: {hashed}"
 
 
@@ -159,17 +160,7 @@ def _summary(removed: Sequence[Removed], *, dry_run: bool) -> Iterator[str]:
         members = list(group)
         for one in members if dry_run else ():
             yield f"  {one.path}"
-        size = _size(sum(one.size for one in members))
+        size = decimal(sum(one.size for one in members))
         yield f"{verb} {counted(len(members), f'{kind} file')}, {size}: {why}"
     if not removed:
         yield "nothing to remove"
-
-
-def _size(number: float) -> str:
-    if number < 1000:
-        return f"{number:.0f} B"
-    for unit in ("kB", "MB", "GB"):
-        number /= 1000
-        if number < 1000:
-            return f"{number:.1f} {unit}"
-    return f"{number / 1000:.1f} TB"

@@ -17,6 +17,7 @@ from .. import registry
 from ..cases import loader
 from ..cases.keys import CaseFile
 from ..results.store import Store
+from .paths import DEFAULT_STORE, all_case_paths, case_paths
 
 
 def methods(incomplete: str) -> list[str]:
@@ -30,8 +31,6 @@ def keywords(ctx: typer.Context, incomplete: str) -> list[str]:
     before = incomplete[: len(incomplete) - len(word)]
 
     def words() -> Iterable[str]:
-        from .paths import case_paths
-
         given = [Path(text) for text in ctx.args if not text.startswith("-")]
         cases = loader.load(case_paths(given))
         return [*dict.fromkeys(c.asked["method"]["name"] for c in cases), *(c.label for c in cases)]
@@ -54,8 +53,6 @@ def stored_cases(ctx: typer.Context, incomplete: str) -> list[str]:
     """Cases with records, by id or its last part; without records those of the case files."""
 
     def found() -> Iterable[str]:
-        from .paths import DEFAULT_STORE, all_case_paths
-
         ids = Store(Path(ctx.params.get("store") or DEFAULT_STORE)).case_ids()
         ids = ids or [case.id for case in loader.load(all_case_paths())]
         ends = [case_id.rpartition("/")[2] for case_id in ids]

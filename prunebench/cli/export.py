@@ -56,6 +56,7 @@ Format = Literal[
     "bigger-is-better",
     "bencher",
 ]
+checkpoint_option = partial(typer.Option, rich_help_panel="Checkpoints")
 SUFFIXES = {"markdown": ".md", "csv": ".csv", "latex": ".tex", "junit": ".xml"}
 
 
@@ -91,26 +92,19 @@ def export(
     ] = False,
     checkpoint: Annotated[
         Path | None,
-        typer.Option(
-            "--checkpoint",
-            metavar="DIR",
-            help="Save the pruned model of CASE here.",
-            rich_help_panel="Checkpoints",
+        checkpoint_option(
+            "--checkpoint", metavar="DIR", help="Save the pruned model of CASE here."
         ),
     ] = None,
     search_again: Annotated[
         bool,
-        typer.Option(
-            "--search-again",
-            help="Search again where the plan's tensors are missing.",
-            rich_help_panel="Checkpoints",
+        checkpoint_option(
+            "--search-again", help="Search again where the plan's tensors are missing."
         ),
     ] = False,
     device: Annotated[
         str,
-        typer.Option(
-            metavar="D", help="With --checkpoint: cpu, cuda, ...", rich_help_panel="Checkpoints"
-        ),
+        checkpoint_option(metavar="D", help="With --checkpoint: cpu, cuda, ..."),
     ] = "cpu",
     baselines: BaselineDir = None,
     store: StoreDir = DEFAULT_STORE,

@@ -49,7 +49,7 @@ def history(
 
     def choose(names: Sequence[str]) -> list[str]:
         if not metric:
-            return past.first_of_each(names, [patterns for _, patterns in sentences.COLUMNS])
+            return sentences.table_metrics(names)
         if matching := [name for name in names if fnmatchcase(name, metric)]:
             return matching
         raise PrunebenchError(f"no metric {metric!r} in {found}; {did_you_mean(metric, names)}")

@@ -44,8 +44,6 @@ def leaderboard(
     Two methods have different ranks only where a paired test over the same questions tells them
     apart, among all tests of the board.
     """
-    if site_dir is not None:
-        site.require_plots()
     root = Baselines(default_baselines())
     places = paths or [p for p in (root.root, DEFAULT_STORE) if p.is_dir()]
     warn_cut_off(places)

@@ -104,15 +104,11 @@ def _post(messages: Sequence[notices.Message], address: str, state: State, store
 
 def _histories(ids: Iterable[str], store: Store) -> Iterator[History]:
     """The history of each case's table columns; on the CPU without timings."""
-
-    def choose(names: Sequence[str]) -> list[str]:
-        return history.first_of_each(names, [patterns for _, patterns in sentences.COLUMNS])
-
     for case_id in ids:
         answers = store.answers(case_id)
         if not answers:
             continue
-        past = history.history(answers, choose)
+        past = history.history(answers, sentences.table_metrics)
         newest = answers[0]
         if newest.environment.device == "cpu":
             varying = {m.metric for m in newest.measurements if m.varies}

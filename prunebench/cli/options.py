@@ -21,13 +21,13 @@ from ..system.console import print_note
 from . import completion
 from .paths import all_case_paths, case_paths, default_baselines
 
-#: Options under a heading of their own in ``--help``.
-_case = partial(typer.Option, rich_help_panel="Cases")
+#: Options under their headings in ``--help``.
+cases_option = partial(typer.Option, rich_help_panel="Cases")
 measure_option = partial(typer.Option, rich_help_panel="Measurement")
-_verdict = partial(typer.Option, rich_help_panel="Verdicts")
+verdict_option = partial(typer.Option, rich_help_panel="Verdicts")
 baseline_option = partial(typer.Option, rich_help_panel="Baselines")
-_report = partial(typer.Option, rich_help_panel="Reports")
-_process = partial(typer.Option, rich_help_panel="Processes and jobs")
+report_option = partial(typer.Option, rich_help_panel="Reports")
+process_option = partial(typer.Option, rich_help_panel="Processes and jobs")
 
 
 def _folder(option: typer.CallbackParam, path: Path | None) -> Path | None:
@@ -47,7 +47,7 @@ Paths = Annotated[
 ]
 Keyword = Annotated[
     str,
-    _case(
+    cases_option(
         "-k",
         metavar="EXPR",
         help="Only cases whose id matches, as in pytest.",
@@ -56,54 +56,57 @@ Keyword = Annotated[
 ]
 Settings = Annotated[
     list[str] | None,
-    _case(
+    cases_option(
         "--set",
         metavar="KEY=VALUE",
         help="Override any case key, e.g. model.id=...",
         autocompletion=completion.settings,
     ),
 ]
-Limit = Annotated[int | None, _case(min=1, metavar="N", help="At most N questions per task.")]
-StoreDir = Annotated[Path, measure_option("--store", help="Results folder.", callback=_folder)]
+Limit = Annotated[
+    int | None, cases_option(min=1, metavar="N", help="At most N questions per task.")
+]
+StoreDir = Annotated[Path, measure_option(help="Results folder.", callback=_folder)]
 BaselineDir = Annotated[
     Path | None,
     baseline_option(
-        "--baselines",
-        help="Baselines folder; default baselines/.",
-        show_default=False,
-        callback=_folder,
+        help="Baselines folder; default baselines/.", show_default=False, callback=_folder
     ),
 ]
 Device = Annotated[
     str | None,
     measure_option(metavar="D", help="cpu, cuda, cuda:1, ...", autocompletion=completion.devices),
 ]
-JsonFile = Annotated[Path | None, _report("--json", metavar="FILE", help="Also write JSON.")]
+JsonFile = Annotated[Path | None, report_option("--json", metavar="FILE", help="Also write JSON.")]
 JunitFile = Annotated[
-    Path | None, _report("--junit", metavar="FILE", help="Write JUnit XML, with all numbers.")
+    Path | None,
+    report_option("--junit", metavar="FILE", help="Write JUnit XML, with all numbers."),
 ]
 MarkdownFile = Annotated[
-    Path | None, _report("--markdown", metavar="FILE", help="Write a comment for a pull request.")
+    Path | None,
+    report_option("--markdown", metavar="FILE", help="Write a comment for a pull request."),
 ]
 OnGithub = Annotated[
     bool | None,
-    _report(
+    report_option(
         "--github/--no-github",
         help="Annotate the pull request; default in GitHub Actions.",
         show_default=False,
     ),
 ]
-Strict = Annotated[bool, _verdict("--strict", help="Unsure, new and not comparable fail too.")]
+Strict = Annotated[
+    bool, verdict_option("--strict", help="Unsure, new and not comparable fail too.")
+]
 FailOn = Annotated[
     str,
-    _verdict(
+    verdict_option(
         metavar="EXPR",
         help="Outcomes and conditions that fail, e.g. 'worse, accuracy/recovery < 0.95'.",
     ),
 ]
 Alpha = Annotated[
     float | None,
-    _verdict(
+    verdict_option(
         min=1e-9,
         max=0.5,
         metavar="A",
@@ -114,23 +117,25 @@ Because = Annotated[str, baseline_option(metavar="TEXT", help="Why the new value
 Force = Annotated[bool, baseline_option("--force", help="Accept what the guards object to.")]
 WorkerCount = Annotated[
     str,
-    _process(
-        "-n", metavar="K", help="Number of worker processes; auto: one per GPU, or half the cores."
+    process_option(
+        "-n",
+        metavar="K",
+        help="Number of worker processes; auto: one per GPU, or half the cores.",
     ),
 ]
 PerGpu = Annotated[
-    int, _process(min=1, metavar="N", help="How many workers of -n may share a GPU.")
+    int, process_option(min=1, metavar="N", help="How many workers of -n may share a GPU.")
 ]
-ExecutorName = Annotated[
-    str,
-    _process("--executor", metavar="E", help="Run as jobs: slurm."),
-]
+ExecutorName = Annotated[str, process_option(metavar="E", help="Run as jobs: slurm.")]
 SlurmOptions = Annotated[
     list[str] | None,
-    _process("--slurm", metavar="KEY=VALUE", help="An option of sbatch, e.g. partition=gpu."),
+    process_option(metavar="KEY=VALUE", help="An option of sbatch, e.g. partition=gpu."),
 ]
 Detach = Annotated[
-    bool, _process("--detach", help="With --executor slurm: submit, print how to collect, and end.")
+    bool,
+    process_option(
+        "--detach", help="With --executor slurm: submit, print how to collect, and end."
+    ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")]
@@ -138,7 +143,9 @@ Quiet = Annotated[bool, typer.Option("-q", "--quiet", help="No progress display.
 StoredCase = Annotated[
     str,
     typer.Argument(
-        metavar="CASE", help="A case id, or the end of one.", autocompletion=completion.stored_cases
+        metavar="CASE",
+        help="A case id, or the end of one.",
+        autocompletion=completion.stored_cases,
     ),
 ]
 RecordPaths = Annotated[

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,10 +17,13 @@ from ..system.console import print_line
 from ..system.files import require_writable, write_json
 from ..system.machine import before_torch
 from . import completion
-from .options import JsonFile
+from .options import JsonFile, report_option
 
 if TYPE_CHECKING:
     from ..checkpoints.prune import Pruned
+
+amount_option = partial(typer.Option, rich_help_panel="Amount")
+data_option = partial(typer.Option, rich_help_panel="Data")
 
 
 def prune(
@@ -31,31 +35,21 @@ def prune(
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="A method option.")
     ] = None,
-    sparsity: Annotated[
-        float | None, typer.Option(help="Fraction of all parameters.", rich_help_panel="Amount")
-    ] = None,
-    blocks: Annotated[
-        int | None, typer.Option(help="Blocks to remove.", rich_help_panel="Amount")
-    ] = None,
-    sublayers: Annotated[
-        int | None, typer.Option(help="Sublayers to remove.", rich_help_panel="Amount")
-    ] = None,
-    slicing: Annotated[
-        float | None, typer.Option(help="Fraction of the width.", rich_help_panel="Amount")
-    ] = None,
+    sparsity: Annotated[float | None, amount_option(help="Fraction of all parameters.")] = None,
+    blocks: Annotated[int | None, amount_option(help="Blocks to remove.")] = None,
+    sublayers: Annotated[int | None, amount_option(help="Sublayers to remove.")] = None,
+    slicing: Annotated[float | None, amount_option(help="Fraction of the width.")] = None,
     calibration_ids: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="JSON: windows of token ids.", rich_help_panel="Data"),
+        data_option(metavar="FILE", help="JSON: windows of token ids."),
     ] = None,
     eval_ids: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="JSON: windows to evaluate on.", rich_help_panel="Data"),
+        data_option(metavar="FILE", help="JSON: windows to evaluate on."),
     ] = None,
     output: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR", help="Save the pruned checkpoint here.", rich_help_panel="Reports"
-        ),
+        report_option(metavar="DIR", help="Save the pruned checkpoint here."),
     ] = None,
     json_file: JsonFile = None,
     dtype: Annotated[str, typer.Option(help="float32, float16, bfloat16 or auto.")] = "float32",

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from msgspec import Struct
@@ -40,113 +40,49 @@ from ..system.machine import has_gpu_files
 from ..verdicts import fail_on as rules
 from ..verdicts.conditions import Condition
 from ..verdicts.outcomes import Outcome
+from . import options
 from .accept import print_accepted
-from .options import (
-    Alpha,
-    BaselineDir,
-    Because,
-    Detach,
-    Device,
-    ExecutorName,
-    FailOn,
-    Force,
-    JsonFile,
-    JunitFile,
-    Keyword,
-    Limit,
-    MarkdownFile,
-    OnGithub,
-    Paths,
-    PerGpu,
-    Quiet,
-    Settings,
-    SlurmOptions,
-    StoreDir,
-    Strict,
-    WorkerCount,
-    baseline_option,
-    chosen_cases,
-    measure_option,
-    read_baselines,
-)
 from .paths import DEFAULT_STORE
 
 
-def run(
-    paths: Paths = None,
-    keyword: Keyword = "",
-    settings: Settings = None,
-    limit: Limit = None,
-    device: Device = None,
+class Options(Struct, frozen=True):
+    """The options of ``prunebench run``."""
+
+    paths: options.Paths = None
+    keyword: options.Keyword = ""
+    settings: options.Settings = None
+    limit: options.Limit = None
+    device: options.Device = None
     fresh: Annotated[
-        bool, measure_option("--fresh", help="Ignore stored results, unfinished ones too.")
-    ] = False,
+        bool,
+        options.measure_option("--fresh", help="Ignore stored results, unfinished ones too."),
+    ] = False
     dry_run: Annotated[
         bool,
-        measure_option("--dry-run", help="Only print what would run, from where, and how long."),
-    ] = False,
-    store: StoreDir = DEFAULT_STORE,
-    strict: Strict = False,
-    fail_on: FailOn = "",
-    alpha: Alpha = None,
-    baselines: BaselineDir = None,
+        options.measure_option(
+            "--dry-run", help="Only print what would run, from where, and how long."
+        ),
+    ] = False
+    store: options.StoreDir = DEFAULT_STORE
+    strict: options.Strict = False
+    fail_on: options.FailOn = ""
+    alpha: options.Alpha = None
+    baselines: options.BaselineDir = None
     accept: Annotated[
-        bool, baseline_option("--accept", help="Make the records baselines.")
-    ] = False,
-    because: Because = "",
-    force: Force = False,
-    json_file: JsonFile = None,
-    junit_file: JunitFile = None,
-    markdown_file: MarkdownFile = None,
-    on_github: OnGithub = None,
-    workers: WorkerCount = "",
-    per_gpu: PerGpu = 1,
-    executor: ExecutorName = "",
-    slurm: SlurmOptions = None,
-    detach: Detach = False,
-    quiet: Quiet = False,
-) -> None:
-    """Run cases and compare them with their baselines. A regression exits 1."""
-    asked = Options(**locals())
-    asked.check()
-    cases = chosen_cases(paths, keyword, settings, limit)
-    families = [name for case in cases for name in case.families]
-    outcomes, conditions = rules.given(fail_on, "--fail-on", families)
-    if dry_run:
-        _print_estimates(asked, cases)
-        return
-    asked.execution.check()
-    raise typer.Exit(_Run(asked, cases, outcomes, conditions).code())
-
-
-class Options(Struct, frozen=True):
-    """What a run was asked for: the parameters of ``run``, by their names."""
-
-    paths: list[Path] | None
-    keyword: str
-    settings: list[str] | None
-    limit: int | None
-    device: str | None
-    fresh: bool
-    dry_run: bool
-    store: Path
-    strict: bool
-    fail_on: str
-    alpha: float | None
-    baselines: Path | None
-    accept: bool
-    because: str
-    force: bool
-    json_file: Path | None
-    junit_file: Path | None
-    markdown_file: Path | None
-    on_github: bool | None
-    workers: str
-    per_gpu: int
-    executor: str
-    slurm: list[str] | None
-    detach: bool
-    quiet: bool
+        bool, options.baseline_option("--accept", help="Make the records baselines.")
+    ] = False
+    because: options.Because = ""
+    force: options.Force = False
+    json_file: options.JsonFile = None
+    junit_file: options.JunitFile = None
+    markdown_file: options.MarkdownFile = None
+    on_github: options.OnGithub = None
+    workers: options.WorkerCount = ""
+    per_gpu: options.PerGpu = 1
+    executor: options.ExecutorName = ""
+    slurm: options.SlurmOptions = None
+    detach: options.Detach = False
+    quiet: options.Quiet = False
 
     def check(self) -> None:
         """Refuse options that exclude each other, before anything is read.
@@ -193,14 +129,27 @@ class Options(Struct, frozen=True):
         )
 
 
+def run(**given: Any) -> None:
+    """Run cases and compare them with their baselines. A regression exits 1."""
+    asked = Options(**given)
+    asked.check()
+    cases = options.chosen_cases(asked.paths, asked.keyword, asked.settings, asked.limit)
+    families = [name for case in cases for name in case.families]
+    outcomes, conditions = rules.given(asked.fail_on, "--fail-on", families)
+    if asked.dry_run:
+        _print_estimates(asked, cases)
+        return
+    asked.execution.check()
+    raise typer.Exit(_Run(asked, cases, outcomes, conditions).code())
+
+
+run.__signature__ = inspect.signature(Options)  # type: ignore[attr-defined]  # read by Typer
+
+
 class _Run:
     """One run: measures its cases, writes the reports, accepts if asked to.
 
-    Args:
-        asked: the options.
-        cases: which to run.
-        fail_on: outcomes that fail, instead of those that each case names.
-        conditions: conditions that fail where they hold, instead of each case's.
+    *fail_on* and *conditions*, unless None, are used instead of those that each case names.
     """
 
     def __init__(
@@ -228,7 +177,7 @@ class _Run:
             print_note(f"--baselines {folder}: no such folder, so every case is new")
         if asked.accept:
             accepting.end(self.target)
-        self.baselines = read_baselines(folder)
+        self.baselines = options.read_baselines(folder)
 
     @property
     def left(self) -> int:
@@ -274,9 +223,10 @@ class _Run:
             if how.here or asked.device == "cpu" or not has_gpu_files():
                 for case, progress in session.unfinished():
                     print_note(f"resuming {case.label} {progress}")
-            with closing(
-                execution.answers(session, asked.device, how, display.note, display.worker_step)
-            ) as answers:
+            answers = execution.answers(
+                session, asked.device, how, display.note, display.worker_step
+            )
+            with closing(answers):
                 for result in answers:
                     self.results.append(result)
                     display.done(result)

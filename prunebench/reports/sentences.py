@@ -16,6 +16,7 @@ from ..results.baselines.published import Row, compared
 from ..runs.dry_run import Outlook, Totals
 from ..runs.result import Result
 from ..verdicts import seeds
+from ..verdicts.history import first_of_each
 from ..verdicts.significance import POWER
 from ..verdicts.verdict import Finding, Verdict
 
@@ -27,6 +28,11 @@ COLUMNS = (
     ("prefill", ("latency/*/speedup-prefill", "latency/*/ttft", "latency/*/prefill")),
     ("decode", ("latency/*/speedup-decode", "latency/*/tpot")),
 )
+
+
+def table_metrics(names: Sequence[str]) -> list[str]:
+    """The one of *names* that each of ``COLUMNS`` shows, where there is one."""
+    return first_of_each(names, [patterns for _, patterns in COLUMNS])
 
 
 def power_lines(results: Sequence[Result]) -> list[str]:

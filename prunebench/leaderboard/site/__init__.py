@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 from ...errors import PrunebenchError
@@ -17,19 +16,6 @@ MANIFEST = "manifest.json"
 STATIC = Path(__file__).parent / "static"
 
 
-def require_plots() -> None:
-    """Check that the plots can be drawn, before anything is computed.
-
-    Raises:
-        PrunebenchError: if matplotlib is not installed.
-    """
-    if find_spec("matplotlib") is None:
-        raise PrunebenchError(
-            "--site: the plots need matplotlib: pip install 'prunebench[site]'; without --site the "
-            "boards are printed"
-        )
-
-
 def build(boards: Sequence[Board], records: Sequence[Record], title: str) -> dict[str, bytes]:
     """The files of the site by their relative path; the same input gives the same bytes.
 
@@ -37,11 +23,7 @@ def build(boards: Sequence[Board], records: Sequence[Record], title: str) -> dic
         boards: what to show.
         records: all records, older ones too, for the history of each case.
         title: the title of the site.
-
-    Raises:
-        PrunebenchError: if matplotlib is not installed.
     """
-    require_plots()
     from . import downloads, pages
 
     built = {f"static/{path.name}": path.read_bytes() for path in sorted(STATIC.iterdir())}

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from ... import formatting
 from ...formatting import duration, number, size
@@ -55,7 +57,7 @@ def _front(board: Board) -> Iterator[Column]:
     for i, name in enumerate(board.rank_by):
         family, _, what = name.partition("/")
         if i:
-            yield Column(f"rank{i}", "Rank", f"by {family}", _rank(name))
+            yield Column(f"rank{i}", "Rank", f"by {family}", partial(rank_cell, name=name))
         head = {"accuracy": "Accuracy", "perplexity": "Perplexity"}.get(family, "Generation")
         yield Column(f"value{i}", head, what, _valued(name))
         if family == "accuracy" and "accuracy/recovery" in board.measured("accuracy"):
@@ -64,18 +66,9 @@ def _front(board: Board) -> Iterator[Column]:
         yield Column(name, "Generation", name.partition("/")[2], _valued(name))
 
 
-def _rank(name: str) -> Callable[[Row], Cell]:
-    return lambda row: rank_cell(row, name)
-
-
 def _recovery(row: Row) -> Cell:
     # No interval: it is that of the accuracy next to it, divided by the same number.
-    value = row.values.get("accuracy/recovery")
-    return (
-        Cell()
-        if value is None
-        else Cell(formatting.value(value.value, value.unit), sort=value.value)
-    )
+    return replace(value_cell(row.values.get("accuracy/recovery")), small="")
 
 
 def _sparsity(row: Row) -> Cell:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,7 @@ from ...errors import PrunebenchError, inert, inert_lines
 from ...formatting import duration, number, size
 from ...record import Measurement, Record
 from ...reports.formats.rows import standard_error
-from ...reports.sentences import COLUMNS
+from ...reports.sentences import table_metrics
 from ...results import provenance
 from ...system.files import slug
 from ...verdicts import history
@@ -94,7 +95,8 @@ def _environment(title: str) -> Any:
 
     def shown(value: object) -> object:
         """Numbers unchanged, text without control characters and direction marks."""
-        return inert_lines(value) if isinstance(value, str) and _foreign(value) else value
+        made_here = hasattr(value, "__html__")  # markup, from escaped text
+        return inert_lines(value) if isinstance(value, str) and not made_here else value
 
     env = jinja2.Environment(
         loader=jinja2.PackageLoader("prunebench.leaderboard.site"),
@@ -109,22 +111,21 @@ def _environment(title: str) -> Any:
         "case_path": case_path,
         "rank_cell": cells.rank_cell,
         "number": number,
-        "percent": lambda fraction: f"{fraction * 100:.1f}\N{NO-BREAK SPACE}%",
+        "plots": plots,
+        "percent": _percent,
         "span": _span,
     }
     return env
 
 
-def _foreign(text: object) -> bool:
-    # Markup was made here, from escaped text.
-    return not hasattr(text, "__html__")
+def _percent(fraction: float) -> str:
+    return f"{fraction * 100:.1f}\N{NO-BREAK SPACE}%"
 
 
 def _span(low: float, high: float) -> str:
     """``16.4 - 18.9 %``."""
-    if f"{low * 100:.1f}" == f"{high * 100:.1f}":
-        return f"{low * 100:.1f}\N{NO-BREAK SPACE}%"
-    return f"{low * 100:.1f}\N{EN DASH}{high * 100:.1f}\N{NO-BREAK SPACE}%"
+    same = _percent(low) == _percent(high)
+    return _percent(low) if same else f"{low * 100:.1f}\N{EN DASH}{_percent(high)}"
 
 
 # ------------------------------------------------------------------------------------- plots
@@ -132,50 +133,49 @@ def _span(low: float, high: float) -> str:
 
 def _figures(board: Board) -> Iterator[dict[str, Any]]:
     """Each plot with its caption, if it has two points or more."""
-    from markupsafe import Markup
-
     methods = sorted({row.method for row in board.rows})
-    for number_, (plot, caption) in enumerate(_plots(board)):
+    for plot, caption in _plots(board):
         if len(plot.points) > 1:
-            drawn = plots.svg(plot, methods)
-            own = [plot.points[i].text for i in plot.front]
-            # Not escaped again: ElementTree escapes what it writes.
-            yield {"svg": Markup(drawn), "caption": caption, "front": own, "at": number_}  # noqa: S704
+            front = [plot.points[i].text for i in plot.front]
+            yield {"drawing": plots.draw(plot, methods), "caption": caption, "front": front}
 
 
 def _plots(board: Board) -> Iterator[tuple[plots.Plot, str]]:
     quality = next((n for n in board.rank_by if n.split("/")[0] == "accuracy"), None)
     how = _most_timed(board)
     if quality and how:
-        rows = [(row, s) for row in board.rows if (s := _speed(row, how)) and quality in row.values]
-        points = [_point(row, s, row.values[quality], 100) for row, s in rows]
+        timed = [
+            (row, s) for row in board.rows if (s := _speed(row, how)) and quality in row.values
+        ]
+        points = [_point(row, s, row.values[quality], 100) for row, s in timed]
         device, backend, shape, part = how
-        where = f"{device}, {backend}, {shape}"
         yield (
             _plot("speed", points, (1, 1), f"{part} speedup, x", "accuracy, %", board),
-            (f"Accuracy against {part} speedup on {where}. Up and to the right is better."),
+            f"Accuracy against {part} speedup on {device}, {backend}, {shape}. "
+            "Up and to the right is better.",
         )
     name = next((n for n in board.rank_by if n.split("/")[0] == "perplexity"), None)
     if name:
-        rows_ = [row for row in board.rows if name in row.values and row.values[name].value > 0]
-        points = [_point(row, row.sparsity * 100, row.values[name], 1) for row in rows_]
+        rows = [row for row in board.rows if name in row.values and row.values[name].value > 1e-100]
+        points = [_point(row, row.sparsity * 100, row.values[name], 1) for row in rows]
         yield (
             _plot("ppl", points, (1, -1), "parameters removed, %", "perplexity", board),
-            ("Perplexity against achieved sparsity. Down and to the right is better."),
+            "Perplexity against achieved sparsity. Down and to the right is better.",
         )
 
 
 def _plot(
     kind: str, points: list[plots.Point], sides: tuple[int, int], x: str, y: str, board: Board
 ) -> plots.Plot:
+    # A record from elsewhere may have any number.
+    points = [p for p in points if abs(p.x) < 1e100 and abs(p.y) < 1e100]
     front = ranking.front([(sides[0] * p.x, sides[1] * p.y) for p in points])
-    ends = [p.y for p in points]
-    log = y == "perplexity" and bool(ends) and max(ends) > 4 * min(ends)
-    model = inert(board.model, 100)
+    heights = [p.y for p in points]
+    log = y == "perplexity" and bool(points) and max(heights) > 4 * min(heights)
     best = "; ".join(points[i].text for i in front)
     return plots.Plot(
         ident=f"p-{kind}",
-        title=f"{y} against {x} of {model}",
+        title=f"{y} against {x} of {inert(board.model, 100)}",
         description=f"{len(points)} points. On the Pareto front: {best}.",
         x=x,
         y=f"{y} (log)" if log else y,
@@ -186,23 +186,21 @@ def _plot(
 
 
 def _point(row: Row, x: float, value: Value, scale: float) -> plots.Point:
-    low, high = ((None if end is None else end * scale) for end in (value.low, value.high))
-    label = inert(row.label, 200)
-    text = (
-        f"{label}, {row.sparsity * 100:.1f} % removed: {formatting.value(value.value, value.unit)}"
-    )
+    low, high = (None if end is None else end * scale for end in (value.low, value.high))
+    shown = formatting.value(value.value, value.unit)
+    text = f"{inert(row.label, 200)}, {row.sparsity * 100:.1f} % removed: {shown}"
     return plots.Point(x, value.value * scale, row.method, text, low, high)
 
 
 def _most_timed(board: Board) -> tuple[str, str, str, str] | None:
     """Device, backend, shape and part of the speedups that most rows have."""
-    counts: dict[tuple[str, str, str, str], int] = {}
-    for row in board.rows:
-        for t in row.timings:
-            for part in ("decode", "prefill"):
-                if getattr(t, part) is not None:
-                    key = (t.device, t.backend, t.shape, part)
-                    counts[key] = counts.get(key, 0) + 1
+    counts = Counter(
+        (t.device, t.backend, t.shape, part)
+        for row in board.rows
+        for t in row.timings
+        for part in ("decode", "prefill")
+        if getattr(t, part) is not None
+    )
     return max(counts, key=lambda key: (counts[key], key[3] == "decode", key), default=None)
 
 
@@ -280,11 +278,8 @@ def _curves(older: Sequence[Record]) -> Iterator[Curve]:
     if len(older) < 2:
         return
 
-    def choose(names: Sequence[str]) -> Sequence[str]:
-        return history.first_of_each(names, [patterns for _, patterns in COLUMNS])
-
     try:
-        past = history.history(older, choose)
+        past = history.history(older, table_metrics)
     except (PrunebenchError, KeyError, TypeError):
         return  # a record from elsewhere, of an unknown question
     for series in past.series:
@@ -307,7 +302,11 @@ def _curves(older: Sequence[Record]) -> Iterator[Curve]:
             low=number(low),
             high=number(high),
             rows=tuple(
-                (n.created[:16].replace("T", " "), (n.commit or "")[:7], _value_text(n.value))
+                (
+                    n.created[:16].replace("T", " "),
+                    (n.commit or "")[:7],
+                    "not finite" if n.value is None else number(n.value),
+                )
                 for n in series.nights
             ),
             steps=tuple(
@@ -316,7 +315,3 @@ def _curves(older: Sequence[Record]) -> Iterator[Curve]:
                 for s in series.steps
             ),
         )
-
-
-def _value_text(value: float | None) -> str:
-    return "not finite" if value is None else number(value)

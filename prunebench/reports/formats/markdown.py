@@ -12,10 +12,9 @@ from ... import formatting
 from ...errors import inert
 from ...formatting import FRACTIONS
 from ...record import Measurement
-from ...verdicts.history import first_of_each
 from ...verdicts.verdict import Finding
 from .. import explain
-from ..sentences import COLUMNS
+from ..sentences import table_metrics
 from .grid import Cell, Grid, Line, grid
 from .items import Item, Judged
 
@@ -195,7 +194,7 @@ def _unbroken(text: str) -> str:
 def _everything(run: Judged) -> Block:
     records = {i.record.case_id: i.record for i in run.items if i.record}
     names = dict.fromkeys(m.metric for r in records.values() for m in r.measurements)
-    wanted = first_of_each(list(names), [patterns for _, patterns in COLUMNS])
+    wanted = table_metrics(list(names))
     shown = grid(records.values(), wanted)
     cells = {line.record.case_id: line.cells for line in shown.lines}
     heads = ["case", "sparsity", *map(_heading, shown.columns), "verdict"]
