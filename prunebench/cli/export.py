@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -15,17 +15,8 @@ from ..cases.keyword import matcher
 from ..errors import PrunebenchError, did_you_mean, inert_lines
 from ..formatting import counted
 from ..record import Record
-from ..reports.formats import (
-    csv_table,
-    grid,
-    items,
-    junit,
-    latex,
-    lm_eval,
-    markdown,
-    schema,
-    trackers,
-)
+from ..reports.formats import grid, items, lm_eval, schema
+from ..reports.formats.export_format import Export, Format, formats
 from ..results import archive, judging
 from ..results.baselines import published
 from ..results.baselines.files import Baselines
@@ -45,19 +36,14 @@ from .options import (
 )
 from .paths import DEFAULT_STORE
 
-Format = Literal[
-    "markdown",
-    "csv",
-    "latex",
-    "json",
-    "junit",
-    "lm-eval",
-    "smaller-is-better",
-    "bigger-is-better",
-    "bencher",
-]
 checkpoint_option = partial(typer.Option, rich_help_panel="Checkpoints")
-SUFFIXES = {"markdown": ".md", "csv": ".csv", "latex": ".tex", "junit": ".xml"}
+
+#: lm-eval has a file per run; the others are one file each.
+FOLDER = "lm-eval"
+if TYPE_CHECKING:
+    FormatName = str
+else:  # the files in reports/formats/ say which there are
+    FormatName = Literal[(*formats(), FOLDER)]
 
 
 def export(
@@ -71,7 +57,11 @@ def export(
         ),
     ] = None,
     form: Annotated[
-        Format, typer.Option("--format", help="For a paper, CI, a spreadsheet, another tool.")
+        FormatName,
+        typer.Option(
+            "--format",
+            help="For a paper, CI, a spreadsheet, another tool.",
+        ),
     ] = "markdown",
     output: Annotated[
         Path | None,
@@ -130,10 +120,18 @@ def export(
     roots = read_baselines(baselines)
     found = _newest(paths or [p for p in (roots.root, store) if p.is_dir()], roots, keyword)
     _check_metrics(metric or (), found)
-    if form == "lm-eval":
+    if form == FOLDER:
         _write_folder(found, output)
-    else:
-        _write(_writers(roots, metric or (), wide=wide)[form](found), form, output, len(found))
+        return
+    rows = published.rows(roots.published)
+    given = Export(
+        found,
+        metric or (),
+        wide,
+        lambda: grid.grid(found, metric or (), lambda r: published.matching(r, rows)),
+        partial(_judged, roots, found),
+    )
+    _write(formats()[form], given, output)
 
 
 def _newest(places: Sequence[Path], roots: Baselines, keyword: str) -> list[Record]:
@@ -155,15 +153,16 @@ def _check_metrics(patterns: Sequence[str], records: Sequence[Record]) -> None:
             raise PrunebenchError(f"no metric {pattern!r}; {did_you_mean(pattern, names)}")
 
 
-def _write(text: str, form: str, output: Path | None, count: int) -> None:
+def _write(form: Format, given: Export, output: Path | None) -> None:
+    text = form.text(given)
     if output is None:
         # What is piped goes to another program; a terminal must not obey what it is shown.
         print(inert_lines(text) if sys.stdout.isatty() else text, end="")  # noqa: T201
         return
     if output.is_dir():
-        output = output / f"prunebench{SUFFIXES.get(form, '.json')}"
+        output = output / f"prunebench{form.suffix}"
     files.write(output, text.encode())
-    print_line(f"{output}: {counted(count, 'record')}")
+    print_line(f"{output}: {counted(len(given.records), 'record')}")
 
 
 def _one_case(given: list[Path] | None) -> str:
@@ -174,35 +173,14 @@ def _one_case(given: list[Path] | None) -> str:
     return given[0].as_posix()
 
 
-def _writers(
-    roots: Baselines, metrics: Sequence[str], *, wide: bool
-) -> dict[str, Callable[[list[Record]], str]]:
-    """The function that makes the text of each single-file format."""
-
-    def table(records: list[Record]) -> grid.Grid:
-        rows = published.rows(roots.published)
-        return grid.grid(records, metrics, lambda record: published.matching(record, rows))
-
-    return {
-        "markdown": lambda records: markdown.table(table(records)),
-        "latex": lambda records: latex.text(table(records)),
-        "csv": partial(csv_table.wide, patterns=metrics or ("*",)) if wide else csv_table.long,
-        "json": lambda records: files.printable_json(schema.Run(tuple(records), ())),
-        "junit": partial(_junit, roots),
-        "smaller-is-better": lambda r: files.printable_json(trackers.action_benchmark(r, "lower")),
-        "bigger-is-better": lambda r: files.printable_json(trackers.action_benchmark(r, "higher")),
-        "bencher": lambda records: files.printable_json(trackers.bencher(records)),
-    }
-
-
-def _junit(roots: Baselines, records: list[Record]) -> str:
+def _judged(roots: Baselines, records: list[Record]) -> items.Judged:
     cases = defined(record.case_id for record in records)
     found = []
     for record in records:
         case = cases.get(record.case_id)
         verdict = judging.judge_stored(record, roots, case)
         found.append(items.Item(verdict, record, reproduce=case.reproduce if case else ""))
-    return junit.text(items.Judged(tuple(found)))
+    return items.Judged(tuple(found))
 
 
 def _write_folder(records: list[Record], output: Path | None) -> None:

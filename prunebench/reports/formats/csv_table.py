@@ -10,6 +10,7 @@ from msgspec.structs import asdict
 
 from ...errors import inert
 from ...record import Record
+from .export_format import Export, Format
 from .grid import grid
 from .rows import Row, about, rows
 
@@ -67,3 +68,12 @@ def _plain(value: object) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return "" if value is None else repr(value)
+
+
+def _text(export: Export) -> str:
+    if export.wide:
+        return wide(export.records, export.metrics or ("*",))
+    return long(export.records)
+
+
+FORMATS = (Format("csv", ".csv", _text),)

@@ -9,6 +9,7 @@ from xml.etree import ElementTree as ET
 
 from ...errors import inert
 from ..sentences import lines, sentence
+from .export_format import Format
 from .items import Item, Judged
 
 #: Characters that XML 1.0 cannot represent.
@@ -102,3 +103,6 @@ def _clean(value: str) -> str:
 
 def _writable(value: str) -> str:
     return _UNWRITABLE.sub(lambda m: m[0].encode("unicode_escape").decode(), value)
+
+
+FORMATS = (Format("junit", ".xml", lambda export: text(export.judged())),)

@@ -9,6 +9,7 @@ from ... import formatting
 from ...errors import inert
 from ...formatting import FRACTIONS
 from ...record import Measurement
+from .export_format import Format
 from .grid import Cell, Grid, Line
 
 _SPECIAL = {
@@ -104,3 +105,6 @@ def _math(number: str) -> str:
 def _mark(number: int) -> str:
     """``a`` to ``z``, then ``aa``."""
     return (_mark(number // 26 - 1) if number >= 26 else "") + chr(ord("a") + number % 26)
+
+
+FORMATS = (Format("latex", ".tex", lambda export: text(export.grid())),)

@@ -15,6 +15,7 @@ from ...record import Measurement
 from ...verdicts.verdict import Finding
 from .. import explain
 from ..sentences import table_metrics
+from .export_format import Format
 from .grid import Cell, Grid, Line, grid
 from .items import Item, Judged
 
@@ -262,3 +263,6 @@ def _notes(lines: Iterable[Line]) -> list[str]:
     }
     listed = "; ".join(code(source, cell=False) for source in sorted(sources))
     return ["", f"Published numbers: {listed}."] if sources else []
+
+
+FORMATS = (Format("markdown", ".md", lambda export: table(export.grid())),)

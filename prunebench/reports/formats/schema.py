@@ -13,9 +13,11 @@ from msgspec import Struct
 from ...plan import edit_kinds
 from ...record import Record
 from ...results.baselines.files import Accepted
+from ...system import files
 from ...verdicts.seeds import Interval
 from ...verdicts.significance import Evidence
 from ...verdicts.verdict import Verdict
+from .export_format import Export, Format
 
 DRAFT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -69,3 +71,10 @@ def json_schema() -> dict[str, Any]:
         part["description"] = " ".join(part["description"].split())
     plain: dict[str, Any] = json.loads(msgspec.json.encode(whole))
     return plain
+
+
+def _text(export: Export) -> str:
+    return files.printable_json(Run(tuple(export.records), ()))
+
+
+FORMATS = (Format("json", ".json", _text),)

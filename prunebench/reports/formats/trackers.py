@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...record import Direction, Record
+from ...system import files
+from .export_format import Export, Format
 from .rows import rows
 
 #: Standard errors to each side: both trackers show intervals of 95 %.
@@ -40,3 +42,22 @@ def bencher(records: Iterable[Record]) -> dict[str, dict[str, dict[str, float]]]
             half = SIDES * row.standard_error
             entry |= {"lower_value": row.value - half, "upper_value": row.value + half}
     return found
+
+
+def _smaller(export: Export) -> str:
+    return files.printable_json(action_benchmark(export.records, "lower"))
+
+
+def _bigger(export: Export) -> str:
+    return files.printable_json(action_benchmark(export.records, "higher"))
+
+
+def _bencher(export: Export) -> str:
+    return files.printable_json(bencher(export.records))
+
+
+FORMATS = (
+    Format("smaller-is-better", ".json", _smaller),
+    Format("bigger-is-better", ".json", _bigger),
+    Format("bencher", ".json", _bencher),
+)
