@@ -69,10 +69,7 @@ def newest(paths: Iterable[Path], report: Callable[[str], None] | None = None) -
 def _records(path: Path) -> Iterator[Record | PrunebenchError]:
     if path.is_dir():
         for root, below, kind in _roots(path):
-            if kind == "records":
-                yield from _stored(root, below)
-            else:
-                yield from _accepted(root, below)
+            yield from (_stored if kind == "records" else _accepted)(root, below)
             return
     side = readers.read(path)
     if side.results is not None or path.is_dir():

@@ -55,13 +55,8 @@ def compare(
 ) -> Compared:
     """Judge every case that both have, *b* as what is now and *a* as what was.
 
-    Args:
-        a: what was.
-        b: what is now.
-        cases: those that say how to judge their records; metrics' own tolerances apply elsewhere.
-        select: which case ids are wanted.
-        fail_on: outcomes that fail, instead of those that each case says.
-        conditions: conditions that fail where they hold, instead of each case's.
+    Each is judged as its case in *cases* says, or else by its metrics' own tolerances; *fail_on*
+    and *conditions* replace what the cases say fails. *select* chooses case ids.
     """
     mine, theirs = (dict.fromkeys(filter(select, side.case_ids())) for side in (b, a))
     notes: list[str] = []

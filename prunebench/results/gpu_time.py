@@ -17,12 +17,7 @@ KINDS = TOTAL, LOADS, SEARCHES = "gpu_time", "gpu_load_time", "gpu_search_time"
 
 
 class Clock:
-    """Passes steps on, and sums up the seconds of each kind.
-
-    Args:
-        progress: called with every step.
-        now: seconds from any start.
-    """
+    """Passes every step on to *progress*, and sums up the seconds of each kind."""
 
     def __init__(self, progress: Progress, now: Callable[[], float] = time.perf_counter) -> None:
         self._progress = progress

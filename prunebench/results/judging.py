@@ -28,17 +28,11 @@ def judge(
     rows: Iterable[Row] = (),
     more: Sequence[Finding] = (),
 ) -> Verdict:
-    """Judge *record* as *case* says, or else as its metrics do.
+    """Judge *record* against its baseline *was* as *case* says, or else as its metrics do.
 
-    Args:
-        record: the newer record.
-        was: its baseline; an error says why that cannot be used, and then only conditions decide.
-        case: tolerances, outcomes and conditions that fail, and whether the papers decide too.
-        fail_on: outcomes that fail, instead of the case's.
-        conditions: conditions that fail where they hold, instead of the case's.
-        rules: level and number of tests, instead of the case's.
-        rows: the papers' numbers.
-        more: findings that rest on something else.
+    If *was* is an error, which says why the baseline cannot be used, only conditions decide.
+    *fail_on*, *conditions* and *rules* replace those of the case; *rows* are the papers' numbers,
+    *more* findings that rest on something else.
     """
     failing = fail_on if fail_on is not None else case.fail_on if case else FAILING
     holding = conditions if conditions is not None else case.conditions if case else ()

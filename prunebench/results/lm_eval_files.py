@@ -154,8 +154,9 @@ def _tasks(path: Path, data: dict[str, Any]) -> tuple[dict[str, Task], set[str]]
                 continue
             if not math.isfinite(value):
                 continue  # as good as not measured
-            error = row.get(f"{metric}_stderr,{rule}")
-            error = float(error) if _is_error(error) else None
+            error = row.get(f"{metric}_stderr,{rule}")  # a text where lm-eval has none
+            known = isinstance(error, int | float) and 0 <= error < math.inf
+            error = float(error) if known else None
             count = count if type(count) is int and count > 0 else None
             scores[_named(metric, name, rule)] = Score(float(value), error, count)
         if scores:
@@ -164,11 +165,6 @@ def _tasks(path: Path, data: dict[str, Any]) -> tuple[dict[str, Task], set[str]]
             version, shots = (data.get(k, {}).get(name) for k in ("versions", "n-shot"))
             tasks[name] = Task(version, shots, scores, answers)
     return tasks, others
-
-
-def _is_error(value: object) -> bool:
-    """Whether *value* can be a standard error; lm-eval writes text where it has none."""
-    return isinstance(value, int | float) and math.isfinite(value) and value >= 0
 
 
 def _named(metric: str, task: str, rule: str) -> str:

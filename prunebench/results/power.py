@@ -37,12 +37,8 @@ def of_cases(
 ) -> Iterator[Gate]:
     """A gate for every right-or-wrong measurement that the baselines of *cases* are judged by.
 
-    Args:
-        cases: whose tolerances are meant.
-        baselines: where the numbers of questions come from.
-        disagreement: the fraction of questions on which only one of two models is right.
-        alpha: one-sided level, in place of what each case says.
-        power: the probability to find the drop.
+    *disagreement* is the fraction of questions on which only one of two models is right, *alpha*
+    the one-sided level in place of what each case says, *power* the probability to find the drop.
 
     Raises:
         PrunebenchError: if a baseline is damaged.

@@ -35,12 +35,7 @@ VARIABLES = (
 
 
 def of(case: Case, dtype: str) -> Provenance:
-    """What is known of a record of *case* that is made now.
-
-    Args:
-        case: what was measured.
-        dtype: what its weights were loaded in.
-    """
+    """What is known of a record of *case* that is made now, of weights loaded in *dtype*."""
     where = hub.place(case.model.id, case.model.revision)
     _, branch, dirty = git()
     return Provenance(

@@ -56,10 +56,10 @@ class Store:
         path = self.path(record.case_id, record.key or "unkeyed")
         # The older one is written to its new place before its old one is: a crash in between leaves
         # it twice, which *answers* does not count, and loses neither.
-        if newer := _newer(path):
-            _set_aside(path, *newer)
-        elif (old := _sound(path)) is not None and not _same_run(old[1], record):
-            _set_aside(path, old[0], old[1].created)
+        if old := _stored(path):
+            content, created, own = old
+            if own is None or not _same_run(own, record):
+                _set_aside(path, content, created)
         files.write_json(path, record)
         return path
 
@@ -99,16 +99,17 @@ class Store:
         """The sound records of a case; that there are some of a newer version is a warning."""
         seen = set()
         for path in files.listed(files.inside(self.root / "records", case_id), ".json"):
-            if (sound := _sound(path)) is None:
-                if _newer(path):  # one warning for all of them, which Python shows once
-                    warnings.warn(
-                        f"{self.root}: records of a newer prunebench are passed over; update "
-                        f"prunebench (prunebench cache verify names them)",
-                        PrunebenchWarning,
-                        stacklevel=1,
-                    )
+            if (stored := _stored(path)) is None:
                 continue
-            content, record = sound
+            content, _, record = stored
+            if record is None:  # one warning for all of them, which Python shows once
+                warnings.warn(
+                    f"{self.root}: records of a newer prunebench are passed over; update "
+                    f"prunebench (prunebench cache verify names them)",
+                    PrunebenchWarning,
+                    stacklevel=1,
+                )
+                continue
             if record.case_id != case_id:
                 continue  # another case's, put here by hand
             if (digest := hashlib.sha256(content).digest()) not in seen:
@@ -134,24 +135,17 @@ def read(path: Path) -> Record:
     return files.read_json(path, Record)
 
 
-def _sound(path: Path) -> tuple[bytes, Record] | None:
-    """A record that can be read, and its bytes; one that is damaged or newer counts as absent."""
+def _stored(path: Path) -> tuple[bytes, str, Record | None] | None:
+    """A record's bytes and time, and itself unless a newer version wrote it; None if damaged."""
     try:
         content = files.read(path)
+        head = _head(content)
+        if too_new(head.schema):
+            return content, str(head.created), None
         record = msgspec.json.decode(content, type=Record)
     except (PrunebenchError, msgspec.DecodeError, RecursionError, ValueError):
         return None
-    return None if too_new(record.schema) else (content, record)
-
-
-def _newer(path: Path) -> tuple[bytes, str] | None:
-    """The bytes of a record that a newer version wrote, and when it was made; None of others."""
-    try:
-        content = files.read(path)
-    except PrunebenchError:
-        return None
-    head = _head(content)
-    return (content, str(head.created)) if too_new(head.schema) else None
+    return content, record.created, record
 
 
 def _head(content: bytes) -> _Head:

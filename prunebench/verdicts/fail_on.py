@@ -57,12 +57,9 @@ def parted(items: Iterable[str]) -> tuple[tuple[Outcome, ...], tuple[Condition, 
 def given(
     text: str, option: str, families: Sequence[str]
 ) -> tuple[tuple[Outcome, ...] | None, tuple[Condition, ...] | None]:
-    """What the text of a command-line option says, or nothing where none was given.
+    """What the *text* of a command-line *option* says, or nothing where none was given.
 
-    Args:
-        text: outcomes and conditions, with commas between them.
-        option: its name, for messages.
-        families: the metrics of all cases; a condition about none of them is a mistake.
+    A condition about none of *families*, the metrics of all cases, is a mistake.
 
     Raises:
         PrunebenchError: one line that begins with *option*.

@@ -190,11 +190,8 @@ def graded(worse_by: Sequence[float], clusters: Sequence[int] = ()) -> Evidence:
 def rounds(now: Sequence[float], was: Sequence[float]) -> Evidence:
     """Whether timings got worse: Mann-Whitney, and the shift of Hodges and Lehmann.
 
-    Rounds of two runs have nothing in common, so they are not paired.
-
-    Args:
-        now: one number per round, larger is worse.
-        was: the same of the baseline.
+    Rounds of two runs have nothing in common, so they are not paired. Both have one number per
+    round; larger is worse.
     """
     import numpy as np
 
@@ -226,8 +223,7 @@ def _mann_whitney(worse: Sequence[float], better: Sequence[float]) -> float:
 def sign_flips(sums: Sequence[int]) -> float:
     """P(a sum of randomly signed magnitudes >= the sum seen), exact up to sixty thousand units.
 
-    Args:
-        sums: signed whole numbers, one per independent question or cluster.
+    *sums* are signed whole numbers, one per independent question or cluster.
     """
     sizes = Counter(abs(s) for s in sums if s)
     seen = sum(sums)

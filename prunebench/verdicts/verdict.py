@@ -139,12 +139,7 @@ def judge(
     A note says why there is no value, which is the same where the baseline had none either; or why
     a value is compared with nothing.
 
-    Args:
-        now: the newer measurement.
-        was: the older one.
-        tolerance: how much worse is still fine.
-        rules: level and number of tests.
-        tasks: the measurements of each task whose mean this one is, newer and older.
+    *tasks* are the measurements of each task whose mean this one is, newer and older.
     """
     rules = rules or Rules()
     if now.value is None or was.value is None or now.note or was.note or unpairable(now, was):
@@ -315,17 +310,11 @@ def _judge_plan(now: Record, was: Record) -> Finding:
     if [bare(e) for e in now.plan] == [bare(e) for e in was.plan]:
         return Finding("plan", Outcome.SAME, note=describe(now.plan))
     note = f"now {describe(now.plan)}, was {describe(was.plan)}"
-    if _is_tie(now, was):
+    # The same choices that gave other edits are no matter of noise.
+    parted = parting(now, was)
+    if parted and not any(step.determined for step in parted) and _close(*parted):
         return Finding("plan", Outcome.SAME, note=f"a tie within noise: {note}")
     return Finding("plan", Outcome.CHANGED_PLAN, note=note)
-
-
-def _is_tie(now: Record, was: Record) -> bool:
-    """Whether the plans part at a choice that neither run could make with certainty."""
-    if (parted := parting(now, was)) is None:
-        return False  # the same choices gave other edits: that is no matter of noise
-    mine, theirs = parted
-    return not mine.determined and not theirs.determined and _close(mine, theirs)
 
 
 def parting(now: Record, was: Record) -> tuple[Step, Step] | None:

@@ -57,12 +57,12 @@ def accept(
         cases: all that were selected. Those that only serve an interval over calibration seeds are
             compared with no baseline and get none.
         because: why the new values are right.
-        store: the results folder.
+        store: for dense records to compare with.
         to: where the baselines are written.
-        present: what the records are held against; by default what is at *to*.
-        failed: why there is no record, by case id, where more is known than that it is missing.
+        present: what the records are compared with; by default what is at *to*.
+        failed: as for ``guards.objections``.
         force: accept in spite of the guards, leaving out only what cannot be a baseline.
-        flag: what the front end calls it.
+        flag: what the front end calls *force*.
 
     Raises:
         RefusedError: if a guard objects and *force* is not given; nothing is written.

@@ -50,12 +50,8 @@ def objections(
 ) -> list[Objection]:
     """Why *records* should not become the baselines of *cases*; empty if nothing is wrong.
 
-    Args:
-        records: at most one per case.
-        baselines: the current baselines.
-        store: the results folder.
-        cases: all that were selected.
-        failed: per case id why there is no record, where more is known than that it is missing.
+    *cases* are all that were selected, with at most one record each; *failed* says by case id why
+    there is no record, where more is known than that it is missing.
     """
     by_id = {record.case_id: record for record in records}
     dense = _dense_records(records, baselines, store)
@@ -63,20 +59,15 @@ def objections(
     for case in cases:
         record = by_id.get(case.id)
         if record is None:
-            why = (failed or {}).get(case.id) or without_record(case, store)
+            older = store.latest(case.id) is not None
+            stored = "only of an older version of the case" if older else "none"
+            why = (failed or {}).get(case.id) or f"stored records: {stored}; run it first"
             found.append(Objection(case.id, why, leaves_out=True))
             continue
         found += [Objection(case.id, why) for why in _of_record(case, record, baselines, dense)]
         unfit = [why for m in record.measurements if (why := files.unfit(m))]
         found += [Objection(case.id, why, leaves_out=True) for why in unfit]
     return found
-
-
-def without_record(case: Case, store: Store) -> str:
-    """Why the store has no record to accept for *case*."""
-    older = store.latest(case.id) is not None
-    why = "only of an older version of the case" if older else "none"
-    return f"stored records: {why}; run it first"
 
 
 def _of_record(
@@ -174,8 +165,12 @@ def _against_dense(record: Record, dense: Record) -> Iterator[str]:
 
 def _dense_records(records: Sequence[Record], baselines: Baselines, store: Store) -> list[Record]:
     """Dense records to compare with: accepted together, then baselines, then stored ones."""
-    accepted = (_sound(baselines, i) for i in baselines.case_ids() if _named_dense(i))
-    stored = (store.latest(i) for i in store.case_ids() if _named_dense(i))
+
+    def named_dense(case_ids: Iterable[str]) -> list[str]:
+        return [i for i in case_ids if i.rsplit("/", 1)[-1].startswith("dense")]
+
+    accepted = (_sound(baselines, i) for i in named_dense(baselines.case_ids()))
+    stored = (store.latest(i) for i in named_dense(store.case_ids()))
     together = (record for record in records if _is_dense(record))
     return [record for record in (*together, *accepted, *stored) if record is not None]
 
@@ -195,10 +190,6 @@ def _sound(baselines: Baselines, case_id: str) -> Record | None:
         return baselines.load(case_id, "cpu")
     except PrunebenchError:
         return None
-
-
-def _named_dense(case_id: str) -> bool:
-    return case_id.rsplit("/", 1)[-1].startswith("dense")
 
 
 def _is_dense(record: Record) -> bool:

@@ -73,19 +73,16 @@ def look(
 
 
 def orphans(baselines: Baselines, cases: Iterable[Case]) -> list[str]:
-    """Ids of baselines that no case has.
-
-    Args:
-        baselines: where to look.
-        cases: every case there is. One that ``--set`` made of them (``...@key=value``) is in no
-            file; its baseline stays as long as its file has any case.
-    """
+    """Ids of baselines that none of *cases*, which are all there are, has (``is_known``)."""
     known = {case.id for case in cases}
     return [case_id for case_id in baselines.all_case_ids() if not is_known(case_id, known)]
 
 
 def is_known(case_id: str, known: Collection[str]) -> bool:
-    """Whether there is such a case; one that ``--set`` made is in no file, but its file is."""
+    """Whether there is such a case.
+
+    One that ``--set`` made (``...@key=value``) is in no file; it is known while its file has any.
+    """
     folder = case_id.split("@")[0].rsplit("/", 1)[0]
     return case_id in known or (
         "@" in case_id and any(case.rsplit("/", 1)[0] == folder for case in known)
@@ -138,10 +135,17 @@ def _row(baselines: Baselines, case_id: str, case: Case | None) -> Shelved:
     if not trees:
         return Shelved(case_id, "missing")
     row = Shelved(case_id, "ok", "", trees, _accepted(baselines, case_id))
-    if damage := _damage(baselines, case_id):
-        return replace(row, state="damaged", what=damage)
-    was = baselines.load(case_id, "cpu")
-    if was is not None and case is not None and (what := outdated(case, was)):
+    timed = baselines.timed(case_id)
+    try:
+        was = baselines.load(case_id, "cpu")
+        for device in timed:
+            baselines.load(case_id, device)
+    except PrunebenchError as error:
+        return replace(row, state="damaged", what=str(error))
+    if was is None:
+        what = f"{baselines.latency(case_id, timed[0])}: no quality baseline beside it"
+        return replace(row, state="damaged", what=what)
+    if case is not None and (what := outdated(case, was)):
         return replace(row, state="stale", what=what)
     return replace(row, state="forced") if row.accepted and row.accepted.forced else row
 
@@ -176,18 +180,6 @@ def _accepted(baselines: Baselines, case_id: str) -> Accepted | None:
             except PrunebenchError:
                 continue
     return None
-
-
-def _damage(baselines: Baselines, case_id: str) -> str:
-    timed = baselines.timed(case_id)
-    if timed and not baselines.quality(case_id).is_file():
-        return f"{baselines.latency(case_id, timed[0])}: no quality baseline beside it"
-    try:
-        for device in ("cpu", *timed):
-            baselines.load(case_id, device)
-    except PrunebenchError as error:
-        return str(error)
-    return ""
 
 
 def _change(case: Case, now: Record | None, baselines: Baselines) -> Change:

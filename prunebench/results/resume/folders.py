@@ -115,13 +115,9 @@ def measuring(
     models: dict[str, Any],
     dense: Callable[[], Journal] | None = None,
 ) -> Iterator[None]:
-    """Within the block, *once* saves the batches that one of *models* runs.
+    """Within the block, *once* saves the batches of metric number *metric* that *models* run.
 
-    Args:
-        journal: the case's.
-        metric: its number in the case.
-        models: name to model; batches of ``dense`` alone go to the journal that *dense* opens.
-        dense: opens that journal, when it is first needed.
+    Batches that the model called ``dense`` runs alone go to the journal that *dense* opens.
     """
     scope = Scope(journal, metric, models, dense)
     token = METRIC.set(scope)

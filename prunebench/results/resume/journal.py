@@ -42,12 +42,8 @@ SILENT = 1.0
 class Journal:
     """The saved results of one unfinished case, and the file that more are appended to.
 
-    Args:
-        folder: the journal's folder; None saves nothing.
-        case_id: the case's id.
-        key: the case's content key.
-        metrics: the names of the metrics, in order.
-        since: nanoseconds since 1970; files begun before are ignored.
+    Without a *folder* nothing is saved. *key* is the case's content key, *metrics* the names of its
+    metrics in order; files begun before *since* (nanoseconds since 1970) are ignored.
     """
 
     def __init__(
@@ -209,8 +205,7 @@ class Journal:
     def save_pending(self, limit: float) -> None:
         """Save the latest state of a search that is being stopped, if it is not saved yet.
 
-        Args:
-            limit: seconds that it may take; if they are too few, a warning says so.
+        It may take *limit* seconds; if they are too few, a warning says so.
         """
         start = time.monotonic()
         if not self._write_lock.acquire(timeout=min(max(limit, 0.0), threading.TIMEOUT_MAX)):
