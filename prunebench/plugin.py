@@ -152,6 +152,7 @@ class CaseItem(pytest.Item):
 
     def runtest(self) -> None:
         """Measure and judge the case."""
+        from .errors import PrunebenchError
         from .reports.formats import items, junit
         from .reports.sentences import lines
 
@@ -176,7 +177,7 @@ class CaseItem(pytest.Item):
                 flag="--prunebench-force",
             )
         elif not verdict.ok:
-            raise CaseFailedError("\n".join([*lines(verdict), f"reproduce: {self._command()}"]))
+            raise PrunebenchError("\n".join([*lines(verdict), f"reproduce: {self._command()}"]))
 
     def repr_failure(
         self, excinfo: pytest.ExceptionInfo[BaseException], style: Any = None
@@ -184,7 +185,7 @@ class CaseItem(pytest.Item):
         """The findings as plain lines; a traceback only for bugs."""
         from .errors import PrunebenchError
 
-        if isinstance(excinfo.value, CaseFailedError | PrunebenchError):
+        if isinstance(excinfo.value, PrunebenchError):
             return str(excinfo.value)
         return super().repr_failure(excinfo, style)
 
@@ -206,10 +207,6 @@ class CaseItem(pytest.Item):
             from .reports.formats import pytest_benchmark
 
             session.benchmarks.extend(pytest_benchmark.entries(result.record, self.nodeid))
-
-
-class CaseFailedError(Exception):
-    """A case whose findings fail it; the text has a line each."""
 
 
 def _relative(node: CaseFile | CaseItem) -> Path:

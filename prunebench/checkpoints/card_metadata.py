@@ -7,6 +7,7 @@ from typing import Any
 from ..data import datasets
 from ..errors import inert
 from ..record import Measurement, Record
+from ..reports.formats.lm_eval import SUMMARIES
 from .card import Card
 
 #: Benchmarks that the hub keeps leaderboards of: our measurement, their dataset and task. The hub
@@ -17,8 +18,6 @@ BENCHMARKS = {
 }
 #: What the hub's metadata calls our metrics.
 METRIC_TYPES = {"perplexity": "perplexity", "accuracy": "accuracy", "generation": "exact_match"}
-#: Measurements of a family that are not of one task.
-SUMMARIES = ("mean", "recovery", "flips")
 
 
 def metadata(card: Card) -> Any:
@@ -38,9 +37,7 @@ def metadata(card: Card) -> Any:
         tags=["pruning", "prunebench", inert(card.method)],
         model_name=inert(card.title) if results else None,
         eval_results=results or None,
-        license=licence.get("license"),
-        license_name=licence.get("license_name"),
-        license_link=licence.get("license_link"),
+        **licence,
     )
 
 

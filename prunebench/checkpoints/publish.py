@@ -70,7 +70,10 @@ def checkpoint(
     tensors = _tensors(record, beside)
     if tensors is None and _tensor_names(record.plan):
         tensors = _search(record, lm, case, search_again=search_again).tensors
-    pruned = _apply(record, lm, tensors)
+    pruned = apply(lm, Plan(record.plan, record.trace, tensors=tensors))
+    if pruned.num_parameters != record.parameters:
+        counts = f"{pruned.num_parameters:,} parameters, the record says {record.parameters:,}"
+        raise PrunebenchError(f"{record.case_id}: the pruned model has {counts}")
     own = card.of_record(
         record,
         dense_card.read(spec.id, spec.revision, record.provenance.model_commit),
@@ -92,15 +95,6 @@ def _load_dense(record: Record, spec: ModelSpec, device: str) -> CausalLM:
     lm = load_model(spec.id, revision=spec.revision, dtype=spec.dtype, device=device)
     _require_same(record, fingerprints.model_hash(spec) or "")
     return lm
-
-
-def _apply(record: Record, lm: CausalLM, tensors: Tensors | None) -> CausalLM:
-    """The pruned model, which must have as many parameters as the record says."""
-    pruned = apply(lm, Plan(record.plan, record.trace, tensors=tensors))
-    if pruned.num_parameters != record.parameters:
-        counts = f"{pruned.num_parameters:,} parameters, the record says {record.parameters:,}"
-        raise PrunebenchError(f"{record.case_id}: the pruned model has {counts}")
-    return pruned
 
 
 def dense_record(record: Record, candidates: Iterable[Record]) -> Record | None:

@@ -130,16 +130,14 @@ def _facts(shown: Shown, signs: Signs) -> Iterator[tuple[str, str]]:
     yield "amount", f"sparsity {record.sparsity:.2%}{asked_for}, {achieved}"
     yield "plan", describe(record.plan)
     yield "protocol", asked.get("protocol") or "own settings"
-    yield "measured", f"{_moment(record.created)} on {record.environment.device}"
+    when = record.created
+    if when.endswith("+00:00"):
+        when = f"{when[:16].replace('T', ' ')} UTC"
+    yield "measured", f"{when} on {record.environment.device}"
     if record.cost:
         yield "cost", _cost(record.cost)
     if (accepted := shown.accepted) is not None:
         yield "baseline", f"accepted {accepted.when[:10]} by {accepted.by}: {accepted.because}"
-
-
-def _moment(created: str) -> str:
-    utc = created.endswith("+00:00")
-    return f"{created[:16].replace('T', ' ')} UTC" if utc else created
 
 
 def _method(asked: dict[str, Any], signs: Signs) -> str:

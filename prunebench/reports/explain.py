@@ -142,11 +142,10 @@ def _diagnosis(finding: Finding, record: Record) -> str:
     measured = record.find(finding.what)
     unit = measured.unit if measured else ""
     text = f"{finding.what}: {finding.outcome}"
-    if finding.evidence is not None:
-        seen = finding.evidence
+    if (seen := finding.evidence) is not None:
         text += f", lost {amount(seen.loss, unit, finding.was)}, {p_text(seen.p)}"
-        moved = f", {seen.worse} worse and {seen.better} better of {seen.count}"
-        text += moved if seen.worse or seen.better else ""
+        if seen.worse or seen.better:
+            text += f", {seen.worse} worse and {seen.better} better of {seen.count}"
     return text
 
 

@@ -23,13 +23,13 @@ from . import columns, sentences
 #: A group of similar sparsities ends at a gap of more than GAP, or where it would exceed SPAN.
 GAP, SPAN = 0.04, 0.08
 
-#: More columns than ``sentences.COLUMNS``, if there is room.
-MORE = (
-    ("recovery", ("accuracy/recovery",)),
-    ("end to end", ("latency/*/speedup-end-to-end", "latency/*/total-time")),
-    ("memory", ("memory/peak*", "memory/weights")),
-)
-PATTERNS = dict((*sentences.COLUMNS, *MORE))
+#: The measurements of each column, some only if there is room.
+PATTERNS = {
+    **dict(sentences.COLUMNS),
+    "recovery": ("accuracy/recovery",),
+    "end to end": ("latency/*/speedup-end-to-end", "latency/*/total-time"),
+    "memory": ("memory/peak*", "memory/weights"),
+}
 SEARCH = "search"
 ORDER = ("ppl", "acc", "recovery", "match", "prefill", "decode", "end to end", "memory", SEARCH)
 
@@ -164,7 +164,7 @@ def _print_section(model: str, protocol: str, results: list[Result], console: Co
             grid.add_section()
     console.print(grid)
     notes = []
-    if layout.has_errors:
+    if any(layout.widths(column)[1] for column in layout.columns):
         notes.append(f"{signs.plus_minus} one standard error, over questions or rounds")
     if layout.hidden:
         notes.append(f"hidden columns: {', '.join(layout.hidden)}")
@@ -178,19 +178,17 @@ def _lines(result: Result, name: str, signs: Signs) -> list[Line]:
     if record is None:
         return [Line(name, {}, outcome=outcome)]
     found = {c: m for c in ORDER if (m := columns.pick(record, PATTERNS.get(c, ())))}
-    cells = {c: _cell(m, record) for c, m in found.items()}
+    cells = {}
+    for column, measured in found.items():
+        error = columns.uncertainty(measured, record)
+        uncertainty = formatting.error(error, measured.unit, measured.value or 0.0)
+        cells[column] = Cell(columns.text(measured), uncertainty)
     if (seconds := record.cost.get("search_time", 0.0)) >= 0.05:
         cells[SEARCH] = Cell(formatting.duration(seconds, short=True))
     lines = [Line(name, cells, f"{record.sparsity:.1%}", outcome)]
     if outcome not in ("same", "new"):
         lines += _changes(result, found, signs)
     return [*lines, *_papers(result, record, found, signs)]
-
-
-def _cell(measurement: Measurement, record: Record) -> Cell:
-    value, error = measurement.value, columns.uncertainty(measurement, record)
-    uncertainty = "" if value is None else formatting.error(error, measurement.unit, value)
-    return Cell(columns.text(measurement), uncertainty)
 
 
 def _changes(result: Result, found: dict[str, Measurement], signs: Signs) -> Iterator[Line]:
@@ -249,14 +247,6 @@ class _Layout:
         self.names = max(8, min(longest, self._room()))
         self.hidden = [] if self.sparsity else ["sparsity"]
         self.hidden += [c for c in present if c not in self.columns]
-
-    @property
-    def has_errors(self) -> bool:
-        """Whether any uncertainty is shown."""
-        shown = self.errors.intersection(self.columns)
-        return any(
-            cell.error for line in self.lines for c, cell in line.cells.items() if c in shown
-        )
 
     def _room(self) -> int:
         """Characters left for the names."""

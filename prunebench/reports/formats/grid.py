@@ -46,7 +46,8 @@ class Line(Struct, frozen=True):
         """Method with the options that are not its defaults, for a reader of tables."""
         asked = self.record.asked
         name = str((asked.get("method") or {}).get("name") or self.record.case_id)
-        own = ", ".join(f"{k}={_plain(v)}" for k, v in options(asked).items())
+        given = options(asked).items()
+        own = ", ".join(f"{k}={str(v).lower() if isinstance(v, bool) else v}" for k, v in given)
         return f"{name} ({own})" if own else name
 
 
@@ -86,7 +87,3 @@ def _wanted(measurement: Measurement, patterns: Sequence[str]) -> bool:
     if patterns:
         return any(fnmatchcase(measurement.metric, pattern) for pattern in patterns)
     return not measurement.instead and (not measurement.varies or measurement.unit == "x")
-
-
-def _plain(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)

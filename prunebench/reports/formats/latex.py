@@ -42,9 +42,8 @@ def text(shown: Grid) -> str:
         body += [_row(line, columns, notes) for line in lines]
         body.append(r"\midrule")
     units = ["", r"\%", *(_unit(c) for c in columns)]
-    names = ["method", "sparsity", *(escaped(c.metric) for c in columns)]
-    arrows = [r"$\downarrow$" if c.better == "lower" else r"$\uparrow$" for c in columns]
-    heads = [*names[:2], *(f"{n} {a}" for n, a in zip(names[2:], arrows, strict=True))]
+    arrows = {"lower": r"$\downarrow$", "higher": r"$\uparrow$"}
+    heads = ["method", "sparsity", *(f"{escaped(c.metric)} {arrows[c.better]}" for c in columns)]
     whole = [
         r"% \usepackage[T1]{fontenc} \usepackage{textcomp} \usepackage{booktabs}",
         rf"\begin{{tabular}}{{l{'r' * (len(columns) + 1)}}}",

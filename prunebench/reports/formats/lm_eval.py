@@ -18,8 +18,8 @@ from ...record import SCHEMA, Measurement, Record
 
 #: Our families of lm-eval's tasks.
 _FAMILIES = ("accuracy", "generation")
-#: Measurements of these families that are of no single task.
-_SUMS = ("accuracy/mean", "accuracy/recovery", "accuracy/flips")
+#: Measurements of a family that are of no single task.
+SUMMARIES = ("mean", "recovery", "flips")
 #: Settings of a metric that are its tasks' settings in lm-eval.
 STATED = ("num_fewshot", "tasks_folder")
 #: Settings of lm-eval's run that a record does not have.
@@ -93,7 +93,7 @@ def _tasks(record: Record) -> Iterator[tuple[str, str, Measurement, dict[str, An
     metrics = record.asked.get("metrics") or ()
     for measured in record.measurements:
         family, _, task = measured.metric.partition("/")
-        if family not in _FAMILIES or measured.metric in _SUMS or measured.varies:
+        if family not in _FAMILIES or task in SUMMARIES or measured.varies:
             continue
         metric: dict[str, Any] = next((m for m in metrics if m.get("name") == family), {})
         if family == "accuracy":

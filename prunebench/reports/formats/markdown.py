@@ -26,7 +26,6 @@ SUMMARY = 1_048_576
 #: Characters of one cell.
 MOST = 400
 
-CRASHED = ("case", "error")
 CHANGED = ("case", "metric", "outcome", "was", "now", "change", "allowed", "p")
 BAD = ("worse", "gone")
 
@@ -129,7 +128,7 @@ def _opening(run: Judged) -> str:
 def _crashed(run: Judged) -> Block:
     crashed = [i for i in run.items if i.verdict.error]
     rows = [_row([code(run.name(i)), code(i.verdict.error)]) for i in crashed]
-    return Block(_headed("Crashed", CRASHED), tuple(rows), what="crashed cases")
+    return Block(_headed("Crashed", ("case", "error")), tuple(rows), what="crashed cases")
 
 
 def _judged(run: Judged) -> Iterator[Block]:
