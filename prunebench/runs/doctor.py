@@ -148,8 +148,8 @@ def gpu(device: str, look: Callable[[str], Gpu | None] = Gpu.of) -> Iterator[Fin
 
 def clock(root: Path = Path("/sys/devices/system/cpu")) -> Iterator[Finding]:
     """Whether the processor keeps its clock rate while something is timed."""
-    names = {_read(path) for path in sorted(root.glob("cpu[0-9]*/cpufreq/scaling_governor"))}
-    governors = sorted(name for name in names if name)
+    names = {_read(path) for path in root.glob("cpu[0-9]*/cpufreq/scaling_governor")}
+    governors = sorted(names - {""})
     if not governors:
         yield Finding("governor", "ok", "not reported by the system, as in most virtual machines")
     elif governors == ["performance"]:

@@ -98,7 +98,11 @@ def _queued(session: Session, missing: Sequence[int], folder: Path) -> list[Job]
     submitit = library()
     wanted = {session.cases[i].id: i for i in missing}
     found = []
-    for note in _notes(folder):
+    for file in files.listed(folder, ".note.json"):
+        try:
+            note = files.read_json(file, Note)
+        except PrunebenchError:  # damaged: its cases are submitted again
+            continue
         asked = dict(note.cases)
         numbers = [i for k, i in wanted.items() if asked.get(k) == session.cases[i].asked]
         if numbers and queue is None:
@@ -111,12 +115,6 @@ def _queued(session: Session, missing: Sequence[int], folder: Path) -> list[Job]
             found.append(Job(submitit.SlurmJob(folder, note.job), numbers))
             wanted = {k: i for k, i in wanted.items() if i not in numbers}
     return found
-
-
-def _notes(folder: Path) -> Iterator[Note]:
-    for file in files.listed(folder, ".note.json"):
-        with contextlib.suppress(PrunebenchError):  # damaged: its cases are submitted again
-            yield files.read_json(file, Note)
 
 
 def _queue() -> set[str] | None:

@@ -174,10 +174,7 @@ class Session:
         return result
 
     def cut_off(self, results: Sequence[Result]) -> list[Result]:
-        """The results of cases that were interrupted when their record had just been saved.
-
-        *results* are those that the run has already.
-        """
+        """Results, besides *results*, of cases that were interrupted just after saving."""
         present = {result.case.id for result in results}
         found = [(c, self._found(c)) for c in self.cases if c.id not in present]
         return [

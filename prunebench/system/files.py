@@ -104,11 +104,7 @@ def require_listed(error: OSError) -> None:
 
 @contextmanager
 def reported(path: Path, what: str) -> Iterator[None]:
-    """Raise an error of the system as one line with *path*, *what* failed, and the reason.
-
-    Raises:
-        PrunebenchError: ``<path>: cannot be <what>: <reason>``.
-    """
+    """Raise an OSError of the block as a PrunebenchError: ``<path>: cannot be <what>: <why>``."""
     try:
         yield
     except (OSError, ValueError) as error:  # a name with a null byte is a ValueError

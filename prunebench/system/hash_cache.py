@@ -97,9 +97,7 @@ def sha256(path: Path) -> str:
 
 
 def sha256s(paths: Sequence[Path]) -> list[str]:
-    """The SHA-256 of each file; several large ones in parallel.
-
-    A disk reads faster than one core hashes.
+    """The SHA-256 of each file; large ones in parallel, for a disk is faster than one core.
 
     Raises:
         PrunebenchError: as *sha256*.

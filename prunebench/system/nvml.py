@@ -18,7 +18,6 @@ _THROTTLES = {
     0x80: "power brake",
 }
 
-
 #: A clock below this fraction of its median so far counts as throttled, as in nvbench.
 _LEAST_CLOCK = 0.75
 

@@ -64,25 +64,24 @@ def handled(last_words: Callable[[], None], patience: float = PATIENCE) -> Itera
     Does nothing in any thread but the main one. An ignored signal, as SIGINT is under ``nohup``,
     stays ignored.
 
-    Args:
-        last_words: called from another thread if the block has not ended *patience* seconds after a
-            scheduler's signal; the process then exits with 75. May take *LAST_WORDS* seconds.
-        patience: in seconds.
+    If the block has not ended *patience* seconds after a scheduler's signal, *last_words* is called
+    from another thread, for at most *LAST_WORDS* seconds, and the process exits with 75.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     found = {number: signal.getsignal(number) for number in (signal.SIGINT, *STOPS)}
-    _BEFORE.update({n: handler for n, handler in found.items() if handler is not signal.SIG_IGN})
+    before = {n: handler for n, handler in found.items() if handler is not signal.SIG_IGN}
     ended = threading.Event()
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     _ask(None)
     told = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
-    watch = (reading, set(STOPS) & set(_BEFORE), ended, last_words, patience)
+    watch = (reading, set(STOPS) & set(before), ended, last_words, patience)
     threading.Thread(target=_watch, args=watch, daemon=True, name="signals").start()
+    _BEFORE.update(before)
     try:
-        for number in _BEFORE:
+        for number in before:
             signal.signal(number, _interrupt if number == signal.SIGINT else _stop)
         yield
     finally:
@@ -92,7 +91,10 @@ def handled(last_words: Callable[[], None], patience: float = PATIENCE) -> Itera
         _ask(None)
         if silent:
             _SPEAKING.release()
-        _restore(told)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _BEFORE.clear()
+        signal.set_wakeup_fd(told)
         os.close(writing)  # ends the thread, which closes the other end
 
 
@@ -123,17 +125,13 @@ def _stop(number: int, frame: FrameType | None) -> None:
     raise StopRequest(signal.Signals(number).name)
 
 
-def _restore(wakeup: int) -> None:
-    for number, handler in _BEFORE.items():
-        signal.signal(number, handler)
-    _BEFORE.clear()
-    signal.set_wakeup_fd(wakeup)
-
-
 def _forked() -> None:
     """Restore the handlers in a forked child; the pipe that it inherits belongs to its parent."""
     if _BEFORE:
-        _restore(-1)
+        signal.set_wakeup_fd(-1)
+        for number, handler in _BEFORE.items():
+            signal.signal(number, handler)
+        _BEFORE.clear()
 
 
 if hasattr(os, "register_at_fork"):
