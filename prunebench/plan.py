@@ -241,16 +241,6 @@ def implausible(edits: Iterable[Edit]) -> str:
     return next(filter(None, (edit.problem() for edit in edits)), "")
 
 
-def units(edit: Edit) -> Sequence[Unit]:
-    """See ``Edit.units``."""
-    return edit.units()
-
-
-def bare(edit: Edit) -> Edit:
-    """See ``Edit.bare``."""
-    return edit.bare()
-
-
 def describe(edits: Iterable[Edit]) -> str:
     """A plan in a few words: ``drop_blocks 5 3``."""
     return "; ".join(f"{discovery.tag(e)} {e.detail()}" for e in edits) or "nothing removed"

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from ..case import AMOUNTS
 from ..formatting import number
-from ..plan import AnyEdit
+from ..plan import Edit
 from ..record import Measurement, Record
 from ..results import provenance
 from ..results.baselines import published
@@ -54,7 +54,7 @@ class Card(Struct, frozen=True):
 
     base: Base
     method: str
-    plan: tuple[AnyEdit, ...]
+    plan: tuple[Edit, ...]
     parameters: int
     dense_parameters: int
     case: Mapping[str, Any]

@@ -21,7 +21,7 @@ from ..models.calibration import Calibration, check_ids
 from ..models.causal_lm import CausalLM
 from ..models.loading import load_model
 from ..models.surgery import apply
-from ..plan import AnyEdit, Plan, Step
+from ..plan import Edit, Plan, Step
 from ..runs import functional
 from ..specs import CalibrationSpec
 from ..system import files
@@ -48,7 +48,7 @@ class Pruned(Struct, frozen=True, omit_defaults=True):
     parameters: int
     dense_parameters: int
     sparsity: float
-    plan: tuple[AnyEdit, ...]
+    plan: tuple[Edit, ...]
     trace: tuple[Step, ...]
     perplexity: Perplexities | None
     tensors: Any = None

@@ -20,7 +20,7 @@ from ..models.causal_lm import CausalLM
 from ..models.loading import load_model
 from ..models.surgery import apply
 from ..models.tensors import Tensors
-from ..plan import Edit, Plan, bare, describe
+from ..plan import Edit, Plan, describe
 from ..record import Record
 from ..results.baselines.published import Row
 from ..specs import CalibrationSpec, ModelSpec
@@ -164,7 +164,7 @@ def _search(record: Record, lm: CausalLM, case: Case | None, *, search_again: bo
         )
     method, target, spec = _question(record, case)
     found = method.choose(lm, Calibration(spec, lm), target)
-    if [bare(e) for e in found.edits] != [bare(e) for e in record.plan]:
+    if [e.bare() for e in found.edits] != [e.bare() for e in record.plan]:
         now, was = describe(found.edits), describe(record.plan)
         raise PrunebenchError(f"{record.case_id}: the search now finds {now}, it was {was}")
     if _tensor_names(found.edits) != _tensor_names(record.plan):

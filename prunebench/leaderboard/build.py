@@ -16,7 +16,7 @@ import msgspec
 
 from ..edits.drop_blocks import DropBlocks
 from ..errors import PrunebenchError
-from ..plan import Step, bare
+from ..plan import Step
 from ..record import Record
 from ..reports.formats.rows import options
 from ..results.baselines import published
@@ -228,7 +228,7 @@ def _papers(record: Record, lookup: Published) -> tuple[published.Row, ...]:
 
 def _same_model(record: Record, newest: Record) -> bool:
     """Whether both records are of the same pruned model, so that the timed one was scored."""
-    plans = [[bare(edit) for edit in r.plan] for r in (record, newest)]
+    plans = [[edit.bare() for edit in r.plan] for r in (record, newest)]
     return plans[0] == plans[1] and record.model_hash == newest.model_hash
 
 

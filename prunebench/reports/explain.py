@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterator
 
 from ..formatting import FRACTIONS, amount, p_text
-from ..plan import AnyEdit, Step, describe, name, units
+from ..plan import Edit, Step, describe, name
 from ..record import Measurement, Record
 from ..verdicts.significance import CONFIDENCE, POWER, RANKS, Evidence
 from ..verdicts.verdict import Finding, Outcome, Verdict, parting
@@ -81,11 +81,11 @@ def _choice(step: Step, other: Step) -> str:
     )
 
 
-def _removals(edits: tuple[AnyEdit, ...]) -> list[str]:
+def _removals(edits: tuple[Edit, ...]) -> list[str]:
     lines = []
     for edit in edits:
         kind = edit.__struct_config__.tag
-        removed = [f"{kind} {name(unit)}" for unit in units(edit)]
+        removed = [f"{kind} {name(unit)}" for unit in edit.units()]
         lines += removed or [describe((edit,))]
     return lines
 

@@ -19,7 +19,7 @@ from ..errors import PrunebenchError
 from ..models.calibration import Calibration, Unit
 from ..models.causal_lm import CausalLM
 from ..models.surgery import apply
-from ..plan import Edit, Plan, Step, bare, name, read_edits, units
+from ..plan import Edit, Plan, Step, name, read_edits
 from ..record import VARYING, Measurement
 from ..specs import CalibrationSpec
 from ..system.files import is_name
@@ -202,7 +202,7 @@ class MethodCheck:
 
     def _of_trace(self, asked: str, plan: Plan) -> Iterator[str]:
         """Steps that cannot have led to the plan; a plan without steps is fine."""
-        removed = [name(unit) for edit in plan.edits for unit in units(edit)]
+        removed = [name(unit) for edit in plan.edits for unit in edit.units()]
         for step in plan.trace:
             if removed and step.scores and step.chosen not in step.scores:
                 yield f"{asked}: step {step.step} chose {step.chosen!r}, which has no score"

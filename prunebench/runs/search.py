@@ -10,7 +10,7 @@ from msgspec import Struct
 from ..api import Target
 from ..case import Case, serves_all_amounts
 from ..errors import PrunebenchError
-from ..plan import Plan, units
+from ..plan import Plan
 from ..results.resume.journal import Journal
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Search(Struct):
         kind, amount = amount_of(case, dense)
         size = int(amount)
         if kind == "sparsity":
-            removed = [unit for edit in self.plan for unit in units(edit)]
+            removed = [unit for edit in self.plan for unit in edit.units()]
             size = case.target.nearest(dense.gone(removed))
         return Search(self.plan.prefix(size), self.seconds, self.tokens, self.memory)
 

@@ -11,7 +11,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from ..plan import Step, bare, describe
+from ..plan import Step, describe
 from ..record import Measurement, Record, Tolerance
 from . import significance
 from .evidence import evidence, tasks_of, unpairable
@@ -307,7 +307,7 @@ def _new(measurement: Measurement) -> Finding:
 
 
 def _judge_plan(now: Record, was: Record) -> Finding:
-    if [bare(e) for e in now.plan] == [bare(e) for e in was.plan]:
+    if [e.bare() for e in now.plan] == [e.bare() for e in was.plan]:
         return Finding("plan", Outcome.SAME, note=describe(now.plan))
     note = f"now {describe(now.plan)}, was {describe(was.plan)}"
     # The same choices that gave other edits are no matter of noise.

@@ -311,7 +311,6 @@ def test_sprint_takes_the_nearest_sparsity(asked: float, tiny, ids) -> None:
 def test_sprint_measures_latencies_that_are_not_given(tiny, ids, monkeypatch) -> None:
     """They are measured once, stand in the plan, and comparing plans passes over them."""
     from prunebench.methods import _latency
-    from prunebench.plan import bare
 
     monkeypatch.setattr(_latency, "measure", lambda _: (3.0, 1.5))
     lm = tiny("llama")
@@ -320,9 +319,9 @@ def test_sprint_measures_latencies_that_are_not_given(tiny, ids, monkeypatch) ->
     (edit,) = plan.edits
 
     assert (edit.attn_latency, edit.mlp_latency) == (3.0, 2.0)
-    assert bare(edit) == DropSublayers(edit.sublayers)
+    assert edit.bare() == DropSublayers(edit.sublayers)
     given_both = prunebench.choose(lm, "sprint", attn_latency=3.0, **few)
-    assert given_both.edits == (bare(edit),)
+    assert given_both.edits == (edit.bare(),)
 
 
 def clock(attn: float, mlp: float) -> Any:

@@ -6,13 +6,13 @@ import pytest
 
 from prunebench import DropBlocks, DropSublayers, MergeBlocks, RefitWeights, SliceHidden
 from prunebench.edits.load_checkpoint import LoadCheckpoint
-from prunebench.plan import AnyEdit
+from prunebench.plan import Edit
 from prunebench.reports.block_map import Half, merged, strip
 from prunebench.reports.block_map_text import drawing
 from prunebench.system import console
 
 
-def drawn(edits: tuple[AnyEdit, ...], blocks: int | None, width: int = 80) -> list[str]:
+def drawn(edits: tuple[Edit, ...], blocks: int | None, width: int = 80) -> list[str]:
     """The rows as plain text, with the signs that every terminal has."""
     return [line.plain for line in drawing(strip(edits, blocks), width, console.ASCII)]
 
@@ -44,7 +44,7 @@ def drawn(edits: tuple[AnyEdit, ...], blocks: int | None, width: int = 80) -> li
         ((DropSublayers(((3, "mlp"),)), DropBlocks((3,))), "###.##", "###.##"),
     ],
 )
-def test_strips_are_as_drawn_by_hand(edits: tuple[AnyEdit, ...], attn: str, mlp: str) -> None:
+def test_strips_are_as_drawn_by_hand(edits: tuple[Edit, ...], attn: str, mlp: str) -> None:
     """Each of the edits alone, and those that come together."""
     _, first, second, *_ = drawn(edits, 6)
 

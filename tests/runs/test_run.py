@@ -525,14 +525,13 @@ def test_other_latencies_and_last_bits_are_no_changed_plan() -> None:
     """What was measured or rounded on the way is no decision; what was decided still is."""
     from prunebench.edits.drop_sublayers import DropSublayers
     from prunebench.edits.refit_weights import RefitWeights
-    from prunebench.plan import bare
 
     old = (DropSublayers(((1, "attn"),), 3.0, 2.0), RefitWeights(("m",), "aa"))
     new = (DropSublayers(((1, "attn"),), 3.1, 1.9), RefitWeights(("m",), "bb"))
     other = (DropSublayers(((1, "mlp"),), 3.0, 2.0), RefitWeights(("m",), "aa"))
 
-    assert [bare(e) for e in old] == [bare(e) for e in new]
-    assert [bare(e) for e in old] != [bare(e) for e in other]
+    assert [e.bare() for e in old] == [e.bare() for e in new]
+    assert [e.bare() for e in old] != [e.bare() for e in other]
 
 
 HOPELESS = """\

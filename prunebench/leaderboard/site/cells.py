@@ -72,7 +72,7 @@ def _recovery(row: Row) -> Cell:
 
 
 def _sparsity(row: Row) -> Cell:
-    return Cell(f"{row.sparsity * 100:.1f} %", sort=row.sparsity)
+    return Cell(f"{row.sparsity * 100:.1f}%", sort=row.sparsity)
 
 
 def _valued(name: str) -> Callable[[Row], Cell]:

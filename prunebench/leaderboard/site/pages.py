@@ -119,7 +119,7 @@ def _environment(title: str) -> Any:
 
 
 def _percent(fraction: float) -> str:
-    return f"{fraction * 100:.1f}\N{NO-BREAK SPACE}%"
+    return f"{fraction * 100:.1f}%"
 
 
 def _span(low: float, high: float) -> str:
@@ -188,7 +188,7 @@ def _plot(
 def _point(row: Row, x: float, value: Value, scale: float) -> plots.Point:
     low, high = (None if end is None else end * scale for end in (value.low, value.high))
     shown = formatting.value(value.value, value.unit)
-    text = f"{inert(row.label, 200)}, {row.sparsity * 100:.1f} % removed: {shown}"
+    text = f"{inert(row.label, 200)}, {row.sparsity * 100:.1f}% removed: {shown}"
     return plots.Point(x, value.value * scale, row.method, text, low, high)
 
 
