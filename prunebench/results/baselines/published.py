@@ -114,10 +114,8 @@ class Row(Struct, frozen=True, omit_defaults=True):
 def rows(folder: Path, models: frozenset[str] = frozenset()) -> tuple[Row, ...]:
     """All published numbers in the files of *folder*.
 
-    Args:
-        folder: where the files are.
-        models: hub ids or folders; files that name none of them are not parsed, which takes a
-            quarter of a second for those that come with us.
+    Files that name none of *models* (hub ids or folders) are not parsed, which takes a quarter of a
+    second for those that come with us.
 
     Raises:
         CaseError: with every problem, as ``file:line:column``.
