@@ -46,11 +46,9 @@ def read(paths: Iterable[Path]) -> Archive:
 
 
 def newest(paths: Iterable[Path], report: Callable[[str], None] | None = None) -> list[Record]:
-    """The newest record of each case in *paths*, sorted by case id.
+    """The newest record of each case in *paths* (``read``), sorted by case id.
 
-    Args:
-        paths: as for ``read``.
-        report: called with a line for each damaged record, which is left out.
+    *report* is called with a line for each damaged record, which is left out.
 
     Raises:
         PrunebenchError: if one is none of these; without *report* also if a record is damaged.
@@ -116,7 +114,7 @@ def _accepted(root: Path, below: str) -> Iterator[Record | PrunebenchError]:
             except PrunebenchError as error:
                 yield error
                 continue
-            if record is not None and device:
-                record = replace(record, environment=replace(record.environment, device=device))
             if record is not None:
-                yield record
+                here = record.environment
+                device = device or here.device
+                yield replace(record, environment=replace(here, device=device))

@@ -20,8 +20,6 @@ from pathlib import Path
 from ..system import hash_cache
 
 PACKAGE = Path(__file__).resolve().parents[1]
-#: Folders of installed packages, where a neighbour is no part of a plug-in.
-_INSTALLED = ("site-packages", "dist-packages")
 #: The full name of a module of ours, as a text.
 _NAMED = re.compile(rf"""["']({PACKAGE.name}(?:\.\w+)+)["']""")
 
@@ -73,11 +71,11 @@ def _imports(file: Path) -> frozenset[Path]:
     if file == PACKAGE / "plan.py":
         found.update((PACKAGE / "edits").glob("*.py"))
     for name in _NAMED.findall(text):
-        found.update(_absolute(file, name, None))
+        found.update(_absolute(file, name, []))
     for node in _run(tree):
         if isinstance(node, ast.Import):
             for alias in node.names:
-                found.update(_absolute(file, alias.name, None))
+                found.update(_absolute(file, alias.name, []))
         elif isinstance(node, ast.ImportFrom) and node.level:
             base = file.parents[node.level - 1]
             found.update(_below(base, (node.module or "").split("."), node.names))
@@ -107,16 +105,17 @@ def _run(node: ast.AST) -> Iterator[ast.AST]:
             yield from _run(statement)
 
 
-def _absolute(file: Path, module: str, names: list[ast.alias] | None) -> set[Path]:
+def _absolute(file: Path, module: str, names: list[ast.alias]) -> set[Path]:
     """The files of ``import module``, or ``from module import names``, in *file*."""
     parts = module.split(".")
     if parts[0] == PACKAGE.name:
-        return _below(PACKAGE, parts[1:], names or [])
+        return _below(PACKAGE, parts[1:], names)
     root = _root(file)
-    foreign = _INSTALLED[0] in root.parts or _INSTALLED[1] in root.parts
-    if foreign and root / parts[0] not in file.parents:
+    # Among installed packages, a neighbour is no part of a plug-in.
+    installed = {"site-packages", "dist-packages"} & {*root.parts}
+    if installed and root / parts[0] not in file.parents:
         return set()
-    return _below(root, parts, names or [])
+    return _below(root, parts, names)
 
 
 def _below(base: Path, parts: list[str], names: list[ast.alias]) -> set[Path]:

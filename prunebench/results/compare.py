@@ -127,9 +127,7 @@ def _one_sided(
 def _timings_apart(
     now: Record, was: Record, *, separate: bool
 ) -> tuple[Record, Record, list[Finding]]:
-    """Both records without their timings, where those cannot be compared, and a finding that says
-    so: on two devices, or where one is a baseline, whose timings are in *separate* files.
-    """
+    """Both records without timings of two devices, or in *separate* files, and why in a finding."""
     mine, theirs = now.environment.device, was.environment.device
     both = _varying(now) and _varying(was)
     if mine == theirs and (both or not separate):

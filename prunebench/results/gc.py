@@ -163,13 +163,13 @@ def _cited(baselines: Baselines) -> tuple[set[tuple[str, str, str]], set[str]]:
     """The records that baselines cite as their source, and cases whose baseline cannot be read."""
     named: set[tuple[str, str, str]] = set()
     unsure: set[str] = set()
-    for case_id in baselines.all_case_ids():
-        for path in baselines.files(case_id):
-            if path.suffix == ".json":
-                try:
-                    named.add(files.read_json(path, Head).identity)
-                except PrunebenchError:
-                    unsure.add(case_id)
+    paths = [(i, path) for i in baselines.all_case_ids() for path in baselines.files(i)]
+    for case_id, path in paths:
+        if path.suffix == ".json":
+            try:
+                named.add(files.read_json(path, Head).identity)
+            except PrunebenchError:
+                unsure.add(case_id)
     return named, unsure
 
 
@@ -209,10 +209,7 @@ def _named(found: Sequence[Item]) -> set[str]:
 
 
 def _is_held(path: Path) -> bool:
-    """Whether somebody holds the lock that *path* is of; one of nobody's goes while held here.
-
-    It goes before the file that says whose it was, for the two are asked about by name in turn.
-    """
+    """Whether somebody holds the lock that *path* is of; one that nobody holds is removed."""
     import filelock
 
     lock = path.with_suffix(".lock")
@@ -220,7 +217,7 @@ def _is_held(path: Path) -> bool:
         return lock.exists()
     try:
         with filelock.FileLock(path, timeout=0):
-            path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)  # before the file that says whose lock it was
     except (filelock.Timeout, NotImplementedError, OSError):
         return True
     return False

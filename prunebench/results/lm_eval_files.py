@@ -233,10 +233,9 @@ def _sample(line: bytes) -> _Sample:
 
 
 def _margin(sample: _Sample, delimiter: str | None) -> float | None:
-    """By how much the right choice's log-likelihood leads the best other one's.
+    """By how much the right choice's log-likelihood leads the best other one's, if it is known.
 
-    With *delimiter* per character of the choice, which goes to the model behind it. None where the
-    file does not say which choice is right.
+    With *delimiter* per character of the choice, which goes to the model behind it.
     """
     try:
         scores = [float(response[0][0]) for response in sample.resps]

@@ -42,16 +42,11 @@ class Aligned(NamedTuple):
 
     def whole(self) -> tuple[Record, Record]:
         """Both records with the scores that have no samples."""
-
-        def scored(one: Unpaired, score: Score) -> Measurement:
-            return Measurement(one.metric, score.value, one.unit, "higher")
-
-        now = tuple(scored(one, one.now) for one in self.unpaired)
-        was = tuple(scored(one, one.was) for one in self.unpaired)
-        return (
-            replace(self.now, measurements=self.now.measurements + now),
-            replace(self.was, measurements=self.was.measurements + was),
-        )
+        now, was = self.now.measurements, self.was.measurements
+        for one in self.unpaired:
+            now += (Measurement(one.metric, one.now.value, one.unit, "higher"),)
+            was += (Measurement(one.metric, one.was.value, one.unit, "higher"),)
+        return replace(self.now, measurements=now), replace(self.was, measurements=was)
 
 
 def align(now: Results, was: Results, case_id: str) -> Aligned:
@@ -180,10 +175,7 @@ def _why_apart(mine: Task, old: Task, now: Results, was: Results) -> str:
 def _pairs(
     mine: list[Answer], old: list[Answer]
 ) -> tuple[list[tuple[Answer, Answer]], tuple[int, int]]:
-    """Answers to the same questions, and how many questions only either side has.
-
-    A question that a task asks more than once is paired in its order.
-    """
+    """Answers to the same questions (repeated ones in order), and how many only either side has."""
     seen: Counter[str] = Counter()
     theirs: dict[tuple[str, int], Answer] = {}
     for answer in old:

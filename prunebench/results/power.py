@@ -47,8 +47,7 @@ def of_cases(
         was = baselines.load(case.id, "cpu")
         rules = case.rules(alpha)
         for m in was.measurements if was else ():
-            judged = m.paired and not m.instead and set(m.samples) <= {0.0, 1.0}
-            if was is not None and judged:
+            if was and m.paired and not m.instead and set(m.samples) <= {0.0, 1.0}:
                 tasks = [len(task.samples) for task, _ in tasks_of(m, was, was)]
                 count = significance.effective_count(tasks or [len(m.samples)])
                 least = significance.detectable(count, disagreement, rules.alpha, power)

@@ -21,10 +21,8 @@ from .store import Store
 
 T = TypeVar("T")
 
-
 #: What both sides of two lm-eval folders are called, whatever their models.
 LM_EVAL = "lm-eval"
-
 
 KINDS = (
     "a file of `run --json`, a results folder such as .prunebench, a baselines folder, a record, "

@@ -79,15 +79,12 @@ class Store:
         self, case_id: str, asked: dict[str, Any] | None = None, device: str | None = None
     ) -> list[Record]:
         """The sound records of a case, newest first; to one question or of one device if given."""
-        return sorted(
-            (
-                record
-                for record in self._all(case_id)
-                if asked in (None, record.asked) and device in (None, record.environment.device)
-            ),
-            key=lambda record: record.created,
-            reverse=True,
-        )
+        found = [
+            record
+            for record in self._all(case_id)
+            if asked in (None, record.asked) and device in (None, record.environment.device)
+        ]
+        return sorted(found, key=lambda record: record.created, reverse=True)
 
     def case_ids(self) -> list[str]:
         """All cases that have records, sorted."""

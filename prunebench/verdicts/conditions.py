@@ -258,14 +258,11 @@ class _Reader:
         place = f"{_short(self.text)}, column {self.rest[-1].start() + 1}"
         return PrunebenchError(f"{place}: found {found}; {expected}")
 
-    def unknown(self, known: Iterable[str]) -> PrunebenchError:
-        return self.error(did_you_mean(self.word, known))
-
     def condition(self) -> Expression:
         """The whole of the text that is left."""
         found = self.expression()
         if self.word:
-            raise self.unknown(["and", "or"])
+            raise self.error(did_you_mean(self.word, ["and", "or"]))
         return found
 
     def expression(self, depth: int = 0) -> Expression:
@@ -291,7 +288,7 @@ class _Reader:
             return Negation(self.operand(depth + 1))
         found = self.expression(depth + 1)
         if self.word != ")":
-            raise self.unknown([")", "and", "or"])
+            raise self.error(did_you_mean(self.word, [")", "and", "or"]))
         self.take()
         return found
 
@@ -302,7 +299,7 @@ class _Reader:
         elif self.word in QUANTITIES:
             name = self.take()
         else:
-            raise self.unknown([*QUANTITIES, "not"])
+            raise self.error(did_you_mean(self.word, [*QUANTITIES, "not"]))
         if self.word not in OPERATORS:
             raise self.error(f"the comparisons are {', '.join(OPERATORS)}")
         return Comparison(name, self.take(), *self.amount())

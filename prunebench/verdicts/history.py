@@ -61,13 +61,10 @@ def history(
     device: str | None = None,
     last: int | None = None,
 ) -> History:
-    """The records that answer the newest question, on one device.
+    """The records that answer the newest question, on one device: by default the newest's.
 
-    Args:
-        records: all of one case, newest first; at least one.
-        choose: which metrics, of those the newest record has.
-        device: whose records; by default those of the newest record.
-        last: only so many of the newest records.
+    *records* are all of one case, newest first, at least one; *last* counts those to read.
+    *choose* selects metrics of those that the newest record has.
 
     Raises:
         PrunebenchError: if no record is of that device.
@@ -91,7 +88,10 @@ def history(
     series = [_series(name, by_family[name.split("/")[0]][::-1], newest) for name in names]
     elsewhere = Counter(r.environment.device for r in records)
     del elsewhere[newest.environment.device]
-    left_out = [f"{_older(n)} another question: {why}" for why, n in reasons.items()]
+    left_out = [
+        f"{n} older record{'s answer' if n > 1 else ' answers'} another question: {why}"
+        for why, n in reasons.items()
+    ]
     left_out += [
         f"{n} more record{'s' * (n > 1)} on {name}: --device {name}"
         for name, n in elsewhere.items()
@@ -138,7 +138,3 @@ def _upgraded(before: Record, after: Record) -> Iterable[str]:
     for name in sorted({*old, *new}):
         if old.get(name) != new.get(name):
             yield f"{name} {old.get(name, 'absent')} -> {new.get(name, 'absent')}"
-
-
-def _older(count: int) -> str:
-    return "1 older record answers" if count == 1 else f"{count} older records answer"

@@ -160,9 +160,8 @@ def weights(sizes: Sequence[int]) -> list[int]:
 def graded(worse_by: Sequence[float], clusters: Sequence[int] = ()) -> Evidence:
     """Whether paired losses grew: Wilcoxon's signed ranks, and the mean with Student's interval.
 
-    Args:
-        worse_by: per window, how much worse it is, in nats or whatever the metric counts.
-        clusters: which windows belong together; their means are compared, in place of each.
+    *worse_by* is per window, in nats or whatever the metric counts. Of windows that belong together
+    by *clusters* the means are compared.
     """
     own = together(worse_by, clusters, mean=True)
     n = len(own)

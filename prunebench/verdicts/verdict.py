@@ -155,15 +155,9 @@ def judge(
     outcome = decide(worse_by, allowed, (now.value, was.value), seen, rules)
     if seen is not None:
         adjusted = min(1.0, rules.family * seen.p) if rules.family > 1 else None
-        seen = replace(
-            seen,
-            alpha=rules.alpha,
-            family=rules.family,
-            adjusted=adjusted,
-            least=seen.smallest(rules.alpha / rules.family),
-            noise=noisy,
-        )
-    p = None if seen is None else seen.p
+        seen = replace(seen, alpha=rules.alpha, noise=noisy)
+        seen = _shared(seen, rules.alpha, rules.family, adjusted)
+    p = seen.p if seen else None
     return Finding(now.metric, outcome, now.value, was.value, allowed, p, evidence=seen)
 
 
@@ -205,11 +199,15 @@ def _significant(p: float, rules: Rules) -> bool:
     return p * rules.family < rules.alpha
 
 
+def _shared(seen: Evidence, alpha: float, family: int, adjusted: float | None) -> Evidence:
+    least = seen.smallest(alpha / family)
+    return replace(seen, family=family, adjusted=adjusted, least=least)
+
+
 def _among(finding: Finding, seen: Evidence, family: int, adjusted: float) -> Finding:
     """A finding as one of *family* tests of a run."""
     alpha = seen.alpha or ALPHA
-    least = seen.smallest(alpha / family)
-    seen = replace(seen, family=family, adjusted=adjusted, least=least)
+    seen = _shared(seen, alpha, family, adjusted)
     if finding.outcome != Outcome.WORSE or adjusted < alpha:
         return replace(finding, evidence=seen)
     note = f"worse if it stood alone, but one of {family} tests: p = {adjusted:.2g} among them"

@@ -247,7 +247,12 @@ def _read(path: Path, case_id: str) -> Record:
     record = _converted(path, data, "", Record)
     if record.case_id != case_id:
         raise PrunebenchError(f"{path}: the record of another case, {record.case_id!r}")
-    packed = _samples_of(path)
+    if not (file := samples_file(path)).exists():
+        raise PrunebenchError(f"{path}: samples missing: {file}; git add it or accept again")
+    try:
+        packed = files.read(file, MAX_SAMPLE_BYTES)
+    except PrunebenchError as error:
+        raise PrunebenchError(f"{path}: {error}") from None
     counts = (
         _converted(path, data, "samples", dict[str, int])
         if data.get("samples") is not None
@@ -270,15 +275,6 @@ def _data(path: Path) -> dict[str, Any]:
         if b"<<<<<<< " in files.read(path):
             raise PrunebenchError(f"{error}; a merge conflict is left in it") from None
         raise
-
-
-def _samples_of(path: Path) -> bytes:
-    if not (file := samples_file(path)).exists():
-        raise PrunebenchError(f"{path}: samples missing: {file}; git add it or accept again")
-    try:
-        return files.read(file, MAX_SAMPLE_BYTES)
-    except PrunebenchError as error:
-        raise PrunebenchError(f"{path}: {error}") from None
 
 
 def _with_samples(

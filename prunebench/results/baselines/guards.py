@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -109,11 +110,7 @@ class _Guess(NamedTuple):
 
 
 def _guesses(record: Record) -> dict[str, _Guess]:
-    """Per metric, the answers of all its tasks together.
-
-    One task alone may be beyond a sound model, or lead it astray; all of them are not. The mean's
-    samples are its tasks' once more and are not counted twice.
-    """
+    """Per metric, the answers of all its tasks: one alone may be beyond a sound model."""
     families: dict[str, list[Measurement]] = {}
     for m in record.measurements:
         answered = m.samples and set(m.samples) <= {0.0, 1.0}
@@ -121,6 +118,7 @@ def _guesses(record: Record) -> dict[str, _Guess]:
             families.setdefault(m.family, []).append(m)
     found = {}
     for family, members in families.items():
+        # The mean's samples are its tasks' once more.
         tasks = [m for m in members if m.metric != f"{family}/mean"] or members
         questions = sum(len(m.samples) for m in tasks)
         chance = sum((m.chance or 0.0) * len(m.samples) for m in tasks) / questions
@@ -169,10 +167,11 @@ def _dense_records(records: Sequence[Record], baselines: Baselines, store: Store
     def named_dense(case_ids: Iterable[str]) -> list[str]:
         return [i for i in case_ids if i.rsplit("/", 1)[-1].startswith("dense")]
 
-    accepted = (_sound(baselines, i) for i in named_dense(baselines.case_ids()))
-    stored = (store.latest(i) for i in named_dense(store.case_ids()))
-    together = (record for record in records if _is_dense(record))
-    return [record for record in (*together, *accepted, *stored) if record is not None]
+    found = [record for record in records if _is_dense(record)]
+    for case_id in named_dense(baselines.case_ids()):
+        with contextlib.suppress(PrunebenchError):
+            found += filter(None, [baselines.load(case_id, "cpu")])
+    return [*found, *filter(None, map(store.latest, named_dense(store.case_ids())))]
 
 
 def _dense_of(record: Record, known: Iterable[Record]) -> Record | None:
@@ -183,13 +182,6 @@ def _dense_of(record: Record, known: Iterable[Record]) -> Record | None:
         if same and len(hashes) < 2 and _asked_alike(record, dense):
             return dense
     return None
-
-
-def _sound(baselines: Baselines, case_id: str) -> Record | None:
-    try:
-        return baselines.load(case_id, "cpu")
-    except PrunebenchError:
-        return None
 
 
 def _is_dense(record: Record) -> bool:

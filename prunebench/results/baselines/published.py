@@ -114,10 +114,8 @@ class Row(Struct, frozen=True, omit_defaults=True):
 def rows(folder: Path, models: frozenset[str] = frozenset()) -> tuple[Row, ...]:
     """All published numbers in the files of *folder*.
 
-    Args:
-        folder: where the files are.
-        models: hub ids or folders; files that name none of them are not parsed, which takes a
-            quarter of a second for those that come with us.
+    Files that name none of *models* (hub ids or folders) are not parsed, which takes a quarter of a
+    second for those that come with us.
 
     Raises:
         CaseError: with every problem, as ``file:line:column``.
@@ -146,7 +144,8 @@ def matching(record: Record, published: Iterable[Row]) -> list[Row]:
         and all(getattr(method, k, None) == v for k, v in row.method.items() if k != "name")
         and _is_model(asked.get("model", {}).get("id", ""), row)
         and row.amount == (asked.get("amount") or {})
-        and _is_sized(method, row)
+        # It says how much of the model is removed, by an amount or by an option.
+        and (method.unit in ("none", "given") or row.amount or method.sizing in row.method)
         and _agrees(asked.get("calibration"), row.calibration)
         and record.find(row.metric) is not None
     ]
@@ -203,11 +202,6 @@ def _is_model(asked: str, row: Row) -> bool:
 def _name(model: str) -> str:
     """What is left of a hub id or a folder where accounts and places differ."""
     return model.rsplit("/", 1)[-1].lower()
-
-
-def _is_sized(method: Method, row: Row) -> bool:
-    """Whether *row* says how much of the model is removed, by an amount or by an option."""
-    return method.unit in ("none", "given") or bool(row.amount) or method.sizing in row.method
 
 
 def _by_protocol(asked: dict[str, Any], metric: str) -> bool:

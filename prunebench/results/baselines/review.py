@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -156,14 +157,10 @@ def outdated(case: Case, was: Record) -> str:
         return ""
     answered = verdict.compare(replace(was, asked=case.asked), was, case.tolerance_for)
     lines = [f.note for f in answered.findings if f.outcome == Outcome.NOT_COMPARABLE]
-    ours, theirs = _names(case.asked), _names(was.asked)
+    ours, theirs = (verdict.split_question(one.asked)[1] for one in (case, was))
     lines += [f"{name} was not measured then" for name in ours if name not in theirs]
     lines += [f"{name} is no longer measured" for name in theirs if name not in ours]
     return "; ".join(lines) or "its metrics were asked for otherwise"
-
-
-def _names(asked: dict[str, Any]) -> list[str]:
-    return list(dict.fromkeys(metric["name"] for metric in asked.get("metrics", ())))
 
 
 def _trees(baselines: Baselines, case_id: str) -> tuple[str, ...]:
@@ -175,10 +172,8 @@ def _trees(baselines: Baselines, case_id: str) -> tuple[str, ...]:
 def _accepted(baselines: Baselines, case_id: str) -> Accepted | None:
     for path in baselines.files(case_id):
         if path.suffix == ".json":
-            try:
+            with contextlib.suppress(PrunebenchError):
                 return read_accepted(path)
-            except PrunebenchError:
-                continue
     return None
 
 

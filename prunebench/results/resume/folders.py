@@ -26,12 +26,10 @@ from .journal import Journal
 
 
 class Partials:
-    """The journals below a results folder; without a folder nothing is saved.
+    """The journals below the results folder *root*; without one nothing is saved.
 
-    Args:
-        root: the results folder.
-        since: nanoseconds since 1970; files begun before are ignored (``--fresh``), in every
-            process of the run.
+    Files begun before *since* (nanoseconds since 1970) are ignored (``--fresh``), in every process
+    of the run.
     """
 
     def __init__(self, root: Path | None = None, since: int = 0) -> None:

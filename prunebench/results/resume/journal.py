@@ -83,7 +83,9 @@ class Journal:
         #: Seconds that earlier runs spent on the results that are reused.
         self.saved_seconds = 0.0
         for file in files.listed(folder, ".jsonl") if folder else ():
-            if _begun(file) < since:
+            # A name begins with the time; another's file has none and counts as old.
+            stamp = file.name.partition("-")[0]
+            if (int(stamp) if stamp.isdecimal() else 0) < since:
                 continue
             for entry in checksum_lines.entries(file, self._head):
                 self._read(file, entry)
@@ -361,9 +363,3 @@ class Journal:
             os.close(handle)
             raise
         return handle
-
-
-def _begun(file: Path) -> int:
-    """When a file was begun, in nanoseconds, from its name; 0 for any other name."""
-    stamp = file.name.partition("-")[0]
-    return int(stamp) if stamp.isascii() and stamp.isdigit() else 0

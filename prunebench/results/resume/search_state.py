@@ -42,10 +42,7 @@ class StateFiles:
     """The tensor files of the last saved state of a search.
 
     *write* writes those of a new state; *commit* then deletes the superseded files, *roll_back* the
-    new ones.
-
-    Args:
-        folder: the journal's; None saves nothing.
+    new ones. Without a *folder*, which is the journal's, nothing is saved.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -76,9 +73,7 @@ class StateFiles:
     def write(self, tensors: Mapping[str, Tensor], limit: float = math.inf) -> dict[str, File]:
         """Write the tensors that are not the same objects as in the last state.
 
-        Args:
-            tensors: by name.
-            limit: seconds that it may take.
+        It may take *limit* seconds.
 
         Raises:
             PrunebenchError: if one cannot be written; then none of the new files is left.
