@@ -28,7 +28,7 @@ def metadata(card: Card) -> Any:
     """
     from huggingface_hub import ModelCardData
 
-    licence = {key: inert(value) for key, value in card.base.licence.items()}
+    licence: dict[str, Any] = {key: inert(value) for key, value in card.base.licence.items()}
     results = eval_results(card.record) if card.record else []
     return ModelCardData(
         base_model=card.base.hub_id or None,
