@@ -225,7 +225,7 @@ class MethodCheck:
             except ValueError as error:
                 yield f"it says nested = True, but its plan cannot be cut short: {error}"
                 return
-            if tuple(map(bare, cut.edits)) != tuple(map(bare, plan.edits)):
+            if [e.bare() for e in cut.edits] != [e.bare() for e in plan.edits]:
                 yield (
                     f"it says nested = True, but {_words(target)} gives {plan.edits}, which is "
                     f"not a prefix of {longest.edits}"
