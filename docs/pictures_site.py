@@ -3,7 +3,7 @@
     python docs/pictures_site.py [PATHS]
 
 PATHS are what `prunebench leaderboard` takes, by default the smoke baselines and .prunebench/,
-which has timings. Needs Chromium and Pillow, which matplotlib brings.
+which has timings. Needs Chromium and Pillow.
 """
 
 from __future__ import annotations

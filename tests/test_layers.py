@@ -42,7 +42,7 @@ RANK = {name: rank for rank, names in enumerate(ROOMS) for name in names}
 
 HEAVY = (
     *("torch", "transformers", "lm_eval", "datasets", "pandas", "scipy", "numpy"),
-    *("matplotlib", "jinja2"),
+    "jinja2",
 )
 #: The only places that may import what is heavy when they are imported.
 TORCH = (
