@@ -201,7 +201,7 @@ def unanswerable(case: Case) -> str:
     return ""
 
 
-#: Told what is being done: the case, and the step in words.
+#: Called with what is being done: the case, and the step in words.
 Progress = Callable[[Case, str], None]
 
 

@@ -182,5 +182,5 @@ def _about(record: Record, dense: Record | None, dtype: str) -> Iterator[str]:
 def _facts(record: Record) -> Iterator[str]:
     """Provenance without what is private: command line, host, settings and model path."""
     private = ("command:", "host:", "settings:", "model:")
-    yield from (f for f in provenance.told(record) if not f.startswith(private))
+    yield from (f for f in provenance.lines(record) if not f.startswith(private))
     yield f"dense weights: {record.model_hash}"

@@ -38,7 +38,7 @@ def checkpoint(
     case: Case | None = None,
     dense: Record | None = None,
     rows: Sequence[Row] = (),
-    beside: Iterable[Path] = (),
+    tensor_folders: Iterable[Path] = (),
     search_again: bool = False,
     device: str = "cpu",
 ) -> Card:
@@ -53,7 +53,7 @@ def checkpoint(
         case: the case as it is defined now, with resolved paths.
         dense: the dense model's record by the same protocol (see *dense_record*).
         rows: the papers' numbers.
-        beside: folders to look for the plan's tensors in.
+        tensor_folders: folders to look for the plan's tensors in.
         search_again: search again if tensors of the plan are missing.
         device: where to load the model.
 
@@ -67,7 +67,7 @@ def checkpoint(
         case = None  # it has changed since
     spec = case.model if case else _convert(record, "model", ModelSpec)
     lm = _load_dense(record, spec, device)
-    tensors = _tensors(record, beside)
+    tensors = _tensors(record, tensor_folders)
     if tensors is None and _tensor_names(record.plan):
         tensors = _search(record, lm, case, search_again=search_again).tensors
     pruned = apply(lm, Plan(record.plan, record.trace, tensors=tensors))
@@ -141,12 +141,12 @@ def _tensor_names(edits: Sequence[Edit]) -> list[str]:
     return [e.bundle for e in edits if e.bundle is not None]
 
 
-def _tensors(record: Record, beside: Iterable[Path]) -> Tensors | None:
+def _tensors(record: Record, tensor_folders: Iterable[Path]) -> Tensors | None:
     """The tensors that the plan names, from the first folder that has them all; else None."""
     names = _tensor_names(record.plan)
     if any(len(name) != 64 or not name.isalnum() for name in names):
         raise PrunebenchError(f"{record.case_id}: damaged: its plan names tensors without a hash")
-    for folder in beside:
+    for folder in tensor_folders:
         if names and all((folder / f"{name}.safetensors").is_file() for name in names):
             found = Tensors()
             for name in names:

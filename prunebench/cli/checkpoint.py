@@ -48,7 +48,7 @@ def save_checkpoint(
         case=case,
         dense=dense,
         rows=rows,
-        beside=places,
+        tensor_folders=places,
         search_again=search_again,
         device=device,
     )

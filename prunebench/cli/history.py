@@ -67,10 +67,10 @@ def history(
 
 
 def _show(series: Series, out: Console, *, everything: bool) -> None:
-    count = counted(len(series.nights), "record")
+    count = counted(len(series.points), "record")
     unit = f"{series.unit}, " if series.unit else ""
     heading = f"\n{series.metric} ({unit}{series.better} is better; {count})  "
-    drawn = sparkline([night.value for night in series.nights[-DRAWN:]])
+    drawn = sparkline([point.value for point in series.points[-DRAWN:]])
     out.print(Text(heading, end="").append(drawn, style="cyan"), soft_wrap=True)
     grid = Table(box=None, pad_edge=False)
     for name in ("date", "commit", "value", "change"):
@@ -81,10 +81,10 @@ def _show(series: Series, out: Console, *, everything: bool) -> None:
     for i, before in zip(shown, [-1, *shown], strict=False):
         if i > before + 1:
             grid.add_row(f"... {i - before - 1} more")
-        night, old = series.nights[i], series.nights[i - 1] if i else None
+        point, old = series.points[i], series.points[i - 1] if i else None
         marked = f"step {_direction(steps[i])}" if i in steps else ""
         style = _style(steps[i]) if i in steps else ""
-        grid.add_row(*_cells(night, old), Text(marked, style=style))
+        grid.add_row(*_cells(point, old), Text(marked, style=style))
     out.print(grid)
     for step in series.steps:
         out.print(Text(sentence(series, step), style=_style(step)), soft_wrap=True)
@@ -92,24 +92,24 @@ def _show(series: Series, out: Console, *, everything: bool) -> None:
 
 def _listed(series: Series, *, everything: bool) -> set[int]:
     """Which records are listed: those around each step, and the newest."""
-    count = len(series.nights)
+    count = len(series.points)
     if everything:
         return set(range(count))
     around = {i for step in series.steps for i in (step.at - 1, step.at)}
     return around | set(range(max(0, count - LISTED), count))
 
 
-def _cells(night: Point, before: Point | None) -> tuple[str, str, str, str]:
+def _cells(point: Point, before: Point | None) -> tuple[str, str, str, str]:
     change = ""
-    if before is not None and night.value is not None and before.value is not None:
-        change = moved(night.value, before.value)
-    value = "not finite" if night.value is None else number(night.value)
-    return night.created[:16].replace("T", " "), _short(night.commit), value, change
+    if before is not None and point.value is not None and before.value is not None:
+        change = moved(point.value, before.value)
+    value = "not finite" if point.value is None else number(point.value)
+    return point.created[:16].replace("T", " "), _short(point.commit), value, change
 
 
 def sentence(series: Series, step: Change) -> str:
     """``step down 0.962 -> 0.941 at 2026-11-20 (commit 1a2b3c4 -> 4d5e6f7), for the worse``."""
-    before, first = series.nights[step.at - 1], series.nights[step.at]
+    before, first = series.points[step.at - 1], series.points[step.at]
     old, new = number(step.before), number(step.after)
     if old == new:
         old, new = repr(step.before), repr(step.after)

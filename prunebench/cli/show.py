@@ -58,5 +58,5 @@ def show(
     case_page.show(page, console(), trace=explain)
     for line in explanation(record, was, verdict) if explain else ():
         print_line(line)
-    for line in origin.told(record) if provenance else ():
+    for line in origin.lines(record) if provenance else ():
         print_line(line)

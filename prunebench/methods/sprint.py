@@ -74,7 +74,7 @@ class Sprint(Method, frozen=True, tag="sprint"):
 
         require_whole(lm)
         if self.refit:
-            lm.require_one_device("fitting weights anew")
+            lm.require_one_device("refitting weights")
         amount = Amount(lm, target, self.target_speedup, keep_last=self.refit)
         latencies = self.latencies(lm)
         search = Search(self.settings(), lm, calibration.windows(), latencies)

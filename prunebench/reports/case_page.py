@@ -37,7 +37,7 @@ from .block_map_text import drawing
 class Shown(Struct, frozen=True):
     """What `show` prints of a case.
 
-    *blocks* is how many the dense model has, if its config is on this machine. *nights* counts the
+    *blocks* is how many the dense model has, if its config is on this machine. *count* is of the
     stored records, *intervals* are over the calibration seeds of the case, and *reproduce* is the
     command that runs it again.
     """
@@ -47,7 +47,7 @@ class Shown(Struct, frozen=True):
     accepted: Accepted | None = None
     rows: Sequence[Row] = ()
     blocks: int | None = None
-    nights: int = 1
+    count: int = 1
     intervals: Sequence[seeds.Interval] = ()
     reproduce: str = ""
 
@@ -274,7 +274,7 @@ def _more(shown: Shown) -> Iterator[str]:
     for interval in shown.intervals:
         yield sentences.interval_line(interval)
     record = shown.record
-    yield f"{formatting.counted(shown.nights, 'record')} in the results folder:"
+    yield f"{formatting.counted(shown.count, 'record')} in the results folder:"
     yield f"  prunebench history {record.case_id}"
     if record.asked.get("calibration") and not shown.intervals and shown.reproduce:
         yield "one calibration seed; for an interval use several:"

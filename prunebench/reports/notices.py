@@ -193,7 +193,7 @@ def _new_steps(
     history: History, known: Mapping[str, Sequence[str]], describe: Callable[[Series, Step], str]
 ) -> Iterator[Notice]:
     for series in history.series:
-        times = [night.created for night in series.nights]
+        times = [point.created for point in series.points]
         reported = [s.split(" ", 1) for s in known.get(series.metric, ()) if " " in s]
         for step in series.steps:
             way = "up" if step.after > step.before else "down"

@@ -90,7 +90,7 @@ def cpu() -> str:
     return next(named, "") or platform.processor() or platform.machine()
 
 
-def told(record: Record) -> Iterator[str]:
+def lines(record: Record) -> Iterator[str]:
     """The provenance of a record as lines: ``name: value``, what is not known left out."""
     here, origin = record.environment, record.provenance
     commit = here.commit or ""

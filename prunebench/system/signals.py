@@ -76,7 +76,7 @@ def handled(last_words: Callable[[], None], patience: float = PATIENCE) -> Itera
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
     _ask(None)
-    told = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+    former = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
     watch = (reading, set(STOPS) & set(before), ended, last_words, patience)
     threading.Thread(target=_watch, args=watch, daemon=True, name="signals").start()
     _BEFORE.update(before)
@@ -94,7 +94,7 @@ def handled(last_words: Callable[[], None], patience: float = PATIENCE) -> Itera
         for number, handler in before.items():
             signal.signal(number, handler)
         _BEFORE.clear()
-        signal.set_wakeup_fd(told)
+        signal.set_wakeup_fd(former)
         os.close(writing)  # ends the thread, which closes the other end
 
 

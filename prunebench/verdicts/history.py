@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 
-from msgspec import Struct
+from msgspec import Struct, field
 
 from ..errors import PrunebenchError, did_you_mean
 from ..record import Direction, Record
@@ -37,12 +37,12 @@ class Change(Struct, frozen=True):
 
 
 class Series(Struct, frozen=True):
-    """A metric's values (*nights*), oldest first, all to one question on one device."""
+    """A metric's values (*points*), oldest first, all to one question on one device."""
 
     metric: str
     unit: str
     better: Direction
-    nights: tuple[Point, ...]
+    points: tuple[Point, ...] = field(name="nights")
     steps: tuple[Change, ...]
 
 

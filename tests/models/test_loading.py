@@ -242,7 +242,7 @@ def test_searches_of_parts_decide_the_same_when_spread(
         ("slicegpt", {"slicing": 0.25}, "cutting the width"),
         ("slice_global", {"slicing": 0.25}, "cutting the width"),
         ("sliding_layer_merging", {"blocks": 2}, "merging blocks"),
-        ("sprint", {"sublayers": 2}, "fitting weights anew"),
+        ("sprint", {"sublayers": 2}, "refitting weights"),
         ("shortened_llama", {"blocks": 1, "keep_first": 1, "keep_last": 1}, "criterion taylor"),
     ],
 )

@@ -347,7 +347,7 @@ def test_show_says_where_the_rest_is() -> None:
     asked = {**measured(20).asked, "calibration": {"dataset": "tinyworld"}}
     now = replace(measured(20), asked=asked)
     seeded = Interval("a/b", "perplexity/t", 3, 2.5, 2.25, 2.75, "ppl", 0.1, 0.1)
-    with_seeds = in_depth(now, 100, nights=4, intervals=(seeded,), reproduce="prunebench run x")
+    with_seeds = in_depth(now, 100, count=4, intervals=(seeded,), reproduce="prunebench run x")
     alone = in_depth(now, 100, reproduce="prunebench run x")
 
     assert "4 records in the results folder:\n  prunebench history a/b\n" in with_seeds

@@ -51,7 +51,7 @@ def test_a_planted_step_is_told_with_its_night_and_what_changed_with_it() -> Non
     assert (change.at, change.before, change.after) == (9, 2.5, 2.6)
     assert change.worse
     assert change.packages == ("torch 2.12 -> 2.13",)
-    assert past.series[0].nights[9].commit == f"{9:040x}"
+    assert past.series[0].points[9].commit == f"{9:040x}"
     assert past.series[1].steps == ()
     assert past.left_out == ()
 
@@ -70,7 +70,7 @@ def test_a_night_without_a_finite_value_is_kept_and_is_no_step() -> None:
     values = [2.5, 2.5, None, 2.5, 2.7, 2.7, 2.7]
     series = history(newest_first([night(d, ppl(v)) for d, v in enumerate(values)]), all_of).series
 
-    assert [n.value for n in series[0].nights] == values
+    assert [n.value for n in series[0].points] == values
     assert [c.at for c in series[0].steps] == [4]
 
 
@@ -85,14 +85,14 @@ def test_nights_to_other_questions_and_on_other_devices_are_counted() -> None:
     records += [night(0, ppl(9.0), accuracy(10), environment=gpu)]
     past = history(newest_first(records), all_of)
 
-    assert [[n.value for n in s.nights] for s in past.series] == [[4.0] * 4, [0.9] * 7]
+    assert [[n.value for n in s.points] for s in past.series] == [[4.0] * 4, [0.9] * 7]
     assert set(past.left_out) == {
         "2 older records answer another question: method.name is sleb, was random",
         "3 older records answer another question: perplexity.seqlen is 128, was 256",
         "1 more record on nvidia-h200: --device nvidia-h200",
     }
     on_gpu = history(newest_first(records), all_of, "nvidia-h200")
-    assert [n.value for n in on_gpu.series[0].nights] == [9.0]
+    assert [n.value for n in on_gpu.series[0].points] == [9.0]
     with pytest.raises(PrunebenchError, match=r"no record on 'h200'; .*allowed: cpu, nvidia-h200"):
         history(records, all_of, "h200")
 
@@ -103,7 +103,7 @@ def test_last_takes_the_newest_nights() -> None:
 
     assert len(history(records, all_of).series[0].steps) == 1
     late = history(records, all_of, last=5).series[0]
-    assert [n.value for n in late.nights] == [3.0] * 5
+    assert [n.value for n in late.points] == [3.0] * 5
     assert late.steps == ()
 
 

@@ -219,7 +219,7 @@ def _case(record: Record, position: Position, older: Sequence[Record]) -> dict[s
     return {
         "ranks": list(_ranks(position)),
         "measured": [_measured(m, record) for m in record.measurements],
-        "facts": [tuple(line.split(": ", 1)) for line in provenance.told(record)],
+        "facts": [tuple(line.split(": ", 1)) for line in provenance.lines(record)],
         "asked": json.dumps(record.asked, indent=2, sort_keys=True, ensure_ascii=False),
         "hashes": sorted(record.provenance.data.items()),
         "steps": record.trace[:MOST_STEPS],
@@ -283,11 +283,11 @@ def _curves(older: Sequence[Record]) -> Iterator[Curve]:
     except (PrunebenchError, KeyError, TypeError):
         return  # a record from elsewhere, of an unknown question
     for series in past.series:
-        values = [(i, n.value) for i, n in enumerate(series.nights) if n.value is not None]
+        values = [(i, n.value) for i, n in enumerate(series.points) if n.value is not None]
         if len(values) < 2:
             continue
         low, high = min(v for _, v in values), max(v for _, v in values)
-        step = 300 / max(len(series.nights) - 1, 1)
+        step = 300 / max(len(series.points) - 1, 1)
         # Equal texts are drawn at equal heights: a baseline has fewer digits than a result.
         spread = high - low if number(low) != number(high) else 0.0
         heights = (58 - 56 * (v - low) / spread if spread else 30.0 for _, v in values)
@@ -297,8 +297,8 @@ def _curves(older: Sequence[Record]) -> Iterator[Curve]:
         yield Curve(
             metric=f"{series.metric} ({series.better} is better)",
             line=line,
-            first=series.nights[0].created[:10],
-            last=series.nights[-1].created[:10],
+            first=series.points[0].created[:10],
+            last=series.points[-1].created[:10],
             low=number(low),
             high=number(high),
             rows=tuple(
@@ -307,10 +307,10 @@ def _curves(older: Sequence[Record]) -> Iterator[Curve]:
                     (n.commit or "")[:7],
                     "not finite" if n.value is None else number(n.value),
                 )
-                for n in series.nights
+                for n in series.points
             ),
             steps=tuple(
-                f"{number(s.before)} to {number(s.after)} on {series.nights[s.at].created[:10]}, "
+                f"{number(s.before)} to {number(s.after)} on {series.points[s.at].created[:10]}, "
                 f"for the {'worse' if s.worse else 'better'}"
                 for s in series.steps
             ),

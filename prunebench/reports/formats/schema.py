@@ -25,7 +25,7 @@ DRAFT = "https://json-schema.org/draft/2020-12/schema"
 class Baseline(Record, frozen=True, kw_only=True):
     """An accepted record, as a file below ``baselines``.
 
-    *samples* counts the samples of each measurement, which lie compressed beside the file.
+    *samples* counts the samples of each measurement, which lie compressed next to the file.
     """
 
     accepted: Accepted

@@ -144,7 +144,7 @@ def _row(baselines: Baselines, case_id: str, case: Case | None) -> Shelved:
     except PrunebenchError as error:
         return replace(row, state="damaged", what=str(error))
     if was is None:
-        what = f"{baselines.latency(case_id, timed[0])}: no quality baseline beside it"
+        what = f"{baselines.latency(case_id, timed[0])}: no quality baseline next to it"
         return replace(row, state="damaged", what=what)
     if case is not None and (what := outdated(case, was)):
         return replace(row, state="stale", what=what)
