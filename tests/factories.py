@@ -340,3 +340,18 @@ def p_paired(worse_by: list[float]) -> float:
         ups = sum(d > 0 for d in moved)
         return float(stats.binomtest(ups, len(moved), alternative="greater").pvalue)
     return float(stats.wilcoxon(moved, alternative="greater").pvalue)
+
+
+def flops_of(
+    shape: Any, windows: int, length: int, attn: int | None = None, mlp: int | None = None
+) -> int:
+    """Operations of one forward in closed form, with so many attentions and MLPs; default all.
+
+    A multiplication and an addition count two; attention is counted over all pairs of tokens,
+    masked ones too, as it is computed. Norms, activations and softmax are left out.
+    """
+    attn = shape.blocks if attn is None else attn
+    mlp = shape.blocks if mlp is None else mlp
+    matrices = attn * shape.attn_mul + mlp * shape.mlp_mul + shape.head
+    pairs = windows * length**2
+    return 2 * windows * length * matrices + attn * 4 * pairs * shape.heads * shape.head_dim

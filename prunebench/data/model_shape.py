@@ -35,20 +35,6 @@ class Shape(Struct, frozen=True):
         attn, mlp = self._left(attn, mlp)
         return self.outside + attn * self.attn + mlp * self.mlp
 
-    def flops(
-        self, windows: int, length: int, attn: int | None = None, mlp: int | None = None
-    ) -> int:
-        """Floating point operations of one forward over (windows, length) tokens.
-
-        A multiplication and an addition count two; attention is counted over all pairs of tokens,
-        masked ones too, as it is computed. Norms, activations and softmax are left out.
-        """
-        attn, mlp = self._left(attn, mlp)
-        tokens = windows * length
-        pairs = windows * length**2
-        matrices = attn * self.attn_mul + mlp * self.mlp_mul + self.head
-        return 2 * tokens * matrices + attn * 4 * pairs * self.heads * self.head_dim
-
     def cache_values(self, attn: int | None = None) -> int:
         """Values per token in the key/value cache."""
         return 2 * self._left(attn, None)[0] * self.kv_heads * self.head_dim

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from factories import ROOT, read
+from factories import ROOT, flops_of, read
 
 from prunebench.data.model_config import shape_of
 
@@ -31,7 +31,7 @@ def test_the_tiny_shape_goes_the_way_of_the_large_ones(tmp_path: Path, cli, caps
 
     assert len(found) == 2 * 3
     assert found["middle-0.3", "hf-eager-1x32+0", "prefill"].ideal == pytest.approx(
-        dense.flops(1, 32) / dense.flops(1, 32, attn=7, mlp=7)
+        flops_of(dense, 1, 32) / flops_of(dense, 1, 32, attn=7, mlp=7)
     )
     assert found["middle-0.3", "hf-eager-4x8+4", "decode"].ideal == pytest.approx(
         dense.parameters() / dense.parameters(attn=7, mlp=7)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
-from factories import FAMILIES, ROOT, read, tiny_config
+from factories import FAMILIES, ROOT, flops_of, read, tiny_config
 
 from prunebench import CausalLM, DropBlocks, DropSublayers, Plan, apply, choose, load_model
 from prunebench.data import families
@@ -68,9 +68,9 @@ def test_operations_are_those_of_the_closed_form(family: str, tokens: int, tiny)
     halved = apply(lm.share(), Plan((DropSublayers(((0, "attn"), (3, "attn"), (4, "mlp"))),)))
     shorter = apply(lm.share(), Plan((DropBlocks((1, 2)),)))
 
-    assert flops(lm, tokens) == shape.flops(1, tokens)
-    assert flops(halved, tokens) == shape.flops(1, tokens, attn=4, mlp=5)
-    assert flops(shorter, tokens) == shape.flops(1, tokens, attn=4, mlp=4)
+    assert flops(lm, tokens) == flops_of(shape, 1, tokens)
+    assert flops(halved, tokens) == flops_of(shape, 1, tokens, attn=4, mlp=5)
+    assert flops(shorter, tokens) == flops_of(shape, 1, tokens, attn=4, mlp=4)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -97,7 +97,7 @@ def test_operations_of_a_globally_sliced_model(family: str, tiny, ids) -> None:
     lm = tiny(family)
     sliced = apply(lm.share(), choose(lm, "slice_global", slicing=0.25, calibration=ids))
 
-    assert flops(sliced, 20) == shape_of(sliced.hf.config.to_dict()).flops(1, 20)
+    assert flops(sliced, 20) == flops_of(shape_of(sliced.hf.config.to_dict()), 1, 20)
 
 
 def test_the_metric_tells_parameters_operations_and_their_ratio(tiny) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import transformers
+from factories import flops_of
 
 from prunebench import CausalLM, DropBlocks, DropSublayers, Plan, apply, choose, load_model
 from prunebench.data import families
@@ -97,8 +98,8 @@ def test_one_entry_gives_sizes_and_operations(lm: CausalLM) -> None:
 
     assert shape.parameters() == lm.num_parameters
     assert shape.parameters(attn=2, mlp=3) == pruned.num_parameters
-    assert flops(lm, 20) == shape.flops(1, 20)
-    assert flops(pruned, 20) == shape.flops(1, 20, attn=2, mlp=3)
+    assert flops(lm, 20) == flops_of(shape, 1, 20)
+    assert flops(pruned, 20) == flops_of(shape, 1, 20, attn=2, mlp=3)
 
 
 def test_one_entry_lets_halves_be_removed(lm: CausalLM, ids: torch.Tensor) -> None:
