@@ -32,18 +32,13 @@ class Shape(Struct, frozen=True):
 
     def parameters(self, attn: int | None = None, mlp: int | None = None) -> int:
         """Unique parameters with so many attentions and MLPs left; by default all."""
-        attn, mlp = self._left(attn, mlp)
+        attn = self.blocks if attn is None else attn
+        mlp = self.blocks if mlp is None else mlp
         return self.outside + attn * self.attn + mlp * self.mlp
 
-    def cache_values(self, attn: int | None = None) -> int:
-        """Values per token in the key/value cache."""
-        return 2 * self._left(attn, None)[0] * self.kv_heads * self.head_dim
-
-    def _left(self, attn: int | None, mlp: int | None) -> tuple[int, int]:
-        return (
-            self.blocks if attn is None else attn,
-            self.blocks if mlp is None else mlp,
-        )
+    def cache_values(self) -> int:
+        """Numbers that the key/value cache keeps per token."""
+        return 2 * self.blocks * self.kv_heads * self.head_dim
 
 
 def gated_decoder(
