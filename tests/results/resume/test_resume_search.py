@@ -124,7 +124,7 @@ def search(tiny: Callable[..., Any], ids: Any, request: pytest.FixtureRequest) -
     def run(kept: Journal | None = None) -> tuple[Any, Counter[str]]:
         lm = tiny("llama")
         Work.taken()
-        with searching(kept or Journal.none()):
+        with searching(kept or Journal()):
             plan = prunebench.choose(lm, method, **options, calibration=ids[:5].tolist())
         return told(plan), Work.taken()
 
@@ -251,7 +251,7 @@ def test_a_search_that_was_on_its_way_to_more_serves_less(
                 prunebench.choose(tiny("llama"), method, **amount, calibration=ids.tolist())
             )
 
-    expected = search(less, Journal.none())
+    expected = search(less, Journal())
     kept = opened(tmp_path)
     search(more, kept)
     kept.close()
