@@ -68,10 +68,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if fail_on := _option(config, "fail-on"):
         from .errors import PrunebenchError
         from .verdicts import conditions
-        from .verdicts import fail_on as rules
+        from .verdicts import fail_on as fail_rules
 
         try:
-            rules.parted(conditions.parse_list(fail_on))
+            fail_rules.parted(conditions.parse_list(fail_on))
         except PrunebenchError as error:
             raise pytest.UsageError(f"--prunebench-fail-on: {error}") from None
 
@@ -258,10 +258,12 @@ def _new_session(config: pytest.Config, cases: list[Case]) -> Session:
     from .results.baselines.files import OWN, Baselines
     from .results.store import Store
     from .runs.session import Session
-    from .verdicts import fail_on as rules
+    from .verdicts import fail_on as fail_rules
 
     families = [name for case in cases for name in case.families]
-    outcomes, conditions = rules.given(_option(config, "fail-on"), "--prunebench-fail-on", families)
+    outcomes, conditions = fail_rules.given(
+        _option(config, "fail-on"), "--prunebench-fail-on", families
+    )
     roots = Baselines(Path(_option(config, "baselines") or OWN))
     if _option(config, "accept"):
         accepting.end(roots)

@@ -21,7 +21,7 @@ from ..data.paths import is_path
 from ..errors import PrunebenchError, did_you_mean
 from ..record import Tolerance
 from ..specs import CalibrationSpec, Count, Fraction, ModelSpec, Needs
-from ..verdicts import fail_on as gating
+from ..verdicts import fail_on as fail_rules
 from . import validation
 from .validation import Problem, Where, found
 
@@ -156,7 +156,7 @@ def _check_fail_on(items: Any, where: Where) -> Iterator[Problem]:
             yield (*where, i), f"found {found(item)}, expected text"
         else:
             try:
-                gating.read(item)
+                fail_rules.read(item)
             except PrunebenchError as error:
                 yield (*where, i), str(error)
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from .. import formatting
-from ..cases import keyword as select
+from ..cases import keyword as keywords
 from ..cases import loader
 from ..errors import PrunebenchError, did_you_mean
 from ..reports import explain, sentences
@@ -78,7 +78,7 @@ def list_baselines(
     orphans = reviewing.orphans(roots, [*known, *cases])
     if paths:
         orphans = [case_id for case_id in orphans if _below(case_id, paths)]
-    wanted = select.matcher(keyword)
+    wanted = keywords.matcher(keyword)
     orphans = [case_id for case_id in orphans if wanted(case_id)]
     cases = [case for case in cases if wanted(case.id)]
     if _knows_all(roots):
@@ -109,7 +109,7 @@ def review(
     stored = Store(store)
     records = accept.newest(cases, stored)
     files = list({case.file: None for case in cases})
-    wanted = select.matcher(keyword)
+    wanted = keywords.matcher(keyword)
     orphans = reviewing.orphans(roots, [*loader.load(all_case_paths()), *cases])
     orphans = [o for o in orphans if _below(o, files) and wanted(o) and _knows_all(roots)]
     changes = reviewing.review(cases, records, roots, orphans)

@@ -19,7 +19,7 @@ from ..results import readers
 from ..results.compare import Compared
 from ..runs.result import NOTHING, exit_code
 from ..system.console import COLOURS, console, print_note
-from ..verdicts import fail_on as rules
+from ..verdicts import fail_on as fail_rules
 from ..verdicts.verdict import Finding
 from .options import AsJson, FailOn, Keyword, Strict, defined, print_json, warn_cut_off
 
@@ -43,7 +43,7 @@ def compare(
     cases = defined(case_id for side in sides for case_id in side.case_ids())
     select = matcher(keyword)
     known = comparing.families(sides) if fail_on else ()
-    failing, conditions = rules.given(fail_on, "--fail-on", known)
+    failing, conditions = fail_rules.given(fail_on, "--fail-on", known)
     found = comparing.compare(*sides, cases, select, failing, conditions)
     if as_json:
         print_json({"a": str(a), "b": str(b), "verdicts": found.verdicts, "notes": found.notes})

@@ -1,4 +1,4 @@
-"""Options that several commands share, and the cases and baselines that they select."""
+"""Options that several commands share, and the cases and baselines that they keywords."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..case import Case
-from ..cases import keyword as select
+from ..cases import keyword as keywords
 from ..cases import loader
 from ..errors import PrunebenchError, did_you_mean
 from ..results.baselines.files import Baselines
@@ -194,7 +194,7 @@ def chosen_cases(
     Raises:
         CaseError: with every mistake in the case files.
     """
-    chosen = loader.load(case_paths(paths), settings or (), limit, select.matcher(keyword))
+    chosen = loader.load(case_paths(paths), settings or (), limit, keywords.matcher(keyword))
     if not chosen:
         where = ", ".join(map(str, case_paths(paths)))
         print_note(f"no cases in {where}" + (f" match -k {keyword!r}" if keyword else ""))

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from ..reports import run_table
-from ..results import power as gates
+from ..results import power as powers
 from ..system.console import console, print_line
 from ..verdicts.verdict import ALPHA
 from .options import (
@@ -39,19 +39,19 @@ def power(
     baselines: BaselineDir = None,
 ) -> None:
     """Print the drop that each gate can detect. Or the questions to detect one."""
-    part = gates.fraction(disagreement, "--disagreement")
+    part = powers.fraction(disagreement, "--disagreement")
     if not detect:
         roots = read_baselines(baselines)
         cases = chosen_cases(paths, keyword)
-        found = list(gates.of_cases(cases, roots, part, alpha, probability))
+        found = list(powers.of_cases(cases, roots, part, alpha, probability))
         if as_json:
             print_json(found)
         else:
             run_table.gates_table(found, console())
         return
-    drop = gates.fraction(detect, "--detect")
+    drop = powers.fraction(detect, "--detect")
     level = alpha or ALPHA
-    count = gates.questions(drop, part, level, probability)
+    count = powers.questions(drop, part, level, probability)
     if as_json:
         print_json({"detect": drop, "disagreement": part, "questions": count})
     else:

@@ -37,7 +37,7 @@ from ..system import signals
 from ..system.console import console, print_line, print_note
 from ..system.files import write_json
 from ..system.machine import has_gpu_files
-from ..verdicts import fail_on as rules
+from ..verdicts import fail_on as fail_rules
 from ..verdicts.conditions import Condition
 from ..verdicts.outcomes import Outcome
 from . import options
@@ -135,7 +135,7 @@ def run(**given: Any) -> None:
     asked.check()
     cases = options.chosen_cases(asked.paths, asked.keyword, asked.settings, asked.limit)
     families = [name for case in cases for name in case.families]
-    outcomes, conditions = rules.given(asked.fail_on, "--fail-on", families)
+    outcomes, conditions = fail_rules.given(asked.fail_on, "--fail-on", families)
     if asked.dry_run:
         _print_estimates(asked, cases)
         return

@@ -13,7 +13,7 @@ from ..case import Case
 from ..cases import loader
 from ..cases.keyword import Matcher
 from ..record import Measurement, Record, Tolerance
-from ..verdicts import fail_on as gating
+from ..verdicts import fail_on as fail_rules
 from ..verdicts import verdict
 from ..verdicts.conditions import Condition
 from ..verdicts.significance import CONFIDENCE, Evidence
@@ -147,7 +147,7 @@ def _lm_eval(
     found = lm_eval_pairing.align(b, a, LM_EVAL)
     more = [Finding(task, Outcome.NOT_COMPARABLE, note=why) for task, why in found.apart.items()]
     more += [_unpaired(one, loader.default_tolerance(one.metric)) for one in found.unpaired]
-    more += gating.findings(*found.whole(), conditions)
+    more += fail_rules.findings(*found.whole(), conditions)
     judged = verdict.compare(found.now, found.was, loader.default_tolerance, fail_on, more)
     # What was done to the models is not in these files.
     findings = tuple(f for f in judged.findings if f.what != "plan")

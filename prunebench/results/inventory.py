@@ -20,8 +20,7 @@ from msgspec import Struct
 
 from ..errors import PrunebenchError
 from ..record import Record, too_new
-from ..system import files
-from ..system import hash_cache as hashes
+from ..system import files, hash_cache
 from . import timing_noise
 from .baselines import review
 from .baselines.files import Baselines
@@ -139,7 +138,7 @@ def content(store: Store) -> Content:
         newest=known[0].head.created if known else "",
         files=dict(Counter(item.kind for item in found)),
         bytes=dict(sizes),
-        hashes=str(hashes.memory()),
+        hashes=str(hash_cache.memory()),
         hash_entries=len(sizes_of_memory),
         hash_bytes=sum(sizes_of_memory),
     )
@@ -147,9 +146,9 @@ def content(store: Store) -> Content:
 
 def memory() -> Iterator[tuple[Path, os.stat_result, bool]]:
     """What is remembered of files: each entry's file, and whether nobody can use it any more."""
-    for path, entry in hashes.entries():
+    for path, entry in hash_cache.entries():
         with contextlib.suppress(FileNotFoundError):  # another process has taken it away
-            yield path, path.stat(), hashes.outdated(entry)
+            yield path, path.stat(), hash_cache.outdated(entry)
 
 
 def damage(store: Store, baselines: Baselines) -> Iterator[str]:

@@ -8,7 +8,7 @@ from ..case import Case
 from ..cases.loader import default_tolerance
 from ..errors import PrunebenchError
 from ..record import Record
-from ..verdicts import fail_on as gating
+from ..verdicts import fail_on as fail_rules
 from ..verdicts import verdict
 from ..verdicts.conditions import Condition
 from ..verdicts.verdict import FAILING, Finding, Outcome, Rules, Verdict
@@ -37,7 +37,7 @@ def judge(
     failing = fail_on if fail_on is not None else case.fail_on if case else FAILING
     holding = conditions if conditions is not None else case.conditions if case else ()
     old = was if isinstance(was, Record) else None
-    held = gating.findings(record, old, holding)
+    held = fail_rules.findings(record, old, holding)
     if isinstance(was, PrunebenchError):
         damaged = Finding("baseline", Outcome.NOT_COMPARABLE, note=str(was))
         found = (damaged, *held)
