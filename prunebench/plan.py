@@ -33,7 +33,7 @@ class Mark(NamedTuple):
     """
 
     unit: Unit
-    state: Literal["gone", "joined", "cut", "refit"]
+    state: Literal["removed", "joined", "cut", "refit"]
     width: int | None = None
     into: int | None = None
 
@@ -136,7 +136,7 @@ class Edit(Struct, frozen=True, forbid_unknown_fields=True, tag_field="edit"):
             blocks: how many blocks the dense model has, as far as is known.
             left: those of which the edits before left at least a half.
         """
-        return (Mark(unit, "gone") for unit in self.units())
+        return (Mark(unit, "removed") for unit in self.units())
 
 
 if TYPE_CHECKING:

@@ -13,12 +13,12 @@ from msgspec import Struct
 
 from ..plan import Edit, Mark, Part, block_of
 
-State = Literal["kept", "gone", "joined"]
+State = Literal["kept", "removed", "joined"]
 PARTS: tuple[Part, Part] = ("attn", "mlp")
 
 
 class Half(Struct, omit_defaults=True):
-    """Half of a block: *kept*, *gone* (removed), or *joined* (merged into a block before it).
+    """Half of a block: *kept*, *removed*, or *joined* (merged into a block before it).
 
     *order* is the place at which it was removed, from 1. *width* is how many columns are left,
     where it was cut. *refit* says that its weights were refitted.
@@ -80,7 +80,7 @@ def strip(edits: Iterable[Edit], blocks: int | None = None) -> Strip:
     for edit in edits:
         left = [b.number for b in drawn if "kept" in (b.attn.state, b.mlp.state)]
         for mark in edit.marks(count, left):
-            removed += mark.state in ("gone", "joined")
+            removed += mark.state in ("removed", "joined")
             _draw(drawn, mark, removed)
     widths = {block.half(part).width for block in drawn for part in PARTS} - {None}
     width = widths.pop() if len(widths) == 1 else None
@@ -106,6 +106,6 @@ def _draw(drawn: Sequence[Block], mark: Mark, order: int) -> None:
             half.width = mark.width
         elif mark.state == "refit":
             half.refit = True
-        elif half.state != "gone":
+        elif half.state != "removed":
             half.order = order if half.order is None else half.order
             half.state = mark.state

@@ -14,7 +14,7 @@ from .block_map import PARTS, Block, Half, Strip, merged
 #: Columns before the first block.
 MARGIN = 7
 
-STYLES = {"kept": "", "gone": "bold red", "joined": "magenta", "cut": "yellow", "refit": "cyan"}
+STYLES = {"kept": "", "removed": "bold red", "joined": "magenta", "cut": "yellow", "refit": "cyan"}
 
 
 def drawing(strip: Strip, width: int, signs: Signs) -> list[Text]:
@@ -72,10 +72,10 @@ def _legend(strip: Strip, width: int, signs: Signs) -> list[Text]:
     shown = {state(block.half(part)) for block in strip.blocks for part in PARTS}
     words = {
         "kept": "kept",
-        "gone": "gone",
+        "removed": "removed",
         "joined": "merged into a block before it",
         "cut": "cut",
-        "refit": "fitted anew",
+        "refit": "refit",
     }
     if strip.width is not None:
         words["cut"] = f"cut to width {strip.width}"

@@ -48,8 +48,8 @@ _FRAME = "    \n    \n {} \n    \n {} \n    \n    \n    \n"
 class Signs(Struct, frozen=True):
     """The signs of outcomes and block maps, so that colour is never the only sign.
 
-    *outcomes* are by word. *kept*, *gone*, *joined* (into a block before it), *cut* and *refit* are
-    states of half a block; *line* leads from a merged block to those merged into it.
+    *outcomes* are by word. *kept*, *removed*, *joined* (into a block before it), *cut* and *refit*
+    are states of half a block; *line* leads from a merged block to those merged into it.
     """
 
     outcomes: dict[str, str]
@@ -59,7 +59,7 @@ class Signs(Struct, frozen=True):
     branch: str = "└"
     ellipsis: str = "…"
     kept: str = "■"
-    gone: str = "□"
+    removed: str = "□"
     joined: str = "◂"
     cut: str = "▬"
     refit: str = "◆"
@@ -88,7 +88,7 @@ ASCII = Signs(
     branch="`",
     ellipsis="...",
     kept="#",
-    gone=".",
+    removed=".",
     joined="<",
     cut="=",
     refit="*",

@@ -323,7 +323,7 @@ def test_strips_draw_what_a_plan_says() -> None:
     )
     drawn = block_map_svg.draw(edits, 8, 0)
     gone = [(0, 1), (1, 0), (1, 1), (2, 0), (3, 0), (3, 1), (5, 0), (5, 1), (6, 0), (6, 1)]
-    assert boxes(drawn.gone) == gone
+    assert boxes(drawn.removed) == gone
     assert boxes(drawn.merged) == [(4, 0), (4, 1)]
     assert boxes(drawn.whole) == [(0, 0), (2, 1), (7, 0), (7, 1)]
     assert boxes(drawn.dots) == [(2, 1)]

@@ -58,7 +58,7 @@ def test_a_whole_drawing() -> None:
         "block  0  1  2  3  4  5",
         "attn   #  #--<  #  .  #",
         "mlp    #  #--<  #  .  #",
-        "       # kept  . gone  < merged into a block before it",
+        "       # kept  . removed  < merged into a block before it",
     ]
 
 

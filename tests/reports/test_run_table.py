@@ -290,7 +290,7 @@ def test_signs_tell_outcomes_apart_without_colour(signs: screen.Signs) -> None:
     assert set(signs.outcomes) == set(screen.COLOURS)
     shared = [w for w, s in signs.outcomes.items() if list(signs.outcomes.values()).count(s) > 1]
     assert shared == ["gone", "crashed"]
-    drawn = [signs.kept, signs.gone, signs.joined, signs.cut, signs.refit]
+    drawn = [signs.kept, signs.removed, signs.joined, signs.cut, signs.refit]
     assert len(set(drawn)) == len(drawn)
     assert all(len(sign) == 1 for sign in [*drawn, *signs.outcomes.values()])
 

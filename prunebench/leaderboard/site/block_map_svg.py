@@ -13,13 +13,13 @@ from ...reports import block_map
 MOST = 200
 #: A half is so wide and high; a block begins every so many.
 WIDE, HIGH, STEP = 15, 13, 18
-PATHS = ("whole", "kept", "gone", "merged", "dots")
+PATHS = ("whole", "kept", "removed", "merged", "dots")
 
 
 class Drawing(Struct, frozen=True):
     """A model after a plan, attention above and MLP below; *text* says it in words.
 
-    The others are SVG paths: halves that are *whole*, in part *kept*, or *gone* (removed), blocks
+    The others are SVG paths: halves that are *whole*, in part *kept*, or *removed*, blocks
     that others were *merged* into, and *dots* on refitted halves; *labels* are x, y and text.
     *width* is in the units of the paths, which are CSS pixels.
     """
@@ -29,7 +29,7 @@ class Drawing(Struct, frozen=True):
     width: int = 0
     whole: str = ""
     kept: str = ""
-    gone: str = ""
+    removed: str = ""
     merged: str = ""
     dots: str = ""
     labels: tuple[tuple[float, float, str], ...] = ()
@@ -54,14 +54,14 @@ def draw(plan: Sequence[Edit], blocks: int, widest: int) -> Drawing:
         for part, half in enumerate((block.attn, block.mlp)):
             x, y = block.number * STEP + 1.5, part * (HIGH + 1.5) + 0.5
             if half.state != "kept":
-                paths["gone"].append(_box(x, y, HIGH))
+                paths["removed"].append(_box(x, y, HIGH))
                 if half.order:
                     labels.append((x + WIDE / 2, y + 9.8, str(half.order)))
             elif block.number in ends:
                 paths["merged"].append(_box(x, y, HIGH))
             elif half.width is not None:
                 left = HIGH * half.width / max(widest, 1)
-                paths["gone"].append(_box(x, y, HIGH))
+                paths["removed"].append(_box(x, y, HIGH))
                 paths["kept"].append(_box(x, y + HIGH - left, left))
             else:  # a line as thick as a half is high
                 paths["whole"].append(f"M{x:g} {y + HIGH / 2:g}h{WIDE}")
