@@ -36,8 +36,8 @@ class Accuracy(TaskOptions, Metric, frozen=True, tag="accuracy"):
 
     *acc_norm* names the tasks scored by lm-eval's length-normalised variant. *tasks_folder* holds
     task YAML files; without it, *tasks* are lm-eval's own. Samples are 1 for right, 0 else; the
-    mean's are those of all tasks. Only the mean is judged: one test over all questions, in which
-    every task weighs the same; the single tasks show where a loss comes from.
+    mean's are those of all tasks. Only the mean is judged: one test over all questions, in which no
+    task outweighs the others; the single tasks show where a loss comes from.
 
     *clusters* maps a task to the key of its questions that says which belong together, such as
     ``{race: article}``: questions of one cluster are not independent evidence.

@@ -17,8 +17,9 @@ from ..case import Case, question
 from ..data import datasets
 from ..data.fingerprints import folder_hash, model_hash
 from ..data.paths import is_path
+from ..plan import Edit
 from ..specs import ModelSpec
-from ..system import hash_cache
+from ..system import files, hash_cache
 from ..system.machine import device_name
 from . import code_reach
 
@@ -96,13 +97,25 @@ def inputs(case: Case) -> dict[str, Any] | None:
 
 def code_hash(*plugins: Method | Metric) -> str:
     """A hash of the source files that can bear on a number of these methods and metrics."""
-    classes = [type(plugin) for plugin in plugins]
+    classes: list[type] = [type(plugin) for plugin in plugins]
+    # The edits of a plan in a file are another package's code that no method here imports.
+    classes += dict.fromkeys(type(edit) for plugin in plugins for edit in _given_edits(plugin))
     modules = [getattr(sys.modules.get(cls.__module__), "__file__", None) for cls in classes]
     found = code_reach.digest(
         code_reach.PACKAGE / "runs" / "worker.py", *(Path(file) for file in modules if file)
     )
     loose = [_source(c) for c, file in zip(classes, modules, strict=True) if not file]
     return "\n".join([found, *loose])
+
+
+def _given_edits(plugin: Method | Metric) -> tuple[Edit, ...]:
+    """The edits in the plan file of an external result; none for other methods."""
+    from ..methods.external import External
+    from ..models.plan_files import PlanFile
+
+    if not isinstance(plugin, External) or plugin.plan is None:
+        return ()
+    return files.read_json(Path(plugin.plan), PlanFile).plan
 
 
 def task_folders(case: Case) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +16,14 @@ import prunebench
 from prunebench import Plan, PrunebenchError, Tolerance, discovery
 from prunebench.checkpoints import card_text
 from prunebench.leaderboard.site import block_map_svg
+from prunebench.methods.external import External
 from prunebench.models import plan_files
 from prunebench.models.tensors import Tensors
 from prunebench.plan import describe, read_edits
 from prunebench.record import Record
 from prunebench.reports.block_map import strip
 from prunebench.reports.block_map_text import drawing
-from prunebench.results import code_reach
+from prunebench.results import answer_key, code_reach
 from prunebench.results.store import Store
 from prunebench.system import console
 from prunebench.verdicts.verdict import compare
@@ -262,3 +264,28 @@ def test_the_edits_count_for_every_answer() -> None:
 
     assert len(edits) >= 7
     assert edits <= counted
+
+
+def test_an_edit_of_a_package_counts_for_the_plans_that_name_it(
+    package: Path, tmp_path: Path
+) -> None:
+    """A changed edit asks a plan in a file again, and no other case."""
+    plan = tmp_path / "plan.json"
+    edit = {"edit": "narrow_mlp", "blocks": [3], "width": 16, "tensors": "0" * 64}
+    plan.write_text(json.dumps({"plan": [edit]}))
+    ours = tmp_path / "ours.json"
+    ours.write_text(json.dumps({"plan": [{"edit": "drop_blocks", "blocks": [3]}]}))
+    methods = [External(plan=str(file)) for file in (plan, ours)]
+    before = [answer_key.code_hash(method) for method in methods]
+    source = package / "package_edit.py"
+    text = source.read_text()
+    try:
+        source.write_text(text + "# changed\n")
+        for cached in (code_reach.digest, code_reach._imports):
+            cached.cache_clear()
+        after = [answer_key.code_hash(method) for method in methods]
+    finally:
+        source.write_text(text)
+
+    assert after[0] != before[0]
+    assert after[1] == before[1]
